@@ -1,0 +1,1 @@
+"""Toolchains: from an inferlet's source tree to a Wasm component."""

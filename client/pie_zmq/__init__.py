@@ -1,0 +1,1 @@
+"""The ZeroMQ client library of Pie, synchronous and asyncio."""

@@ -1,0 +1,1 @@
+"""Built-in inferlets, one folder each: `Pie.toml` and `main.py`."""

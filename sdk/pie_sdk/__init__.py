@@ -1,0 +1,1 @@
+"""What inferlet authors import, as package data: the WIT world and one SDK per language."""

@@ -1,0 +1,1 @@
+"""The engine: weights, the page pool, contexts, batching, forward passes and sampling."""

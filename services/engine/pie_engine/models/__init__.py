@@ -1,0 +1,1 @@
+"""Model folders and the weights inside them: loading and conversion."""

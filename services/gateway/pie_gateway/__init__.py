@@ -1,0 +1,1 @@
+"""The gateway: client sessions, the process table, event logs and the HTTP front."""

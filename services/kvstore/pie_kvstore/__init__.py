@@ -1,0 +1,1 @@
+"""The key-value store: the one service that speaks to Redis."""

@@ -1,0 +1,1 @@
+"""The runner: Wasm instances as fibers, the host API and per-process accounting."""
