@@ -1,0 +1,540 @@
+"""All links of one process behind one face: typed handlers in, sends and requests out. No I/O, no clock of its own.
+
+A service core registers a handler per message type; a transport feeds frames and ticks in and takes `outgoing()`
+away. Exactly one terminal reply per request is enforced here, on both sides.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar, cast
+
+import msgspec
+import structlog
+
+from pie_wire import PROTOCOL_VERSION
+from pie_wire.codec import (
+    ERROR,
+    OK,
+    Buffer,
+    Frame,
+    Header,
+    decode,
+    decode_body,
+    decode_error,
+    encode,
+    encode_body,
+    parse,
+)
+from pie_wire.errors import (
+    BadFrame,
+    DeadlineExceeded,
+    InternalError,
+    Overloaded,
+    PeerLost,
+    PieError,
+    StaleEpoch,
+    Unavailable,
+    UnknownVerb,
+    VersionMismatch,
+    from_info,
+    to_error,
+)
+from pie_wire.link import Deliver, Down, Link, State, Timing, Up
+from pie_wire.messages.base import Message, Push, Request
+from pie_wire.messages.link import Hello, Identity, Refused, Rehello
+
+M = TypeVar("M", bound=Message)
+R = TypeVar("R", bound=Message)
+
+MAX_LINKS = 4096
+MAX_PENDING = 65_536
+
+log = structlog.get_logger("pie.hub")
+
+
+@dataclass(frozen=True)
+class Scope:
+    """On whose behalf a message is sent; goes into its header."""
+
+    tenant: str = "local"
+    user: str = "local"
+    trace: str = ""
+
+
+@dataclass(eq=False)
+class Peer:
+    """One session with one process. A peer that comes back after a death is a new Peer."""
+
+    identity: Identity
+    port: str
+    route: bytes
+    session: int
+    alive: bool = True
+    cause: PieError | None = None
+    """Why it is no longer alive."""
+
+    @property
+    def kind(self) -> str:
+        return self.identity.kind
+
+    @property
+    def name(self) -> str:
+        return self.identity.name
+
+    def __str__(self) -> str:
+        return f"{self.kind}/{self.name}"
+
+
+class Answer(Generic[R]):
+    """The one terminal reply of a request: a message with buffers, or an error."""
+
+    def __init__(self, message: R | None, error: PieError | None, buffers: Sequence[Buffer] = ()) -> None:
+        self.message = message
+        self.error = error
+        self.buffers = buffers
+
+    def value(self) -> R:
+        """The reply message; raises the error."""
+        if self.error is not None:
+            raise self.error
+        if self.message is None:
+            raise InternalError("an answer has neither message nor error")
+        return self.message
+
+
+class Incoming(Generic[M]):
+    """A message that has arrived. For a request, `reply` or `fail` must be called once, now or later."""
+
+    def __init__(self, hub: Hub, peer: Peer, message: M, header: Header, buffers: Sequence[Buffer]) -> None:
+        self._hub = hub
+        self.peer = peer
+        self.message = message
+        self.header = header
+        self.buffers = buffers
+        self._answered = header.id == 0
+
+    @property
+    def scope(self) -> Scope:
+        return Scope(self.header.tenant, self.header.user, self.header.trace)
+
+    def reply(self, message: Message, buffers: Sequence[Buffer] = ()) -> None:
+        """Answer. A second answer, or one to a peer that has gone, is dropped."""
+        if self._answered:
+            return
+        try:
+            body = encode_body(message)
+        except PieError as exc:
+            self.fail(exc)
+            return
+        self._answered = True
+        self._hub.answer(self.peer, OK, self.header, body, buffers)
+
+    def fail(self, error: PieError) -> None:
+        """Answer with an error."""
+        if not self._answered:
+            self._answered = True
+            self._hub.answer(self.peer, ERROR, self.header, encode_body(error.info()), ())
+
+
+@dataclass
+class _Pending:
+    peer: Peer | None
+    port: str
+    reply: type[Message]
+    then: Callable[[Answer[Any]], None]
+    deadline: float
+    resume: Callable[[Peer], None] | None = None
+    """Set while the request waits for its link to come up."""
+
+
+@dataclass
+class Outgoing:
+    """Frames for a socket. `route` is empty on a dialed port."""
+
+    port: str
+    route: bytes
+    frames: list[Buffer]
+
+
+@dataclass
+class _Port:
+    listens: bool
+    links: dict[bytes, tuple[Link, Peer | None]] = field(default_factory=lambda: {})
+
+
+class Hub:
+    """See the module's text. `clock` gives monotonic seconds; `rng` gives session numbers."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        clock: Callable[[], float],
+        *,
+        timing: Timing | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.identity = identity
+        self.clock = clock
+        self.timing = timing or Timing()
+        self.progress = 0
+        """Counter of work done, sent with beats; the service increments it."""
+        self._rng = rng or random.SystemRandom()
+        self._ports: dict[str, _Port] = {}
+        self._handlers: dict[type[Message], Callable[[Incoming[Any]], Message | None]] = {}
+        self._up: list[Callable[[Peer], None]] = []
+        self._down: list[Callable[[Peer, PieError], None]] = []
+        self._pending: dict[int, _Pending] = {}
+        self._ids = itertools.count(1)
+        self._out: list[Outgoing] = []
+        self._epochs: dict[tuple[str, str], int] = {}
+        self._dirty: set[str] = set()
+
+    # -- set-up
+
+    def listen(self, port: str) -> None:
+        """Accept links on a port (a ROUTER socket of the transport)."""
+        self._ports[port] = _Port(listens=True)
+
+    def dial(self, port: str) -> None:
+        """Keep one link to whoever binds the other end of a port (a DEALER socket). Idempotent; redials a closed one."""
+        current = self._ports.get(port)
+        if current is None or current.links[b""][0].state is State.CLOSED:
+            self._ports[port] = _Port(listens=False, links={b"": (self._link(dialer=True), None)})
+
+    def hang_up(self, port: str, cause: PieError) -> None:
+        """Close all links of a port and forget it."""
+        if port in self._ports:
+            for route, (link, _) in list(self._ports[port].links.items()):
+                link.close(cause)
+                self._settle(port, route)
+            self._ports.pop(port, None)
+
+    def on(self, message: type[M], handler: Callable[[Incoming[M]], Message | None]) -> None:
+        """Handle a message type. A request's handler returns its reply, or None to answer later through Incoming;
+        a PieError it raises becomes the error reply."""
+        self._handlers[message] = handler
+
+    def on_up(self, callback: Callable[[Peer], None]) -> None:
+        """Called when a session opens."""
+        self._up.append(callback)
+
+    def on_down(self, callback: Callable[[Peer, PieError], None]) -> None:
+        """Called once when a session ends, after its pending requests have failed."""
+        self._down.append(callback)
+
+    # -- state
+
+    def peer(self, port: str) -> Peer | None:
+        """The live peer of a dialed port."""
+        entry = self._ports[port].links.get(b"") if port in self._ports else None
+        return entry[1] if entry and entry[1] and entry[1].alive else None
+
+    def peers(self) -> list[Peer]:
+        """All live peers."""
+        return [p for port in self._ports.values() for _, p in port.links.values() if p is not None and p.alive]
+
+    def refusal(self, port: str) -> PieError | None:
+        """Why the other end of a dialed port refuses this side, if it does."""
+        entry = self._ports[port].links.get(b"") if port in self._ports else None
+        return entry[0].refusal if entry else None
+
+    def is_stuck(self, peer: Peer) -> bool:
+        """Alive as a process, but silent for longer than `timing.stuck`."""
+        link = self._link_of(peer)
+        return link is not None and link.is_stuck(self.clock())
+
+    def progress_of(self, peer: Peer) -> int:
+        """The peer's last reported progress counter."""
+        link = self._link_of(peer)
+        return link.peer_progress if link else 0
+
+    @property
+    def idle(self) -> bool:
+        """Everything sent has been acknowledged."""
+        return not self._out and all(link.idle for p in self._ports.values() for link, _ in p.links.values())
+
+    # -- sending
+
+    def send(
+        self, peer: Peer, message: Push, *, buffers: Sequence[Buffer] = (), scope: Scope | None = None
+    ) -> bool:
+        """Push a message. False if the peer has gone, in which case on_down has said or will say so."""
+        return self._send(peer, message.verb.encode(), self._header(scope), encode_body(message), buffers)
+
+    def request(
+        self,
+        to: Peer | str,
+        message: Request[R],
+        then: Callable[[Answer[R]], None],
+        *,
+        timeout: float,
+        buffers: Sequence[Buffer] = (),
+        scope: Scope | None = None,
+    ) -> int:
+        """Ask; `then` is called exactly once: reply, error reply, deadline, or the peer's death.
+
+        `to` may be a dialed port: the request then waits for its link within the deadline. Returns an id for
+        `cancel`.
+
+        Raises:
+            Overloaded: too many requests are pending. TooLarge: the body is.
+        """
+        if len(self._pending) >= MAX_PENDING:
+            raise Overloaded(f"{MAX_PENDING} requests are already pending")
+        body = encode_body(message)
+        verb = message.verb.encode()
+        number = next(self._ids)
+        header = msgspec.structs.replace(self._header(scope), id=number, ttl=max(1, int(timeout * 1000)))
+
+        def go(peer: Peer) -> None:
+            pending.peer, pending.resume = peer, None
+            if not self._send(peer, verb, header, body, buffers):
+                self._finish(number, Answer(None, peer.cause or PeerLost(f"{peer} is gone")))
+
+        port = to if isinstance(to, str) else to.port
+        pending = _Pending(None, port, message.reply, then, self.clock() + timeout, go)
+        self._pending[number] = pending
+        peer = self.peer(to) if isinstance(to, str) else to
+        if peer is not None:
+            go(peer)
+        return number
+
+    def cancel(self, number: int) -> None:
+        """Forget a request: its `then` will not be called."""
+        self._pending.pop(number, None)
+
+    def answer(self, peer: Peer, verb: bytes, to: Header, body: bytes, buffers: Sequence[Buffer]) -> None:
+        """For Incoming only."""
+        self._send(peer, verb, Header(re=to.id, tenant=to.tenant, user=to.user, trace=to.trace), body, buffers)
+
+    # -- transport side
+
+    def receive(self, port: str, route: bytes, frames: Sequence[Buffer]) -> None:
+        """Frames from a socket, routing removed."""
+        entry = self._ports.get(port)
+        if entry is None:
+            return
+        try:
+            frame = parse(frames)
+            link = entry.links[route][0] if route in entry.links else None
+            if entry.listens and frame.verb == b"link.hello":
+                self._accept(port, entry, route, frame)
+            elif link is None:
+                self._control(port, route, Rehello())
+            else:
+                if (
+                    entry.listens
+                    and not frame.verb.startswith(b"link.")
+                    and (link.state is not State.UP or frame.header.session != link.session)
+                ):
+                    self._control(port, route, Rehello())
+                link.receive(frame, self.clock())
+        except PieError as exc:
+            log.warning("frame refused", port=port, code=exc.code, reason=exc.message)
+            if entry.listens:
+                self._control(port, route, Refused(exc.info()))
+        self._settle(port, route)
+
+    def tick(self) -> None:
+        """Time passes. Call at least every 100 ms."""
+        now = self.clock()
+        for port, entry in list(self._ports.items()):
+            for route, (link, _) in list(entry.links.items()):
+                link.tick(now)
+                self._settle(port, route)
+        for number, pending in list(self._pending.items()):
+            if now >= pending.deadline:
+                where = f"{pending.peer}" if pending.peer else pending.port
+                refusal = self.refusal(pending.port) if pending.peer is None else None
+                late = refusal or (
+                    DeadlineExceeded(f"no answer from {where} in time")
+                    if pending.peer
+                    else Unavailable(f"{where} cannot be reached: is it running?")
+                )
+                self._finish(number, Answer(None, late))
+
+    def lost(self, peer: Peer, cause: PieError) -> None:
+        """The transport knows that the peer's process is dead."""
+        link = self._link_of(peer)
+        if link is not None and peer.alive:
+            link.lost(cause)
+            self._settle(peer.port, peer.route)
+
+    def outgoing(self) -> list[Outgoing]:
+        """What must be sent now; the caller owns it."""
+        self._collect()
+        out, self._out = self._out, []
+        return out
+
+    def close(self, cause: PieError) -> None:
+        """Say goodbye on every link. Take `outgoing()` once more afterwards."""
+        for port in list(self._ports):
+            for route, (link, _) in list(self._ports[port].links.items()):
+                link.close(cause)
+                self._settle(port, route)
+
+    # -- inside
+
+    def _link(self, *, dialer: bool) -> Link:
+        link = Link(lambda: self.identity, dialer=dialer, timing=self.timing, now=self.clock())
+        link.progress = lambda: self.progress
+        return link
+
+    def _link_of(self, peer: Peer) -> Link | None:
+        entry = self._ports.get(peer.port)
+        found = entry.links.get(peer.route) if entry else None
+        return found[0] if found and found[1] is peer else None
+
+    def _header(self, scope: Scope | None) -> Header:
+        return Header(tenant=scope.tenant, user=scope.user, trace=scope.trace) if scope else Header()
+
+    def _control(self, port: str, route: bytes, message: Message) -> None:
+        self._out.append(Outgoing(port, route, encode(message.verb.encode(), Header(), encode_body(message))))
+
+    def _send(self, peer: Peer, verb: bytes, header: Header, body: bytes, buffers: Sequence[Buffer]) -> bool:
+        link = self._link_of(peer)
+        if link is None or not peer.alive:
+            return False
+        try:
+            link.send(verb, header, body, buffers)
+        except PieError:
+            self._settle(peer.port, peer.route)
+            return False
+        self._dirty.add(peer.port)
+        return True
+
+    def _accept(self, port: str, entry: _Port, route: bytes, frame: Frame) -> None:
+        major = decode_major(frame)
+        if major != PROTOCOL_VERSION[0]:
+            raise VersionMismatch(f"peer speaks major version {major}, this side {PROTOCOL_VERSION[0]}: upgrade the older")
+        hello = cast(Hello, decode(frame))
+        who = hello.identity
+        if who.epoch and who.epoch < self._epochs.get((who.kind, who.name), 0):
+            raise StaleEpoch(f"{who.kind} {who.name} has been replaced by a newer incarnation: this one must stop")
+        if route not in entry.links and len(entry.links) >= MAX_LINKS:
+            raise Overloaded(f"{MAX_LINKS} links are open: close some, or use another gateway")
+        if who.epoch:
+            self._epochs[who.kind, who.name] = who.epoch
+            for other, (link, peer) in list(entry.links.items()):
+                if other != route and peer and (peer.kind, peer.name) == (who.kind, who.name):
+                    link.lost(PeerLost(f"{peer} was replaced by a new incarnation"))
+                    self._settle(port, other)
+        link, peer = entry.links.get(route, (None, None))
+        if link is None or link.state is State.CLOSED:
+            link, peer = self._link(dialer=False), None
+        entry.links[route] = (link, peer)
+        link.accept(hello, self._rng.getrandbits(53) | 1, self.clock())
+
+    def _settle(self, port: str, route: bytes) -> None:
+        """Turn a link's events into calls and its frames into outgoing ones."""
+        entry = self._ports.get(port)
+        if entry is None or route not in entry.links:
+            return
+        link, peer = entry.links[route]
+        while link.events:
+            match link.events.popleft():
+                case Up(identity):
+                    peer = Peer(identity, port, route, link.session)
+                    entry.links[route] = (link, peer)
+                    self._opened(peer)
+                case Down(cause):
+                    if peer is not None:
+                        self._closed(peer, cause)
+                case Deliver(frame):
+                    if peer is not None:
+                        self._deliver(peer, frame)
+        self._take(port, route, link)
+        if entry.listens and link.state is State.CLOSED and entry.links.get(route, (None,))[0] is link:
+            del entry.links[route]
+
+    def _take(self, port: str, route: bytes, link: Link) -> None:
+        self._out.extend(Outgoing(port, route, frames) for frames in link.out)
+        link.out.clear()
+
+    def _collect(self) -> None:
+        for port in self._dirty:
+            if port in self._ports:
+                for route, (link, _) in self._ports[port].links.items():
+                    self._take(port, route, link)
+        self._dirty.clear()
+
+    def _opened(self, peer: Peer) -> None:
+        for callback in self._up:
+            callback(peer)
+        for pending in list(self._pending.values()):
+            if pending.resume is not None and pending.port == peer.port and pending.peer is None:
+                pending.resume(peer)
+
+    def _closed(self, peer: Peer, cause: PieError) -> None:
+        peer.alive, peer.cause = False, cause
+        for number, pending in list(self._pending.items()):
+            if pending.peer is peer:
+                self._finish(number, Answer(None, PeerLost(f"{peer}: {cause.message}", cause=cause.code)))
+        for callback in self._down:
+            callback(peer, cause)
+
+    def _deliver(self, peer: Peer, frame: Frame) -> None:
+        if frame.verb in (OK, ERROR):
+            pending = self._pending.get(frame.header.re)
+            if pending is None or pending.peer is not peer:
+                return  # late: its deadline has passed or it was cancelled
+            answer: Answer[Any]
+            try:
+                if frame.verb == ERROR:
+                    answer = Answer(None, from_info(decode_error(frame.body)))
+                else:
+                    answer = Answer(decode_body(pending.reply, frame.body), None, frame.buffers)
+            except PieError as exc:
+                answer = Answer(None, exc)
+            self._finish(frame.header.re, answer)
+            return
+        try:
+            message = decode(frame)
+        except PieError as exc:
+            self._refuse(peer, frame.header, exc)
+            return
+        handler = self._handlers.get(type(message))
+        if handler is None:
+            self._refuse(peer, frame.header, UnknownVerb(f"{self.identity.kind} does not handle {message.verb}"))
+            return
+        if isinstance(message, Request) != bool(frame.header.id):
+            self._refuse(peer, frame.header, BadFrame(f"{message.verb}: a request needs an id, a push must not have one"))
+            return
+        incoming = Incoming(self, peer, message, frame.header, frame.buffers)
+        try:
+            reply = handler(incoming)
+        except PieError as exc:
+            if not frame.header.id:
+                log.warning("push failed", verb=message.verb, peer=str(peer), code=exc.code, reason=exc.message)
+            incoming.fail(exc)
+        except Exception as exc:
+            log.exception("handler failed", verb=message.verb, peer=str(peer))
+            incoming.fail(to_error(exc))
+        else:
+            if reply is not None:
+                incoming.reply(reply)
+
+    def _refuse(self, peer: Peer, header: Header, error: PieError) -> None:
+        log.warning("message refused", peer=str(peer), code=error.code, reason=error.message)
+        if header.id:
+            self.answer(peer, ERROR, header, encode_body(error.info()), ())
+        else:
+            self._control(peer.port, peer.route, Refused(error.info()))
+
+    def _finish(self, number: int, answer: Answer[Any]) -> None:
+        pending = self._pending.pop(number, None)
+        if pending is not None:
+            pending.then(answer)
+
+
+class _Major(msgspec.Struct):
+    major: int = 0
+
+
+def decode_major(frame: Frame) -> int:
+    """The version in a hello, readable whatever else it holds."""
+    return cast(_Major, decode_body(_Major, frame.body)).major

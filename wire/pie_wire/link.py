@@ -1,0 +1,275 @@
+"""One link between two processes: handshake, liveness, repair. A state machine without I/O.
+
+    dialer                         acceptor
+      | hello(session or 0) --------> |
+      | <------ ready(session) ------ |      up on both sides
+      | <==== numbered frames ======> |
+      | <------- beats -------------> |      each also acknowledges; `sent` shows a lost tail
+      | <---- resend(start) --------> |      on a gap
+      | ---------- bye -------------> |      or death: process watch, silence, unrepairable gap, new incarnation
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from pie_wire import PROTOCOL_VERSION
+from pie_wire.channel import Channel
+from pie_wire.codec import Buffer, Frame, Header, decode, encode, encode_body
+from pie_wire.errors import PeerLost, PieError, ProtocolError, VersionMismatch, from_info
+from pie_wire.messages.link import Beat, Bye, Hello, Identity, LinkMessage, Ready, Refused, Rehello, Resend
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds. `dead` must exceed the longest stall that is to be survived (a stopped or overloaded peer)."""
+
+    hello: float = 0.25
+    beat: float = 0.5
+    stuck: float = 2.0
+    dead: float = 15.0
+
+
+class State(enum.Enum):
+    GREETING = "greeting"
+    UP = "up"
+    CLOSED = "closed"
+
+
+@dataclass(frozen=True)
+class Up:
+    identity: Identity
+
+
+@dataclass(frozen=True)
+class Down:
+    cause: PieError
+
+
+@dataclass(frozen=True)
+class Deliver:
+    frame: Frame
+
+
+LinkEvent = Up | Down | Deliver
+
+
+class Link:
+    """Either end. Feed frames and ticks in; take `out` (frames to send) and `events` away after each call."""
+
+    def __init__(self, me: Callable[[], Identity], *, dialer: bool, timing: Timing, now: float) -> None:
+        self._me = me
+        self._dialer = dialer
+        self._timing = timing
+        self.state = State.GREETING
+        self.identity: Identity | None = None
+        self.out: list[list[Buffer]] = []
+        self.events: deque[LinkEvent] = deque()
+        self.peer_progress = 0
+        self.refusal: PieError | None = None
+        """Why the acceptor refused the last hello; a dialer keeps trying unless versions differ."""
+        self.progress: Callable[[], int] = lambda: 0
+        self._channel: Channel | None = None
+        self._heard = now
+        self._next_hello = now
+        self._next_beat = now
+        self._ticked = now
+
+    @property
+    def session(self) -> int:
+        return self._channel.session if self._channel else 0
+
+    @property
+    def idle(self) -> bool:
+        """All that was sent has been acknowledged."""
+        return self._channel is None or self._channel.idle
+
+    def silent_for(self, now: float) -> float:
+        """Seconds since the peer was last heard."""
+        return now - self._heard
+
+    def is_stuck(self, now: float) -> bool:
+        return self.state is State.UP and self.silent_for(now) > self._timing.stuck
+
+    def accept(self, hello: Hello, session: int, now: float) -> None:
+        """Acceptor: open (or resume) the link for this hello."""
+        self._heard = now
+        self.identity = hello.identity
+        resumed = self._channel is not None and hello.session == self._channel.session
+        if not resumed:
+            self._lose(PeerLost(f"{hello.identity.kind} {hello.identity.name} started a new session"))
+            self._channel = Channel(session)
+        channel = self._channel
+        if channel is None:
+            raise ProtocolError("link without a session")
+        ready = Ready(
+            *PROTOCOL_VERSION,
+            identity=self._me(),
+            session=channel.session,
+            received=channel.received,
+            beat_ms=int(self._timing.beat * 1000),
+            dead_ms=int(self._timing.dead * 1000),
+        )
+        self._control(ready)
+        if resumed:
+            channel.on_ack(hello.received)
+            self._repair(hello.received + 1)
+        else:
+            self.state = State.UP
+            self.events.append(Up(hello.identity))
+
+    def send(self, verb: bytes, header: Header, body: bytes, buffers: Sequence[Buffer] = ()) -> None:
+        """Queue a numbered frame. The link must be up; PeerLost otherwise."""
+        if self.state is not State.UP or self._channel is None:
+            raise PeerLost("the link is not up")
+        try:
+            self._channel.queue(verb, header, body, buffers)
+        except PieError as exc:
+            self.close(exc)
+            raise
+        self.out.extend(self._channel.flush())
+
+    def receive(self, frame: Frame, now: float) -> None:
+        """A frame from the peer's end."""
+        if self.state is State.CLOSED:
+            return
+        if frame.verb.startswith(b"link."):
+            message = decode(frame)
+            if not isinstance(message, LinkMessage):
+                raise ProtocolError(f"{frame.verb!r} is not a link message")
+            self._receive_control(message, frame.header, now)
+            return
+        channel = self._channel
+        if self.state is not State.UP or channel is None or frame.header.session != channel.session:
+            return
+        self._heard = now
+        channel.on_ack(frame.header.ack)
+        self.out.extend(channel.flush())
+        size = len(frame.body) + sum(len(b) for b in frame.buffers)
+        if channel.accept(frame.header.seq, size):
+            self.events.append(Deliver(frame))
+        elif frame.header.seq > channel.received:
+            self._ask_for_gap(frame.header.seq, now)
+        if channel.ack_is_due:
+            self._beat(now)
+
+    def tick(self, now: float) -> None:
+        """Time passes: greet, beat, judge. Call at least every 100 ms."""
+        stalled = now - self._ticked
+        if stalled > 1.0:
+            self._heard += stalled  # this process slept, so the peer's silence says nothing
+        self._ticked = now
+        if self.state is State.GREETING:
+            if self._dialer and now >= self._next_hello:
+                self._hello(now)
+        elif self.state is State.UP and self._channel is not None:
+            if self.silent_for(now) > self._timing.dead:
+                self.close(PeerLost(f"nothing heard for {self._timing.dead:g} s"))
+            elif now >= self._next_beat or self._channel.owes_ack:
+                self._beat(now)
+
+    def lost(self, cause: PieError) -> None:
+        """The peer is known to be dead (process watch). A dialer goes on greeting: a successor may bind there."""
+        self._lose(cause)
+        self._channel = None
+        self.state = State.GREETING if self._dialer else State.CLOSED
+
+    def close(self, cause: PieError) -> None:
+        """Leave: a last gasp to the peer, Down to this side, nothing after that. A dialer must be remade."""
+        if self.state is State.UP:
+            self._control(Bye(cause.info()))
+        self._lose(cause)
+        self._channel = None
+        self.state = State.CLOSED
+
+    def rehello(self) -> None:
+        """Dialer: greet again with the session it has."""
+        self._next_hello = 0.0
+
+    def _receive_control(self, message: LinkMessage, header: Header, now: float) -> None:
+        match message:
+            case Ready() if self._dialer:
+                self._on_ready(message, now)
+            case Refused() if self._dialer:
+                error = from_info(message.error)
+                if self.state is State.GREETING or isinstance(error, VersionMismatch):
+                    self.refusal = error
+                    if isinstance(error, VersionMismatch):
+                        self._lose(error)
+                        self.state = State.CLOSED
+            case Rehello() if self._dialer:
+                if self.state is State.UP and now >= self._next_hello:
+                    self._hello(now)
+            case Beat() | Resend() | Bye():
+                if self._channel is None or header.session != self._channel.session:
+                    return
+                self._heard = now
+                self._channel.on_ack(header.ack)
+                if isinstance(message, Bye):
+                    self.lost(from_info(message.error))
+                elif isinstance(message, Resend):
+                    self._repair(message.start)
+                else:
+                    self.peer_progress = message.progress
+                    self._ask_for_gap(message.sent, now)
+                    self.out.extend(self._channel.flush())
+            case _:
+                raise ProtocolError(f"{message.verb} does not belong on this side of a link")
+
+    def _on_ready(self, ready: Ready, now: float) -> None:
+        if ready.major != PROTOCOL_VERSION[0]:
+            self.refusal = VersionMismatch(f"peer speaks version {ready.major}, this side {PROTOCOL_VERSION[0]}")
+            self._lose(self.refusal)
+            self.state = State.CLOSED
+            return
+        self._heard = now
+        self.refusal = None
+        if self._channel is not None and self._channel.session == ready.session:
+            self._channel.on_ack(ready.received)
+            self._repair(ready.received + 1)
+            return
+        self._lose(PeerLost(f"{ready.identity.kind} {ready.identity.name} has lost this session (restarted?)"))
+        self._channel = Channel(ready.session)
+        self.identity = ready.identity
+        self.state = State.UP
+        self._next_beat = now
+        self.events.append(Up(ready.identity))
+
+    def _repair(self, start: int) -> None:
+        if self._channel is None:
+            return
+        try:
+            self.out.extend(self._channel.resend(start))
+            self.out.extend(self._channel.flush())
+        except PeerLost as exc:
+            if self._channel.acked >= start:
+                self.close(exc)
+
+    def _ask_for_gap(self, peer_sent: int, now: float) -> None:
+        if self._channel is None:
+            return
+        start = self._channel.gap_to_report(peer_sent, now)
+        if start is not None:
+            self._control(Resend(start))
+
+    def _hello(self, now: float) -> None:
+        self._next_hello = now + self._timing.hello
+        received = self._channel.received if self._channel else 0
+        self._control(Hello(*PROTOCOL_VERSION, identity=self._me(), session=self.session, received=received))
+
+    def _beat(self, now: float) -> None:
+        self._next_beat = now + self._timing.beat
+        self._control(Beat(sent=self._channel.sent if self._channel else 0, progress=self.progress()))
+
+    def _control(self, message: LinkMessage) -> None:
+        channel = self._channel
+        header = Header(session=channel.session, ack=channel.mark_acked()) if channel else Header()
+        self.out.append(encode(message.verb.encode(), header, encode_body(message)))
+
+    def _lose(self, cause: PieError) -> None:
+        if self.state is State.UP:
+            self.events.append(Down(cause))
+            self.state = State.GREETING

@@ -1,0 +1,1 @@
+"""Message types, fields only, grouped by the side that receives them."""

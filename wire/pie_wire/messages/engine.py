@@ -1,0 +1,140 @@
+"""Messages that the engine receives. Context operations are pipelined: numbered, batched, answered by steps."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import msgspec
+
+from pie_wire.messages.base import Message, Push, Request
+from pie_wire.messages.common import Account, ModelFacts
+
+
+class SamplerSpec(msgspec.Struct, frozen=True, array_like=True):
+    """Temperature 0 is greedy. top_k 0 and top_p 1 do not restrict. Order: temperature, top-k, top-p."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+
+
+class Output(msgspec.Struct, frozen=True, array_like=True):
+    """What to return for input row `row` of a pass: a sampled token, the `top` most probable, or raw logits."""
+
+    row: int
+    kind: Literal["token", "top", "logits"] = "token"
+    sampler: SamplerSpec = SamplerSpec()
+    seed: int = 0
+    top: int = 0
+
+
+class Create(msgspec.Struct, frozen=True, array_like=True, tag="create"):
+    """A new, empty context with an id chosen by the runner, never used before on this link."""
+
+    context: int
+    process: str
+    tenant: str
+    account: Account
+
+
+class Fork(msgspec.Struct, frozen=True, array_like=True, tag="fork"):
+    """`context` becomes a copy-on-write copy of the first `length` tokens of `parent`."""
+
+    context: int
+    parent: int
+    generation: int
+    """Of the parent."""
+    length: int
+    process: str
+
+
+class Append(msgspec.Struct, frozen=True, array_like=True, tag="append"):
+    """Tokens at the end. Their KV is computed when a flush, run or pass needs it."""
+
+    context: int
+    generation: int
+    tokens: list[int]
+
+
+class Truncate(msgspec.Struct, frozen=True, array_like=True, tag="truncate"):
+    """Keep the first `length` tokens."""
+
+    context: int
+    generation: int
+    length: int
+
+
+class Flush(msgspec.Struct, frozen=True, array_like=True, tag="flush"):
+    """Answered when all tokens but the last have KV."""
+
+    context: int
+    generation: int
+
+
+class Drop(msgspec.Struct, frozen=True, array_like=True, tag="drop"):
+    """Frees the context, also a dead one. Never fails."""
+
+    context: int
+
+
+class OpenRun(msgspec.Struct, frozen=True, array_like=True, tag="open-run"):
+    """Decode ahead of the program by at most `window` tokens. Ends at a stop id (not emitted) or `max_tokens`."""
+
+    context: int
+    generation: int
+    run: int
+    sampler: SamplerSpec
+    seed: int
+    stop: list[int]
+    max_tokens: int
+    window: int
+
+
+class Consume(msgspec.Struct, frozen=True, array_like=True, tag="consume"):
+    """The program has taken `count` tokens of the run, counted from its start."""
+
+    context: int
+    run: int
+    count: int
+
+
+class CloseRun(msgspec.Struct, frozen=True, array_like=True, tag="close-run"):
+    """End the run: the context keeps its start and the first `count` tokens. A run that ended is closed too."""
+
+    context: int
+    run: int
+    count: int
+
+
+class Forward(msgspec.Struct, frozen=True, array_like=True, tag="forward"):
+    """One lockstep pass. Rows: the context's last token (pending, if any) is row 0 when `tokens` is empty;
+    else row i is `tokens[i]`, which are appended. `outputs` come back in order."""
+
+    context: int
+    generation: int
+    tokens: list[int]
+    outputs: list[Output]
+
+
+Op = Create | Fork | Append | Truncate | Flush | Drop | OpenRun | Consume | CloseRun | Forward
+
+
+class Ops(Push, frozen=True, omit_defaults=True):
+    """Operations number `first`, `first + 1`, ... of this link, in order."""
+
+    verb: ClassVar[str] = "eng.ops"
+    first: int
+    ops: list[Op]
+
+
+class ModelReply(Message, frozen=True, omit_defaults=True):
+    """The model's facts; buffer i holds the tokenizer file `files[i]`."""
+
+    verb: ClassVar[str] = "eng.model-reply"
+    facts: ModelFacts
+    files: list[str]
+
+
+class GetModel(Request[ModelReply], frozen=True, omit_defaults=True):
+    verb: ClassVar[str] = "eng.get-model"
+    reply: ClassVar[type[ModelReply]] = ModelReply

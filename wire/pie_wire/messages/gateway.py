@@ -1,0 +1,215 @@
+"""Messages that the gateway receives: from clients, and from runners."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import msgspec
+
+from pie_wire.messages.base import Done, Message, Push, Request
+from pie_wire.messages.common import (
+    Event,
+    MemberInfo,
+    ModelFacts,
+    ProcessInfo,
+    Program,
+    ProgramKind,
+)
+from pie_wire.messages.kvstore import EnginePages
+
+
+class Launched(Message, frozen=True, omit_defaults=True):
+    """The process exists. `again`: this id had been accepted before, nothing new was started."""
+
+    verb: ClassVar[str] = "client.launched"
+    pid: str
+    program: str
+    again: bool = False
+
+
+class Launch(Request[Launched], frozen=True, omit_defaults=True):
+    """Start `program` (NAME, NAME@VERSION or sha256:DIGEST of an upload) with a JSON input.
+
+    `pid` is chosen by the client (32 hex digits) and executed at most once; the same id with other content is
+    `conflict`. With `attach`, events flow from number 1 on.
+    """
+
+    verb: ClassVar[str] = "gw.launch"
+    reply: ClassVar[type[Launched]] = Launched
+    pid: str
+    program: str
+    input: str = "{}"
+    kind: ProgramKind = "python"
+    """Only read for sha256: programs."""
+    filename: str = "inferlet.py"
+    attach: bool = True
+    on_disconnect: Literal["continue", "terminate"] = "continue"
+    on_full: Literal["block", "drop"] = "block"
+
+
+class Attached(Message, frozen=True, omit_defaults=True):
+    verb: ClassVar[str] = "client.attached"
+    process: ProcessInfo
+
+
+class Attach(Request[Attached], frozen=True, omit_defaults=True):
+    """Receive events of a process from number `start` on. A new attach replaces the old one."""
+
+    verb: ClassVar[str] = "gw.attach"
+    reply: ClassVar[type[Attached]] = Attached
+    pid: str
+    start: int = 1
+
+
+class Detach(Request[Done], frozen=True, omit_defaults=True):
+    verb: ClassVar[str] = "gw.detach"
+    pid: str
+
+
+class AckEvents(Push, frozen=True, omit_defaults=True):
+    """The client has all events of `pid` up to `seq`: they no longer count against the process's limit."""
+
+    verb: ClassVar[str] = "gw.ack-events"
+    pid: str
+    seq: int
+
+
+class Signal(Request[Done], frozen=True, omit_defaults=True):
+    """Deliver `text` (or buffer 0, with `binary`) to the process's `session.receive`."""
+
+    verb: ClassVar[str] = "gw.signal"
+    pid: str
+    text: str = ""
+    binary: bool = False
+
+
+class Terminate(Request[Done], frozen=True, omit_defaults=True):
+    """End a process; answered when its terminal event is written. Ended already: no error."""
+
+    verb: ClassVar[str] = "gw.terminate"
+    pid: str
+    reason: str = "terminated by its owner"
+
+
+class Processes(Message, frozen=True, omit_defaults=True):
+    verb: ClassVar[str] = "client.processes"
+    processes: list[ProcessInfo]
+
+
+class ListProcesses(Request[Processes], frozen=True, omit_defaults=True):
+    verb: ClassVar[str] = "gw.list-processes"
+    reply: ClassVar[type[Processes]] = Processes
+    ended: bool = False
+    """Also those that have ended and are still kept."""
+
+
+class UploadState(Message, frozen=True, omit_defaults=True):
+    verb: ClassVar[str] = "client.upload-state"
+    received: int
+    complete: bool
+
+
+class Upload(Request[UploadState], frozen=True, omit_defaults=True):
+    """One chunk of an artifact: buffer 0 at `offset` of `size`. The last one is answered after its digest has been
+    checked and kvstore holds all of it. An empty buffer asks how far an earlier upload came."""
+
+    verb: ClassVar[str] = "gw.upload"
+    reply: ClassVar[type[UploadState]] = UploadState
+    sha256: str
+    size: int
+    offset: int
+
+
+class Installed(Message, frozen=True, omit_defaults=True):
+    verb: ClassVar[str] = "client.installed"
+    program: Program
+
+
+class Install(Request[Installed], frozen=True, omit_defaults=True):
+    """Register an uploaded artifact under the name and version of its manifest (TOML)."""
+
+    verb: ClassVar[str] = "gw.install"
+    reply: ClassVar[type[Installed]] = Installed
+    sha256: str
+    kind: ProgramKind
+    manifest: str
+    replace: bool = False
+
+
+class Programs(Message, frozen=True, omit_defaults=True):
+    verb: ClassVar[str] = "client.programs"
+    programs: list[Program]
+
+
+class ListInstalled(Request[Programs], frozen=True, omit_defaults=True):
+    verb: ClassVar[str] = "gw.list-programs"
+    reply: ClassVar[type[Programs]] = Programs
+
+
+class StatusReport(Message, frozen=True, omit_defaults=True):
+    verb: ClassVar[str] = "client.status"
+    members: list[MemberInfo]
+    models: list[ModelFacts]
+    http: str = ""
+    processes: int = 0
+    """Running ones."""
+
+
+class Status(Request[StatusReport], frozen=True, omit_defaults=True):
+    verb: ClassVar[str] = "gw.status"
+    reply: ClassVar[type[StatusReport]] = StatusReport
+
+
+class PagesReport(Message, frozen=True, omit_defaults=True):
+    verb: ClassVar[str] = "client.pages"
+    engines: list[EnginePages]
+
+
+class Pages(Request[PagesReport], frozen=True, omit_defaults=True):
+    verb: ClassVar[str] = "gw.pages"
+    reply: ClassVar[type[PagesReport]] = PagesReport
+
+
+class RunningProcess(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a runner holds of a process: its events after the last durable one will be sent again."""
+
+    pid: str
+    first_kept: int
+    last_seq: int
+    ended: bool = False
+
+
+class Recovered(Message, frozen=True, omit_defaults=True):
+    """Per announced pid: the last event number the gateway holds durably. Pids it does not know are absent: end
+    them."""
+
+    verb: ClassVar[str] = "runner.recovered"
+    durable: dict[str, int]
+    consumed: dict[str, int]
+
+
+class Announce(Request[Recovered], frozen=True, omit_defaults=True):
+    """First message of a runner on a new link."""
+
+    verb: ClassVar[str] = "gw.announce"
+    reply: ClassVar[type[Recovered]] = Recovered
+    capacity: int
+    processes: list[RunningProcess]
+
+
+class RunnerLoad(Push, frozen=True, omit_defaults=True):
+    """Once a second, and when it changes much. `lag_ms`: worst loop lag since the last one."""
+
+    verb: ClassVar[str] = "gw.runner-load"
+    live: int
+    capacity: int
+    lag_ms: float = 0.0
+
+
+class Events(Push, frozen=True, omit_defaults=True):
+    """Events of many processes: `counts[i]` consecutive items of `events` belong to `pids[i]`."""
+
+    verb: ClassVar[str] = "gw.events"
+    pids: list[str]
+    counts: list[int]
+    events: list[Event]

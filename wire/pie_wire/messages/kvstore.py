@@ -1,0 +1,222 @@
+"""Messages that kvstore receives, their replies, and what it pushes to members."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import msgspec
+
+from pie_wire.messages.base import Done, Message, Push, Request
+from pie_wire.messages.common import MemberInfo, PageRow, PoolStats, ProcessInfo, Program, ProgramRef
+
+
+class Joined(Message, frozen=True, omit_defaults=True):
+    verb: ClassVar[str] = "kv.joined"
+    epoch: int
+    lease_ms: int
+
+
+class Join(Request[Joined], frozen=True, omit_defaults=True):
+    """Become a member. The same (name, incarnation) joining again keeps its epoch."""
+
+    verb: ClassVar[str] = "kv.join"
+    reply: ClassVar[type[Joined]] = Joined
+    member: MemberInfo
+
+
+class Renew(Push, frozen=True, omit_defaults=True):
+    """Keep the lease and report load; sent every third of the lease or sooner."""
+
+    verb: ClassVar[str] = "kv.renew"
+    epoch: int
+    stats: dict[str, str | int | float] = {}
+
+
+class Leave(Request[Done], frozen=True, omit_defaults=True):
+    verb: ClassVar[str] = "kv.leave"
+    epoch: int
+
+
+class Members(Push, frozen=True, omit_defaults=True):
+    """To every member, on each change and on joining: all members now. Higher `version` replaces lower."""
+
+    verb: ClassVar[str] = "kv.members"
+    version: int
+    members: list[MemberInfo]
+
+
+class MemberList(Message, frozen=True, omit_defaults=True):
+    verb: ClassVar[str] = "kv.member-list"
+    members: list[MemberInfo]
+
+
+class ListMembers(Request[MemberList], frozen=True, omit_defaults=True):
+    """All members with their latest stats."""
+
+    verb: ClassVar[str] = "kv.list-members"
+    reply: ClassVar[type[MemberList]] = MemberList
+
+
+class ArtifactState(Message, frozen=True, omit_defaults=True):
+    """`stored` bytes are there; complete when `complete`."""
+
+    verb: ClassVar[str] = "kv.artifact-state"
+    stored: int
+    complete: bool
+
+
+class StatArtifact(Request[ArtifactState], frozen=True, omit_defaults=True):
+    verb: ClassVar[str] = "kv.stat-artifact"
+    reply: ClassVar[type[ArtifactState]] = ArtifactState
+    sha256: str
+
+
+class PutArtifact(Request[ArtifactState], frozen=True, omit_defaults=True):
+    """One chunk (buffer 0) at `offset`; the last one makes kvstore check the digest. Repeats are harmless."""
+
+    verb: ClassVar[str] = "kv.put-artifact"
+    reply: ClassVar[type[ArtifactState]] = ArtifactState
+    sha256: str
+    size: int
+    offset: int
+
+
+class ArtifactChunk(Message, frozen=True, omit_defaults=True):
+    """Buffer 0 holds the bytes."""
+
+    verb: ClassVar[str] = "kv.artifact-chunk"
+    size: int
+    offset: int
+
+
+class GetArtifact(Request[ArtifactChunk], frozen=True, omit_defaults=True):
+    verb: ClassVar[str] = "kv.get-artifact"
+    reply: ClassVar[type[ArtifactChunk]] = ArtifactChunk
+    sha256: str
+    offset: int
+
+
+class ProgramRow(Message, frozen=True, omit_defaults=True):
+    verb: ClassVar[str] = "kv.program-row"
+    program: Program
+
+
+class InstallProgram(Request[ProgramRow], frozen=True, omit_defaults=True):
+    """Register a stored artifact under name@version. Same bytes again: no change. Other bytes: conflict, unless
+    `replace`."""
+
+    verb: ClassVar[str] = "kv.install-program"
+    reply: ClassVar[type[ProgramRow]] = ProgramRow
+    ref: ProgramRef
+    manifest: str
+    replace: bool = False
+
+
+class GetProgram(Request[ProgramRow], frozen=True, omit_defaults=True):
+    """`version` empty: the highest by semantic versioning."""
+
+    verb: ClassVar[str] = "kv.get-program"
+    reply: ClassVar[type[ProgramRow]] = ProgramRow
+    name: str
+    version: str = ""
+
+
+class ProgramList(Message, frozen=True, omit_defaults=True):
+    verb: ClassVar[str] = "kv.program-list"
+    programs: list[Program]
+
+
+class ListPrograms(Request[ProgramList], frozen=True, omit_defaults=True):
+    verb: ClassVar[str] = "kv.list-programs"
+    reply: ClassVar[type[ProgramList]] = ProgramList
+
+
+class PutProcesses(Request[Done], frozen=True, omit_defaults=True):
+    """Rows of the durable process index, from the gateway; kept ten minutes past `ended_at`."""
+
+    verb: ClassVar[str] = "kv.put-processes"
+    rows: list[ProcessInfo]
+
+
+class ProcessList(Message, frozen=True, omit_defaults=True):
+    verb: ClassVar[str] = "kv.process-list"
+    processes: list[ProcessInfo]
+
+
+class ListProcessRows(Request[ProcessList], frozen=True, omit_defaults=True):
+    verb: ClassVar[str] = "kv.list-processes"
+    reply: ClassVar[type[ProcessList]] = ProcessList
+
+
+class PutPages(Request[Done], frozen=True, omit_defaults=True):
+    """Net change of page ownership since the last acknowledged one. `full`: replaces all rows of this engine."""
+
+    verb: ClassVar[str] = "kv.put-pages"
+    engine: str
+    epoch: int
+    rows: list[PageRow]
+    dropped: list[tuple[str, int, int]] = []
+    """(runner, runner epoch, context) of rows that ended."""
+    pool: PoolStats = PoolStats()
+    full: bool = False
+
+
+class EnginePages(msgspec.Struct, frozen=True, omit_defaults=True):
+    engine: str
+    pool: PoolStats
+    rows: list[PageRow]
+
+
+class PageList(Message, frozen=True, omit_defaults=True):
+    verb: ClassVar[str] = "kv.page-list"
+    engines: list[EnginePages]
+
+
+class ListPages(Request[PageList], frozen=True, omit_defaults=True):
+    verb: ClassVar[str] = "kv.list-pages"
+    reply: ClassVar[type[PageList]] = PageList
+
+
+class Snapshot(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A named context as lineage: its tokens rebuild it anywhere. Names are per (tenant, user)."""
+
+    name: str
+    model: str
+    tokens: list[int]
+    saved_at: float = 0.0
+
+
+class SnapshotRow(Message, frozen=True, omit_defaults=True):
+    verb: ClassVar[str] = "kv.snapshot-row"
+    snapshot: Snapshot
+
+
+class PutSnapshot(Request[Done], frozen=True, omit_defaults=True):
+    """Save under a name, atomically replacing what it held. Durable when answered."""
+
+    verb: ClassVar[str] = "kv.put-snapshot"
+    snapshot: Snapshot
+
+
+class GetSnapshot(Request[SnapshotRow], frozen=True, omit_defaults=True):
+    """`take` also deletes it, if nobody replaced it in between."""
+
+    verb: ClassVar[str] = "kv.get-snapshot"
+    reply: ClassVar[type[SnapshotRow]] = SnapshotRow
+    name: str
+    take: bool = False
+
+
+class DeleteSnapshot(Request[Done], frozen=True, omit_defaults=True):
+    verb: ClassVar[str] = "kv.delete-snapshot"
+    name: str
+
+
+class SnapshotNames(Message, frozen=True, omit_defaults=True):
+    verb: ClassVar[str] = "kv.snapshot-names"
+    names: list[str]
+
+
+class ListSnapshots(Request[SnapshotNames], frozen=True, omit_defaults=True):
+    verb: ClassVar[str] = "kv.list-snapshots"
+    reply: ClassVar[type[SnapshotNames]] = SnapshotNames

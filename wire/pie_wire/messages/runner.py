@@ -1,0 +1,106 @@
+"""Messages that a runner receives: from the gateway, and the engine's step results."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import msgspec
+
+from pie_wire.errors import ErrorInfo
+from pie_wire.messages.base import Done, Push, Request
+from pie_wire.messages.common import Account, ProgramRef
+
+
+class Start(Request[Done], frozen=True, omit_defaults=True):
+    """Run a program as process `pid`; answered when the runner has taken it on. Its end is an event."""
+
+    verb: ClassVar[str] = "run.start"
+    pid: str
+    program: ProgramRef
+    input: str
+    filename: str = "inferlet.py"
+    account: Account = Account()
+    on_full: Literal["block", "drop"] = "block"
+
+
+class Deliver(Request[Done], frozen=True, omit_defaults=True):
+    """A client's message for `session.receive`; buffer 0 with `binary`."""
+
+    verb: ClassVar[str] = "run.deliver"
+    pid: str
+    text: str = ""
+    binary: bool = False
+
+
+class Kill(Push, frozen=True, omit_defaults=True):
+    """End a process; its terminal event follows."""
+
+    verb: ClassVar[str] = "run.kill"
+    pid: str
+    reason: str
+
+
+class Credit(Push, frozen=True, omit_defaults=True):
+    """Progress of event logs: written durably up to, and consumed by a client up to, these numbers (columns)."""
+
+    verb: ClassVar[str] = "run.credit"
+    pids: list[str]
+    durable: list[int]
+    consumed: list[int]
+
+
+class OpFailure(msgspec.Struct, frozen=True, array_like=True):
+    """Operation number `op` failed; its context now has `generation`."""
+
+    op: int
+    context: int
+    generation: int
+    error: ErrorInfo
+
+
+class RunEnd(msgspec.Struct, frozen=True, array_like=True):
+    """A run has ended after the tokens sent so far: no more will come.
+
+    `wasted`: tokens computed and not consumed; known for cancelled runs."""
+
+    run: int
+    reason: Literal["stop", "length", "cancelled", "error"]
+    error: ErrorInfo | None = None
+    cached_tokens: int = 0
+    """Prompt tokens whose KV was found instead of computed."""
+    wasted: int = 0
+
+
+class Slot(msgspec.Struct, frozen=True, array_like=True):
+    """One output of a lockstep pass: a token, a top-k distribution, or raw logits (f32, in buffer `buffer`)."""
+
+    kind: Literal["token", "top", "logits"]
+    token: int = -1
+    ids: list[int] = []
+    probs: list[float] = []
+    buffer: int = -1
+
+
+class ForwardDone(msgspec.Struct, frozen=True, array_like=True):
+    """The answer to forward operation `op`: one slot per requested output, in request order."""
+
+    op: int
+    slots: list[Slot]
+
+
+class Step(Push, frozen=True, omit_defaults=True):
+    """All that one engine step has for one runner.
+
+    `acked`: operations up to this number have been applied (or failed, see `failed`). Tokens are columns:
+    `counts[i]` items of `tokens` belong to run `runs[i]`. `flushed`: numbers of flush operations now done.
+    """
+
+    verb: ClassVar[str] = "run.step"
+    acked: int
+    failed: list[OpFailure] = []
+    flushed: list[int] = []
+    runs: list[int] = []
+    counts: list[int] = []
+    tokens: list[int] = []
+    ends: list[RunEnd] = []
+    outputs: list[ForwardDone] = []
