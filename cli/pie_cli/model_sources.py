@@ -108,7 +108,6 @@ class HubRepository:
 
     def fetch(self, folder: Path, steps: Steps) -> Fetched:
         try:
-            import httpx
             from huggingface_hub import (
                 HfApi,
                 snapshot_download,  # pyright: ignore[reportUnknownVariableType]
@@ -139,7 +138,12 @@ class HubRepository:
             raise NotFound(f"{self.repository} has no revision {self.revision!r}") from error
         except RepositoryNotFoundError as error:
             raise NotFound(f"the hub has no model {self.repository!r}, or it is private: check the spelling") from error
-        except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
+        except (HfHubHTTPError, OSError) as error:
+            raise _offline(self.text, error) from error
+        except Exception as error:
+            # Which HTTP library the hub uses, and so what a failed connection raises, is not part of its interface.
+            if not type(error).__module__.startswith(("httpx", "httpcore", "requests")):
+                raise
             raise _offline(self.text, error) from error
         shutil.rmtree(folder / ".cache", ignore_errors=True)
         check_folder(folder)

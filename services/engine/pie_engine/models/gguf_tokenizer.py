@@ -1,9 +1,9 @@
 """Rebuild a byte-level BPE tokenizer from a GGUF file's own metadata, and prove that it is the same tokenizer.
 
 A GGUF names its pre-tokenizer by a word (`tokenizer.ggml.pre`) instead of carrying it. Guessing it wrong changes the
-ids of some strings only (for SmolLM2: numbers of two digits or more), which no loader notices. So each known word is listed
-here with its split rules, an unknown word is refused, and the finished tokenizer is compared with a plain reading of
-the metadata.
+ids of some strings only (for SmolLM2: numbers of two digits or more), which no loader notices. So each known word is
+listed here with its split rules, an unknown word is refused, and the finished tokenizer is compared with a plain
+reading of the metadata.
 """
 
 from __future__ import annotations
