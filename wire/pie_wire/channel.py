@@ -113,7 +113,7 @@ class Channel:
             PeerLost: the peer misses a frame that it had acknowledged: the gap cannot be filled.
         """
         if start <= self.acked:
-            raise PeerLost(f"peer asks for frame {start} after acknowledging {self.acked}: the session cannot be repaired")
+            raise PeerLost(f"peer asks for frame {start} after acknowledging {self.acked}: cannot be repaired")
         for item in self._unacked:
             if item.seq >= start:
                 yield self._frame(item)

@@ -7,7 +7,8 @@ MessagePack maps; buffers are raw bytes and never copied into MessagePack.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from types import ModuleType
+from typing import Any, NamedTuple, cast
 
 import msgspec
 
@@ -49,9 +50,9 @@ class Frame(NamedTuple):
     buffers: Sequence[Buffer]
 
 
-def _messages(*modules: Any) -> Iterator[type[Message]]:
+def _messages(*modules: ModuleType) -> Iterator[type[Message]]:
     for module in modules:
-        for value in vars(module).values():
+        for value in cast("dict[str, object]", vars(module)).values():
             if isinstance(value, type) and issubclass(value, Message) and value.verb:
                 yield value
 

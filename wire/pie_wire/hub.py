@@ -163,7 +163,7 @@ class Outgoing:
 @dataclass
 class _Port:
     listens: bool
-    links: dict[bytes, tuple[Link, Peer | None]] = field(default_factory=lambda: {})
+    links: dict[bytes, tuple[Link, Peer | None]] = field(default_factory=dict)
 
 
 class Hub:
@@ -200,7 +200,8 @@ class Hub:
         self._ports[port] = _Port(listens=True)
 
     def dial(self, port: str) -> None:
-        """Keep one link to whoever binds the other end of a port (a DEALER socket). Idempotent; redials a closed one."""
+        """Keep one link to whoever binds the other end of a port (a DEALER socket). Idempotent; remakes a closed
+        link."""
         current = self._ports.get(port)
         if current is None or current.links[b""][0].state is State.CLOSED:
             self._ports[port] = _Port(listens=False, links={b"": (self._link(dialer=True), None)})
@@ -259,9 +260,7 @@ class Hub:
 
     # -- sending
 
-    def send(
-        self, peer: Peer, message: Push, *, buffers: Sequence[Buffer] = (), scope: Scope | None = None
-    ) -> bool:
+    def send(self, peer: Peer, message: Push, *, buffers: Sequence[Buffer] = (), scope: Scope | None = None) -> bool:
         """Push a message. False if the peer has gone, in which case on_down has said or will say so."""
         return self._send(peer, message.verb.encode(), self._header(scope), encode_body(message), buffers)
 
@@ -410,7 +409,7 @@ class Hub:
     def _accept(self, port: str, entry: _Port, route: bytes, frame: Frame) -> None:
         major = decode_major(frame)
         if major != PROTOCOL_VERSION[0]:
-            raise VersionMismatch(f"peer speaks major version {major}, this side {PROTOCOL_VERSION[0]}: upgrade the older")
+            raise VersionMismatch(f"peer speaks major version {major}, this side {PROTOCOL_VERSION[0]}: upgrade one")
         hello = cast(Hello, decode(frame))
         who = hello.identity
         if who.epoch and who.epoch < self._epochs.get((who.kind, who.name), 0):
@@ -502,7 +501,7 @@ class Hub:
             self._refuse(peer, frame.header, UnknownVerb(f"{self.identity.kind} does not handle {message.verb}"))
             return
         if isinstance(message, Request) != bool(frame.header.id):
-            self._refuse(peer, frame.header, BadFrame(f"{message.verb}: a request needs an id, a push must not have one"))
+            self._refuse(peer, frame.header, BadFrame(f"{message.verb}: requests need an id, pushes must have none"))
             return
         incoming = Incoming(self, peer, message, frame.header, frame.buffers)
         try:

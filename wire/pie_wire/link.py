@@ -1,12 +1,12 @@
 """One link between two processes: handshake, liveness, repair. A state machine without I/O.
 
-    dialer                         acceptor
-      | hello(session or 0) --------> |
-      | <------ ready(session) ------ |      up on both sides
-      | <==== numbered frames ======> |
-      | <------- beats -------------> |      each also acknowledges; `sent` shows a lost tail
-      | <---- resend(start) --------> |      on a gap
-      | ---------- bye -------------> |      or death: process watch, silence, unrepairable gap, new incarnation
+dialer                         acceptor
+  | hello(session or 0) --------> |
+  | <------ ready(session) ------ |      up on both sides
+  | <==== numbered frames ======> |
+  | <------- beats -------------> |      each also acknowledges; `sent` shows a lost tail
+  | <---- resend(start) --------> |      on a gap
+  | ---------- bye -------------> |      or death: process watch, silence, unrepairable gap, new incarnation
 """
 
 from __future__ import annotations
