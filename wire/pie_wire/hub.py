@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
 
 import msgspec
@@ -160,10 +160,12 @@ class Outgoing:
     frames: list[Buffer]
 
 
-@dataclass
 class _Port:
-    listens: bool
-    links: dict[bytes, tuple[Link, Peer | None]] = field(default_factory=dict)
+    """A socket's links by route; a dialed port has one, with an empty route."""
+
+    def __init__(self, *, listens: bool) -> None:
+        self.listens = listens
+        self.links: dict[bytes, tuple[Link, Peer | None]] = {}
 
 
 class Hub:
@@ -204,7 +206,8 @@ class Hub:
         link."""
         current = self._ports.get(port)
         if current is None or current.links[b""][0].state is State.CLOSED:
-            self._ports[port] = _Port(listens=False, links={b"": (self._link(dialer=True), None)})
+            entry = self._ports[port] = _Port(listens=False)
+            entry.links[b""] = (self._link(dialer=True), None)
 
     def hang_up(self, port: str, cause: PieError) -> None:
         """Close all links of a port and forget it."""
