@@ -205,6 +205,12 @@ class Cancelled(PieError):
     code = "cancelled"
 
 
+class Closed(PieError):
+    """What the call is about has been closed, or its answer was already taken."""
+
+    code = "closed"
+
+
 class ProgramError(PieError):
     """The inferlet itself failed: its error or traceback is the message."""
 
