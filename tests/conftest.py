@@ -17,7 +17,7 @@ settings.load_profile("pie")
 
 
 def _missing(reason: str) -> None:
-    """Skip with a named reason for a user; fail in continuous integration, where a skip would hide a missing install."""
+    """Skip with a named reason for a user; fail in CI, where a skip would hide a missing install."""
     if os.environ.get("CI", "").lower() in {"1", "true"}:
         pytest.fail(f"{reason} (a skip outside CI)", pytrace=False)
     pytest.skip(reason)

@@ -8,6 +8,7 @@ reading of the metadata.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -202,6 +203,12 @@ def verify_tokenizer(folder: Path, vocabulary: GgufVocabulary) -> None:
             raise GgufError(f"the {name} id is {ours} in the tokenizer and {theirs} in the GGUF")
     if tokenizer.chat_template != vocabulary.chat_template:
         raise GgufError("the tokenizer's chat template is not the GGUF's")
+    merges = json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]
+    if [tuple(pair) for pair in merges] != list(vocabulary.merges):
+        raise GgufError("the tokenizer's merges are not the GGUF's")
+    special = tuple(sorted(tokenizer.added_tokens_decoder))
+    if special != vocabulary.special_ids:
+        raise GgufError(f"the special tokens are {special} in the tokenizer and {vocabulary.special_ids} in the GGUF")
     for i in vocabulary.special_ids:
         if tokenizer.encode(vocabulary.tokens[i], add_special_tokens=False) != [i]:
             raise GgufError(f"the special token {vocabulary.tokens[i]!r} does not encode to {i}")
