@@ -1,0 +1,98 @@
+"""What lies in Redis: every key, its type and its lifetime. Nothing else may name a key.
+
+| key (after the prefix) | type | holds | ends |
+|---|---|---|---|
+| `schema` | string | version of this table; another one is refused | never |
+| `boots` | counter | starts of kvstore: the high half of the `Members` version | never |
+| `epochs` | counter | the last epoch given to any member | never |
+| `members` | hash kind/name -> MemberInfo | who holds, or lately lost, a lease | on leave, death, 10 min after loss |
+| `artifact:SHA256` | string | all bytes, digest checked | a day after its last use; never while a program names it |
+| `upload:SHA256` | string | the bytes received so far | an hour after the last chunk |
+| `programs` | hash name@version -> Program | the registry | never |
+| `processes` | hash pid -> ProcessInfo | the process index | ten minutes after the process's end |
+| `processes:ending` | sorted set pid by Unix time | when ended rows are to be removed | with the row |
+| `pools` | hash engine -> PoolHead | epoch and page counts of each engine | when the engine's epoch dies |
+| `pages:ENGINE` | hash runner/epoch/context -> PageRow | who holds which pages | when the engine's epoch dies |
+| `snapshots:TENANT/USER` | hash name -> Snapshot | named contexts as lineage | on delete or take |
+
+Values are JSON, so that `redis-cli` and other languages can read them. Only commands of Redis 7.0 are used.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from urllib.parse import quote
+
+import msgspec
+from pie_wire.messages.common import PoolStats
+
+SCHEMA_VERSION = 1
+
+UPLOAD_SECONDS = 3600
+ARTIFACT_SECONDS = 86_400
+"""How long an artifact that no program names outlives its last use."""
+ENDED_SECONDS = 600
+"""How long an ended process is listed."""
+LOST_SECONDS = 600
+"""How long a member that lost its lease is listed as lost, and may come back with its epoch."""
+
+
+class PoolHead(msgspec.Struct, frozen=True):
+    """Whose rows `pages:ENGINE` holds."""
+
+    epoch: int
+    pool: PoolStats
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The names of all keys under one prefix."""
+
+    prefix: str = "pie"
+
+    def _key(self, *parts: str) -> str:
+        return ":".join((self.prefix, *parts))
+
+    @property
+    def schema(self) -> str:
+        return self._key("schema")
+
+    @property
+    def boots(self) -> str:
+        return self._key("boots")
+
+    @property
+    def epochs(self) -> str:
+        return self._key("epochs")
+
+    @property
+    def members(self) -> str:
+        return self._key("members")
+
+    @property
+    def programs(self) -> str:
+        return self._key("programs")
+
+    @property
+    def processes(self) -> str:
+        return self._key("processes")
+
+    @property
+    def ending(self) -> str:
+        return self._key("processes", "ending")
+
+    @property
+    def pools(self) -> str:
+        return self._key("pools")
+
+    def artifact(self, sha256: str) -> str:
+        return self._key("artifact", sha256)
+
+    def upload(self, sha256: str) -> str:
+        return self._key("upload", sha256)
+
+    def pages(self, engine: str) -> str:
+        return self._key("pages", engine)
+
+    def snapshots(self, tenant: str, user: str) -> str:
+        return self._key("snapshots", f"{quote(tenant, safe='')}/{quote(user, safe='')}")
