@@ -1,0 +1,73 @@
+"""What a clone must not carry: paths of one machine, foreign hosts, junk, or links that lead nowhere."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+TEXT = {".py", ".md", ".toml", ".yaml", ".yml", ".wit", ".sh", ".txt", ".ts", ".rs", ".json", "", ".cfg", ".Dockerfile"}
+
+
+@pytest.fixture(scope="module")
+def tracked(root: Path) -> list[Path]:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=root, capture_output=True, text=True, check=True).stdout
+    return [root / name for name in listed.split("\0") if name and (root / name).is_file()]
+
+
+def texts(paths: list[Path]) -> list[tuple[Path, str]]:
+    here = Path(__file__)
+    return [(path, path.read_text(encoding="utf-8")) for path in paths if path.suffix in TEXT and path != here]
+
+
+def test_no_path_of_one_machine_is_named(root: Path, tracked: list[Path]):
+    foreign = re.compile(r"(?<![\w.~$}])/(?:work|root|opt|home/(?!pie\b|user\b|app\b)\w+)/\S*")
+    found = [f"{path.relative_to(root)}: {hit}" for path, text in texts(tracked) for hit in foreign.findall(text)]
+    assert found == []
+
+
+def test_code_reaches_for_no_host_but_this_one(root: Path, tracked: list[Path]):
+    """Documents may link; code talks to this machine, to what the user names, or to a library's own default."""
+    url = re.compile(r"\b(?:https?|tcp|redis)://\[?([A-Za-z][\w-]*(?:\.[\w-]+)+)")
+    found = [
+        f"{path.relative_to(root)}: {host}"
+        for path, text in texts(tracked)
+        if path.suffix != ".md" and path.name not in {"LICENSE", "package-lock.json"}
+        for host in url.findall(text)
+        if not host.endswith((".example", ".invalid", ".test")) and host not in {"example.com", "json-schema.org"}
+    ]
+    assert found == []
+
+
+def test_links_between_documents_lead_somewhere(root: Path, tracked: list[Path]):
+    broken: list[str] = []
+    for path, text in texts([path for path in tracked if path.suffix == ".md"]):
+        for target in re.findall(r"\]\(([^)\s]+)\)", text):
+            file = target.partition("#")[0]
+            if file and "://" not in file and not file.startswith("mailto:") and not (path.parent / file).exists():
+                broken.append(f"{path.relative_to(root)} -> {target}")
+    assert broken == []
+
+
+def test_nothing_big_or_built_is_tracked(root: Path, tracked: list[Path]):
+    built = {".wasm", ".cwasm", ".so", ".o", ".pyc", ".whl", ".gguf", ".safetensors"}
+    assert [path for path in tracked if path.suffix in built] == []
+    assert [path for path in tracked if path.stat().st_size > 1 << 20] == []
+
+
+def test_scripts_can_be_run(root: Path):
+    for name in (".ci/run", "scripts/make_venv", "scripts/run_once"):
+        assert (root / name).stat().st_mode & 0o111, f"{name} is not executable"
+        subprocess.run(["bash", "-n", name], cwd=root, check=True)
+
+
+def test_the_makefile_explains_every_target(root: Path):
+    text = (root / "Makefile").read_text()
+    targets = set(re.findall(r"^([a-z][a-z0-9-]*):", text, re.MULTILINE))
+    shown = subprocess.run(
+        ["make", "--no-print-directory", "help"], cwd=root, capture_output=True, text=True, check=True
+    )
+    assert targets == set(re.findall(r"^  make ([a-z0-9-]+)", shown.stdout, re.MULTILINE))
+    assert {"run", "test", "test-all", "e2e-compose", "lint", "venv", "clean"} <= targets
