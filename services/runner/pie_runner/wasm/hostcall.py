@@ -68,7 +68,7 @@ class Pending:
     When the fiber ends first, `on_abandon` is called instead (if given) so that the owner can forget the request.
     """
 
-    __slots__ = ("done", "error", "fiber", "on_abandon", "result")
+    __slots__ = ("convert", "done", "error", "fiber", "on_abandon", "result")
 
     def __init__(self, fiber: Fiber, on_abandon: Callable[[], None] | None = None) -> None:
         self.fiber = fiber
@@ -76,6 +76,8 @@ class Pending:
         self.done = False
         self.result: object = None
         self.error: BaseException | None = None
+        self.convert: Callable[[object], object] | None = None
+        """Applied to the result when it is delivered: for host functions built on other host functions."""
 
     def resolve(self, result: object = None) -> None:
         """Answer the call; the fiber becomes ready."""

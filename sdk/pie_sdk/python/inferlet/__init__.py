@@ -1,0 +1,39 @@
+"""What programs import to work beside the model.
+
+    from inferlet import Context, Sampler
+
+    async def main(prompt: str, max_tokens: int = 64) -> str:
+        ctx = Context()
+        ctx.user(prompt)
+        return await ctx.generate(Sampler.top_p(0.7, 0.95), max_tokens=max_tokens).text()
+
+`main` may be a plain function or a coroutine function; asyncio works (gather, sleep, wait_for, TaskGroup).
+"""
+
+from inferlet import chat, runtime, session
+from inferlet.context import Context
+from inferlet.errors import PieError
+from inferlet.forward import Distribution, Forward, Logits, Output, ProbeHandle, SampleHandle
+from inferlet.generation import Generator, GenStep
+from inferlet.model import Detokenizer, Model, Tokenizer
+from inferlet.sample import Sampler
+
+__all__ = [
+    "Context",
+    "Detokenizer",
+    "Distribution",
+    "Forward",
+    "GenStep",
+    "Generator",
+    "Logits",
+    "Model",
+    "Output",
+    "PieError",
+    "ProbeHandle",
+    "SampleHandle",
+    "Sampler",
+    "Tokenizer",
+    "chat",
+    "runtime",
+    "session",
+]

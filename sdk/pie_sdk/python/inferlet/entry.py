@@ -1,0 +1,136 @@
+"""From the component's `run` to an author's `main`, and back."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import inspect
+import json
+import linecache
+import random
+import sys
+import traceback
+import types
+from collections.abc import Callable
+from typing import Any
+
+from wit_world.imports import random as host_random
+
+from inferlet import loop, stdio
+
+_MODULE = "inferlet_main"
+
+
+class ProgramFailure(Exception):
+    """The text that the client will see."""
+
+
+def run_source(envelope: str) -> str:
+    """Run a program given as source. `envelope`: JSON {"source", "filename", "input"}; the result is JSON text."""
+    request = json.loads(envelope)
+    filename = request["filename"]
+    source = request["source"]
+
+    def load() -> Callable[..., Any]:
+        # Tracebacks quote the lines of a file that exists nowhere else.
+        linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
+        module = types.ModuleType(_MODULE)
+        module.__file__ = filename
+        sys.modules[_MODULE] = module
+        exec(compile(source, filename, "exec", dont_inherit=True), module.__dict__)  # noqa: S102 - this is its purpose
+        main = getattr(module, "main", None)
+        if not callable(main):
+            raise ProgramFailure(f"{filename} defines no function `main`.")
+        return main
+
+    return run_program(load, request["input"])
+
+
+def run_program(load: Callable[[], Callable[..., Any]], value: Any) -> str:
+    """Load `main`, call it with the input, return its result as JSON text. Raises ProgramFailure."""
+    random.seed(int.from_bytes(host_random.get_bytes(32), "little"))
+    stdio.install()
+    try:
+        return _encode(_call(load(), value))
+    except ProgramFailure:
+        raise
+    except SystemExit as exc:
+        if exc.code in (None, 0):
+            return "null"
+        raise ProgramFailure(f"exit: {exc.code}") from None
+    except BaseException as exc:
+        raise ProgramFailure(_report(exc)) from None
+    finally:
+        stdio.flush()
+
+
+def _call(main: Callable[..., Any], value: Any) -> Any:
+    args, kwargs = _bind(main, value)
+    if inspect.iscoroutinefunction(main):
+        return loop.run(main(*args, **kwargs))
+    answer = main(*args, **kwargs)
+    if inspect.iscoroutine(answer):
+        return loop.run(answer)
+    if inspect.isawaitable(answer):
+        return loop.run(_await(answer))
+    return answer
+
+
+async def _await(awaitable: Any) -> Any:
+    return await awaitable
+
+
+def _bind(main: Callable[..., Any], value: Any) -> tuple[list[Any], dict[str, Any]]:
+    """How the input meets main's parameters: an object spreads over them by name, unless main takes it whole.
+
+    main takes the input whole when it is no object, or when main has one parameter and that is called `input` or is not
+    among the keys of the object.
+    """
+    params = list(inspect.signature(main).parameters.values())
+    if not params:
+        return [], {}
+    kinds = inspect.Parameter
+    named = [p for p in params if p.kind in (kinds.POSITIONAL_OR_KEYWORD, kinds.KEYWORD_ONLY)]
+    spreads = any(p.kind is kinds.VAR_KEYWORD for p in params)
+    first = params[0]
+    alone = len(params) == 1 and first.kind in (kinds.POSITIONAL_OR_KEYWORD, kinds.POSITIONAL_ONLY)
+    if not isinstance(value, dict):
+        return ([] if value is None and first.default is not kinds.empty else [value]), {}
+    if alone and (first.name == "input" or (first.name not in value and first.default is kinds.empty)):
+        return [value], {}
+    names = {p.name for p in named}
+    unknown = [key for key in value if key not in names]
+    if unknown and not spreads:
+        raise ProgramFailure(f"The input has no use for {', '.join(map(repr, unknown))}; main takes {sorted(names)}.")
+    missing = [p.name for p in named if p.default is kinds.empty and p.name not in value]
+    if missing:
+        raise ProgramFailure(f"The input lacks {', '.join(map(repr, missing))}; main takes {sorted(names)}.")
+    return [], value
+
+
+def _encode(result: Any) -> str:
+    if hasattr(result, "model_dump"):
+        result = result.model_dump()
+    try:
+        return json.dumps(result, default=_plain, ensure_ascii=False)
+    except (TypeError, ValueError) as exc:
+        raise ProgramFailure(f"main returned something that is not JSON: {exc}") from None
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    if isinstance(value, set | frozenset | tuple):
+        return list(value)
+    raise TypeError(f"{type(value).__name__} is not JSON")
+
+
+def _report(exc: BaseException) -> str:
+    """The traceback from the author's code on: our own frames and asyncio's above it say nothing to them."""
+    if isinstance(exc, asyncio.CancelledError) and exc.__context__ is not None:
+        exc = exc.__context__
+    ours = (__file__, asyncio.runners.__file__, asyncio.base_events.__file__)
+    frame = exc.__traceback__
+    while frame is not None and frame.tb_frame.f_code.co_filename in (*ours, loop.__file__):
+        frame = frame.tb_next
+    return "".join(traceback.format_exception(type(exc), exc, frame or exc.__traceback__)).rstrip()

@@ -1,0 +1,39 @@
+"""Errors of the host, as exceptions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from componentize_py_types import Err
+
+
+class PieError(Exception):
+    """A host function did not do what was asked. `code` is stable (`not_found`, `too_large`, `engine_lost`, ...)."""
+
+    def __init__(self, code: str, message: str, retryable: bool = False) -> None:
+        super().__init__(f"{message} [{code}]")
+        self.code = code
+        self.message = message
+        self.retryable = retryable
+
+
+def unwrap(result):
+    """The value of a WIT result, or its error raised."""
+    if isinstance(result, Err):
+        raise from_wit(result.value)
+    return result.value
+
+
+def from_wit(error) -> PieError:
+    """The exception for a WIT error record."""
+    return PieError(error.code, error.message, error.retryable)
+
+
+@contextmanager
+def host_errors() -> Iterator[None]:
+    """Turn the errors of host calls in the block into PieError."""
+    try:
+        yield
+    except Err as exc:
+        raise from_wit(exc.value) from None

@@ -1,0 +1,124 @@
+"""Generators: streams of decoded tokens."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from wit_world.imports import generation as raw
+
+from inferlet import loop
+from inferlet.errors import host_errors, unwrap
+from inferlet.sample import Sampler
+
+if TYPE_CHECKING:
+    from inferlet.context import Context
+
+
+class GenStep:
+    """What one step brought: `tokens`, their `text`, and on the last step the `finish_reason`."""
+
+    __slots__ = ("finish_reason", "text", "tokens")
+
+    def __init__(self, tokens: list[int], text: str, finish_reason: str | None) -> None:
+        self.tokens = tokens
+        self.text = text
+        self.finish_reason = finish_reason
+
+    async def execute(self) -> GenStep:
+        """The step itself: iterating has run it already."""
+        return self
+
+    def __repr__(self) -> str:
+        return f"GenStep({self.tokens}, {self.text!r}, {self.finish_reason!r})"
+
+
+class Generator:
+    """An asynchronous iterator of steps. The engine decodes ahead of it; leaving the loop early costs nothing: the context
+    then ends at the last step that was taken, and the rest is discarded."""
+
+    def __init__(
+        self,
+        context: Context,
+        sampler: Sampler,
+        max_tokens: int | None,
+        stop: list[int],
+        seed: int | None,
+        window: int | None,
+    ) -> None:
+        self._context = context
+        self._sampler = sampler
+        self._max_tokens = max_tokens
+        self._stop = stop
+        self._seed = seed
+        self._window = window
+        self._run: raw.Run | None = None
+        self.tokens_generated = 0
+        self.finish_reason: str | None = None
+
+    def max_tokens(self, n: int) -> Generator:
+        """At most `n` tokens. Before the first step."""
+        self._max_tokens = n
+        return self
+
+    def stop(self, tokens: Iterable[int]) -> Generator:
+        """End at these ids instead. Before the first step."""
+        self._stop = list(tokens)
+        return self
+
+    def add_stop(self, tokens: Iterable[int]) -> Generator:
+        """End at these ids too. Before the first step."""
+        self._stop = [*self._stop, *tokens]
+        return self
+
+    @property
+    def is_done(self) -> bool:
+        return self.finish_reason is not None
+
+    def __aiter__(self) -> Generator:
+        return self
+
+    async def __anext__(self) -> GenStep:
+        if self.finish_reason is not None:
+            raise StopAsyncIteration
+        run = self._run or self._open()
+        while (got := run.next()) is None:
+            await loop.ready(run)
+        step = unwrap(got)
+        if step.tokens:
+            self.tokens_generated += len(step.tokens)
+            self._context._wrote(step.tokens)
+        if step.finish is not None:
+            self.finish_reason = step.finish.name.lower()
+            self.close()
+            if not step.tokens and not step.text:
+                raise StopAsyncIteration
+        return GenStep(step.tokens, step.text, self.finish_reason)
+
+    def _open(self) -> raw.Run:
+        spec = raw.Spec(self._sampler.wit, self._seed, self._stop, self._max_tokens, self._window, True)
+        with host_errors():
+            self._run = raw.Run.open(self._context.handle, spec)
+        return self._run
+
+    def close(self) -> None:
+        """Stop here. The engine's work beyond the last step taken is discarded."""
+        run, self._run = self._run, None
+        if run is not None:
+            run.__exit__(None, None, None)
+
+    async def text(self) -> str:
+        """The rest, as text."""
+        return "".join([step.text async for step in self])
+
+    async def tokens(self) -> list[int]:
+        """The rest, as ids."""
+        return [token async for step in self for token in step.tokens]
+
+    collect_text = text
+    collect_tokens = tokens
+
+    async def collect_json(self, *, parse: Callable[[str], Any] = json.loads) -> Any:
+        """The rest, parsed. Nothing forces the model to write JSON yet: the parser's error is raised if it did not."""
+        return parse(await self.text())

@@ -1,0 +1,106 @@
+"""asyncio over the host: an event loop whose selector is `futures.wait-any`."""
+
+from __future__ import annotations
+
+import asyncio
+from asyncio import base_events
+
+from wit_world.imports import clocks, futures
+
+_POLL_EVERY = 16
+
+
+class HostSelector:
+    """Maps ids of waitables to the asyncio futures that wait for them."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[int, asyncio.Future[None]] = {}
+        self._busy = 0
+
+    def add(self, id_: int, future: asyncio.Future[None]) -> None:
+        self._waiting[id_] = future
+
+    def discard(self, id_: int) -> None:
+        self._waiting.pop(id_, None)
+
+    def select(self, timeout: float | None) -> list[asyncio.Future[None]]:
+        """Wait for waitables, at most `timeout` seconds. With timeout 0 the host is asked only now and then."""
+        if timeout is not None and timeout <= 0:
+            self._busy += 1
+            if self._busy < _POLL_EVERY or not self._waiting:
+                return []
+        self._busy = 0
+        ids = list(self._waiting)
+        if timeout is None:
+            if not ids:
+                raise RuntimeError("deadlock: every task waits for another one, and nothing is asked of the host")
+            ready = futures.wait_any(ids)
+        else:
+            with clocks.sleep(max(0, round(timeout * 1e9))) as timer:
+                ready = futures.wait_any([*ids, timer.id()])
+        return [self._waiting.pop(id_) for id_ in ready if id_ in self._waiting]
+
+    def close(self) -> None:
+        self._waiting.clear()
+
+    def get_map(self) -> dict[int, object]:
+        return {}
+
+
+class HostLoop(base_events.BaseEventLoop):
+    """One thread, no sockets, no subprocesses: what a guest has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._selector = HostSelector()
+
+    @property
+    def selector(self) -> HostSelector:
+        return self._selector
+
+    def _process_events(self, event_list) -> None:
+        for future in event_list:
+            if not future.done():
+                future.set_result(None)
+
+    def _write_to_self(self) -> None:
+        pass
+
+    def run_in_executor(self, executor, func, *args):
+        """There are no threads: the function runs here and now."""
+        future = self.create_future()
+        try:
+            future.set_result(func(*args))
+        except Exception as exc:
+            future.set_exception(exc)
+        return future
+
+    async def shutdown_default_executor(self, timeout=None) -> None:
+        pass
+
+
+def run(coroutine):
+    """Run a coroutine to its end on a fresh loop."""
+    with asyncio.Runner(loop_factory=HostLoop) as runner:
+        return runner.run(coroutine)
+
+
+async def ready(waitable) -> None:
+    """Suspend this task until a waitable has something to get."""
+    loop = asyncio.get_running_loop()
+    if not isinstance(loop, HostLoop):
+        raise RuntimeError("host futures can be awaited on the inferlet event loop only")
+    future = loop.create_future()
+    id_ = waitable.id()
+    loop.selector.add(id_, future)
+    try:
+        await future
+    finally:
+        loop.selector.discard(id_)
+
+
+async def result(waitable):
+    """The result of a waitable that is got once: its WIT result, when it is there."""
+    while (got := waitable.get()) is None:
+        await ready(waitable)
+    return got

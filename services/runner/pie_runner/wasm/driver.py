@@ -1,0 +1,132 @@
+"""Runs the fibers that are ready, on one thread, without a task of the event loop for each."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+
+import structlog
+from pie_wire.errors import InternalError, PieError, to_error
+
+from pie_runner.wasm.fiber import Fiber, Limits, Outcome, State
+from pie_runner.wasm.host import Host
+from pie_runner.wasm.program import Program
+
+log = structlog.get_logger()
+
+
+class Driver:
+    """Two queues: `ready` (just woken or just spawned) goes first; `background` holds those that used up a slice.
+
+    Every `run_ready` gives at least one background fiber a slice, so neither starves the other.
+    """
+
+    def __init__(self, host: Host, on_ready: Callable[[], None] | None = None) -> None:
+        """`on_ready` is called when a fiber becomes ready while none was: to schedule `run_ready`."""
+        self.host = host
+        self._on_ready = on_ready
+        self._ready: deque[Fiber] = deque()
+        self._background: deque[Fiber] = deque()
+        self.fibers: set[Fiber] = set()
+        """All that are not finished."""
+
+    def spawn(
+        self,
+        program: Program,
+        text: str,
+        *,
+        data: object,
+        on_exit: Callable[[Fiber, Outcome], None],
+        limits: Limits | None = None,
+        on_output: Callable[[Fiber, str, bytes], None] | None = None,
+    ) -> Fiber:
+        """Queue a new instance that will run `run(text)`. `on_exit` is called once, with its outcome.
+
+        `on_output` gets what the guest writes to WASI `stdout` or `stderr` (guests that print through the host's `log`
+        interface write only fatal errors of their language runtime here).
+        """
+        fiber = Fiber(self, program, text, data, on_exit, limits or Limits(), on_output)
+        self.fibers.add(fiber)
+        self._enqueue(fiber)
+        return fiber
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `run_ready` would run something."""
+        return bool(self._ready or self._background)
+
+    def wake(self, fiber: Fiber) -> None:
+        """Its parked call was answered."""
+        if fiber.state is State.PARKED:
+            self._enqueue(fiber)
+
+    def _enqueue(self, fiber: Fiber) -> None:
+        idle = not self.has_work
+        fiber.state = State.READY
+        self._ready.append(fiber)
+        if idle and self._on_ready is not None:
+            self._on_ready()
+
+    def kill(self, fiber: Fiber, reason: PieError) -> None:
+        """End a fiber in whatever state it is; `reason` becomes its outcome."""
+        if fiber.state is State.RUNNING:
+            fiber.doomed = reason
+        elif not fiber.finished:
+            self._finish(fiber, reason)
+
+    def run_ready(self, budget: float = 0.005) -> bool:
+        """Run fibers until nothing is ready or `budget` seconds have passed. Returns whether work is left."""
+        deadline = time.perf_counter() + budget
+        self.host.engine.start_clock()
+        try:
+            while self._ready:
+                self._run(self._ready.popleft())
+                if time.perf_counter() >= deadline:
+                    break
+            while self._background:
+                self._run(self._background.popleft())
+                if self._ready or time.perf_counter() >= deadline:
+                    break
+        finally:
+            self.host.engine.stop_clock()
+        return self.has_work
+
+    def _run(self, fiber: Fiber) -> None:
+        if fiber.finished:
+            return
+        fiber.state = State.RUNNING
+        self.host.current = fiber
+        try:
+            outcome = fiber.run_slice()
+        except Exception as exc:  # noqa: BLE001 - a defect of one fiber must not end the others
+            log.exception("running a fiber failed")
+            outcome = to_error(exc)
+        finally:
+            self.host.current = None
+        if fiber.fault is not None and isinstance(outcome, InternalError):
+            log.error("a host function failed", exc_info=fiber.fault)
+        if outcome is None:
+            outcome = fiber.doomed
+        if outcome is not None:
+            self._finish(fiber, outcome)
+        elif fiber.parked is None:
+            fiber.state = State.BACKGROUND
+            self._background.append(fiber)
+        elif fiber.parked.pending.done:
+            fiber.state = State.READY
+            self._ready.append(fiber)
+        else:
+            fiber.state = State.PARKED
+
+    def _finish(self, fiber: Fiber, outcome: Outcome) -> None:
+        self.fibers.discard(fiber)
+        fiber.release()
+        fiber.on_exit(fiber, outcome)
+
+    def close(self, reason: PieError) -> None:
+        """Kill everything."""
+        for fiber in list(self.fibers):
+            self.kill(fiber, reason)
+        self._ready.clear()
+        self._background.clear()

@@ -1,0 +1,47 @@
+"""From wasmtime's error texts to typed failures of a process."""
+
+from __future__ import annotations
+
+import re
+
+from pie_wire.errors import LimitExceeded, PieError, ProgramError, Trapped
+
+from pie_runner.wasm.ffi import WasmError
+
+_MAX_FRAMES = 24
+_CAUSE = re.compile(r"^\s*(?:\d+:\s+)?(.+?)\s*$")
+
+
+def failure_of(error: WasmError, stderr: str = "") -> PieError:
+    """What a trap or a failed instantiation means for the process. `stderr`: the last the guest wrote there."""
+    if error.exit_status is not None:
+        return ProgramError(_joined(f"The program called exit({error.exit_status}).", stderr))
+    head, _, causes = error.text.partition("Caused by:")
+    cause = _last_line(causes) or _last_line(head)
+    trace = _backtrace(head)
+    if "call stack exhausted" in cause:
+        return LimitExceeded(_joined("The program passed its stack limit (recursion too deep).", trace, stderr))
+    if "forcing trap when growing memory" in cause or "exceeds memory limits" in cause:
+        return LimitExceeded(_joined("The program passed its memory limit.", trace, stderr))
+    return Trapped(_joined(f"The program trapped: {cause.removeprefix('wasm trap: ')}.", trace, stderr))
+
+
+def _last_line(text: str) -> str:
+    lines = [line for line in text.strip().splitlines() if line.strip()]
+    match = _CAUSE.match(lines[-1]) if lines else None
+    return match.group(1) if match else ""
+
+
+def _backtrace(head: str) -> str:
+    _, found, frames = head.partition("wasm backtrace:")
+    if not found:
+        return ""
+    lines = [line.rstrip() for line in frames.strip("\n").splitlines() if line.strip()]
+    if len(lines) > _MAX_FRAMES:
+        half = _MAX_FRAMES // 2
+        lines = [*lines[:half], f"    ... {len(lines) - 2 * half} frames ...", *lines[-half:]]
+    return "wasm backtrace:\n" + "\n".join(lines)
+
+
+def _joined(*parts: str) -> str:
+    return "\n".join(part for part in parts if part)

@@ -1,0 +1,188 @@
+"""One inferlet: an instance of a program on its own stack, run in slices by the driver."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import TYPE_CHECKING, NamedTuple
+
+from pie_wire.errors import BadProgram, InternalError, PieError, ProgramError
+from wasmtime import Store, WasiConfig
+
+from pie_runner.wasm import ffi
+from pie_runner.wasm.engine import SLICE_TICKS
+from pie_runner.wasm.failures import failure_of
+from pie_runner.wasm.ffi import WasmError
+from pie_runner.wasm.hostcall import Err, Pending
+from pie_runner.wasm.program import RUN, Program
+from pie_runner.wasm.resources import ResourceTable
+from pie_runner.wasm.values import Codec
+
+if TYPE_CHECKING:
+    from pie_runner.wasm.driver import Driver
+
+_RUN = Codec(RUN)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one instance may use."""
+
+    memory_bytes: int = 512 * 1024 * 1024
+    table_elements: int = 200_000
+    instances: int = 64
+    tables: int = 64
+    memories: int = 8
+
+
+class State(Enum):
+    """Where a fiber is. `READY` and `BACKGROUND` are the driver's two queues."""
+
+    READY = auto()
+    BACKGROUND = auto()
+    RUNNING = auto()
+    PARKED = auto()
+    FINISHED = auto()
+
+
+class Parked(NamedTuple):
+    """A host call that waits for its answer."""
+
+    pending: Pending
+    results: ffi.ValPointer
+    token: int
+
+
+Outcome = str | PieError
+"""What `run` returned, or why it did not."""
+
+
+class Tail:
+    """The end of what a guest wrote to a WASI stream, and where it goes on to."""
+
+    __slots__ = ("_forward", "text")
+
+    LIMIT = 4096
+
+    def __init__(self, forward: Callable[[bytes], None] | None) -> None:
+        self._forward = forward
+        self.text = ""
+
+    def write(self, data: bytes) -> None:
+        """Take what the guest wrote."""
+        self.text = (self.text + data.decode("utf-8", "replace"))[-self.LIMIT :]
+        if self._forward is not None:
+            self._forward(data)
+
+
+class Fiber:
+    """Made by `Driver.spawn`. `data` belongs to whoever spawned it: host functions find their state there."""
+
+    def __init__(
+        self,
+        driver: Driver,
+        program: Program,
+        text: str,
+        data: object,
+        on_exit: Callable[[Fiber, Outcome], None],
+        limits: Limits,
+        on_output: Callable[[Fiber, str, bytes], None] | None,
+    ) -> None:
+        self.driver = driver
+        self.program = program
+        self.data = data
+        self.on_exit = on_exit
+        self.state = State.READY
+        self.parked: Parked | None = None
+        self.fault: BaseException | None = None
+        """The last defect of a host function called by this fiber."""
+        self.doomed: PieError | None = None
+        """Set when the fiber is killed by a host function it is calling."""
+        self._text = text
+        self._store = Store(driver.host.engine.raw)
+        self._store.set_limits(
+            limits.memory_bytes, limits.table_elements, limits.instances, limits.tables, limits.memories
+        )
+        self._context = ffi.context_of(self._store)
+        self._stderr = Tail(None if on_output is None else lambda raw: on_output(self, "stderr", raw))
+        stdout = Tail(None if on_output is None else lambda raw: on_output(self, "stdout", raw))
+        wasi = WasiConfig()
+        self._sinks = ffi.capture_output(wasi, stdout, self._stderr)
+        self._store.set_wasi(wasi)
+        ffi.set_slice(self._context, SLICE_TICKS)
+        ffi.yield_at_deadline(self._context, SLICE_TICKS)
+        self.resources = ResourceTable(self._context, driver.host.type_ids)
+        self._instance: ffi.Instance | None = None
+        self._call: ffi.Call | None = None
+        self._args = ffi.new_args(1)
+        self._result = ffi.Val()
+
+    @property
+    def finished(self) -> bool:
+        """Whether it has an outcome; its resources are closed and its memory is freed then."""
+        return self.state is State.FINISHED
+
+    def wake(self) -> None:
+        """Its parked call has an answer."""
+        self.driver.wake(self)
+
+    def park(self, pending: Pending, results: ffi.ValPointer) -> int:
+        """Remember the call that waits. Returns its token."""
+        self.parked = Parked(pending, results, ffi.new_token())
+        return self.parked.token
+
+    def run_slice(self) -> Outcome | None:
+        """Run until done (its outcome), parked or out of its slice (None). Only the driver calls this."""
+        ffi.set_slice(self._context, SLICE_TICKS)
+        try:
+            if self._call is None:
+                host = self.driver.host
+                self._call, self._instance = ffi.instantiate(host.linker, self._context, self.program.component)
+            while self._call.poll():
+                if self._args is not None and self._result.kind == ffi.RESULT:
+                    return self._outcome()
+                self._start_run()
+        except WasmError as exc:
+            return self._failure(exc)
+        return None
+
+    def _start_run(self) -> None:
+        if self._call is not None:
+            self._call.delete()
+        if self._instance is None:
+            raise InternalError("A fiber without an instance cannot run.")
+        func = ffi.exported_function(self._context, self._instance, "run")
+        if func is None:
+            raise BadProgram("The component does not export `run`.")
+        _RUN.lower_params[0](self._text, self._args[0], self.resources)
+        self._call = ffi.call(self._context, func, self._args, self._result)
+
+    def _outcome(self) -> Outcome:
+        lift = _RUN.lift_result
+        answer = lift(self._result, self.resources) if lift is not None else None
+        if isinstance(answer, Err):
+            return ProgramError(str(answer.error))
+        return str(answer.value) if answer is not None else ""
+
+    def _failure(self, error: WasmError) -> PieError:
+        if self.fault is not None:
+            return InternalError(f"The program was stopped by a defect of the host: {self.fault}")
+        if self._instance is not None and self._result.kind == ffi.BOOL and "matching implementation" in error.text:
+            return BadProgram(error.text.strip())
+        return failure_of(error, self._stderr.text)
+
+    def release(self) -> None:
+        """Free everything the fiber holds, in whatever state it is (but not while it runs)."""
+        self.state = State.FINISHED
+        parked, self.parked = self.parked, None
+        if self._call is not None:
+            self._call.delete()
+        if parked is not None:
+            ffi.forget((parked.token,))
+            parked.pending.abandon()
+        ffi.delete_val(self._args[0])
+        ffi.delete_val(self._result)
+        self.resources.close_all()
+        self._store.close()
+        ffi.forget(self._sinks)

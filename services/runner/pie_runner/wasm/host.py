@@ -1,0 +1,148 @@
+"""Host functions, linked once for all programs of an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from pie_wire.errors import PieError
+from wasmtime.component import Linker
+
+from pie_runner.wasm import ffi
+from pie_runner.wasm.engine import WasmEngine
+from pie_runner.wasm.hostcall import HostTable, Pending
+from pie_runner.wasm.types import base_name
+from pie_runner.wasm.wasi import shadowed_wasi
+
+if TYPE_CHECKING:
+    from pie_runner.wasm.fiber import Fiber
+
+PACKAGE = "pie:inferlet"
+VERSION = "0.1.0"
+
+
+class HostFault(Exception):
+    """A host function failed in a way it does not state: a defect, logged with its cause."""
+
+
+class Host:
+    """The linker, and who is calling: `current` is the fiber that runs now."""
+
+    def __init__(self, engine: WasmEngine, table: HostTable, package: str = PACKAGE, version: str = VERSION) -> None:
+        """Link `table` as interfaces of `package`, plus inert WASI whose clocks and randomness come from `table`."""
+        self.engine = engine
+        self.current: Fiber | None = None
+        self.type_ids: dict[str, int] = {}
+        self.linker = Linker(engine.raw)
+        self.linker.allow_shadowing = True
+        self.linker.add_wasip2()
+        self._handles: list[int] = []
+        interfaces: dict[str, dict[str, Callable[..., object]]] = {}
+        for (interface, function), implementation in table.items():
+            interfaces.setdefault(f"{package}/{interface}@{version}", {})[function] = implementation
+        for name, functions in (shadowed_wasi(table) | interfaces).items():
+            self._link(name, functions)
+
+    def _link(self, interface: str, functions: Mapping[str, Callable[..., object]]) -> None:
+        base = base_name(interface)
+        short = base.rpartition("/")[2]
+        with self.linker.root() as root, root.add_instance(interface) as instance:
+            for resource in sorted(_resources(interface, functions)):
+                type_id = len(self.type_ids) + 1
+                self.type_ids[f"{short}.{resource}"] = type_id
+                self._handles.append(ffi.add_resource(instance, resource, type_id, self))
+            for name, function in functions.items():
+                self._handles.append(ffi.add_function(instance, name, _Entry(self, (base, name), function)))
+
+    def running(self) -> Fiber:
+        """The fiber that called."""
+        if self.current is None:
+            raise HostFault("a host function was called while no fiber runs")
+        return self.current
+
+    def drop(self, rep: int) -> None:
+        """The running guest dropped one of its handles."""
+        self.running().resources.drop(rep)
+
+    def close(self) -> None:
+        """Unlink. No fiber may be left."""
+        self.linker.close()
+        ffi.forget(self._handles)
+        self._handles.clear()
+
+
+def _resources(interface: str, functions: Mapping[str, object]) -> set[str]:
+    """`[method]context.fork` tells of a resource `context`. Those of WASI stay wasmtime's own, but for pollables."""
+    if interface.startswith("wasi:"):
+        return {"pollable"} & {name.partition("]")[2].partition(".")[0] for name in functions}
+    return {name.partition("]")[2].partition(".")[0] for name in functions if name.startswith("[")}
+
+
+class _Entry:
+    """One host function as the trampoline calls it."""
+
+    __slots__ = ("_function", "_host", "_key")
+
+    def __init__(self, host: Host, key: tuple[str, str], function: Callable[..., object]) -> None:
+        self._host = host
+        self._key = key
+        self._function = function
+
+    def call(self, context: int, args: ffi.ValPointer, results: ffi.ValPointer) -> int:
+        fiber = self._host.running()
+        codec = fiber.program.codecs[self._key]
+        resources = fiber.resources
+        try:
+            answer = self._function(fiber, *[lift(args[i], resources) for i, lift in enumerate(codec.lift_params)])
+            if isinstance(answer, Pending):
+                if not answer.done:
+                    return fiber.park(answer, results)
+                answer = _outcome(answer)
+        except PieError as exc:
+            if not codec.answers_errors:
+                raise
+            answer = exc
+        except Exception as exc:
+            fiber.fault = self._fault(exc)
+            raise
+        self._write(fiber, answer, results)
+        return 0
+
+    def resume(self, token: int) -> bool:
+        fiber = self._host.running()
+        parked = fiber.parked
+        if parked is None or not parked.pending.done:
+            return False
+        fiber.parked = None
+        ffi.forget((token,))
+        try:
+            answer = _outcome(parked.pending)
+        except PieError as exc:
+            if not fiber.program.codecs[self._key].answers_errors:
+                raise
+            answer = exc
+        except Exception as exc:
+            fiber.fault = self._fault(exc)
+            raise
+        self._write(fiber, answer, parked.results)
+        return True
+
+    def _write(self, fiber: Fiber, answer: object, results: ffi.ValPointer) -> None:
+        lower = fiber.program.codecs[self._key].lower_result
+        if lower is not None:
+            try:
+                lower(answer, results[0], fiber.resources)
+            except Exception as exc:
+                fiber.fault = self._fault(exc)
+                raise
+
+    def _fault(self, cause: BaseException) -> HostFault:
+        fault = HostFault(f"host function {self._key[0]}#{self._key[1]}: {type(cause).__name__}: {cause}")
+        fault.__cause__ = cause
+        return fault
+
+
+def _outcome(pending: Pending) -> object:
+    if pending.error is not None:
+        raise pending.error
+    return pending.result if pending.convert is None else pending.convert(pending.result)

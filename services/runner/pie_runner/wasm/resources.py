@@ -1,0 +1,57 @@
+"""The host objects behind the handles of one fiber."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import structlog
+
+from pie_runner.wasm import ffi
+from pie_runner.wasm.hostcall import HostResource
+
+log = structlog.get_logger()
+
+
+class ResourceTable:
+    """Gives numbers to host objects, finds them again, and closes each exactly once.
+
+    wasmtime runs no destructors for a guest that trapped or was killed, so whoever ends a fiber calls `close_all`.
+    """
+
+    __slots__ = ("_context", "_last", "_objects", "_type_ids")
+
+    def __init__(self, context: int, type_ids: Mapping[str, int]) -> None:
+        self._context = context
+        self._type_ids = type_ids
+        self._objects: dict[int, HostResource] = {}
+        self._last = 0
+
+    def __len__(self) -> int:
+        return len(self._objects)
+
+    def lift(self, handle: int | None) -> object:
+        """The object behind a borrowed handle."""
+        return self._objects[ffi.resource_rep(self._context, handle)]
+
+    def lower(self, value: object, resource: str) -> int:
+        """Hand an object to the guest; the table owns it from here on. `resource`: `interface.name`."""
+        if not isinstance(value, HostResource):
+            raise TypeError(f"a {resource} is wanted, not {type(value).__name__}")
+        type_id = self._type_ids[resource]
+        self._last += 1
+        handle = ffi.new_resource(self._context, self._last, type_id)
+        self._objects[self._last] = value
+        return handle
+
+    def drop(self, rep: int) -> None:
+        """The guest dropped its handle."""
+        self._objects.pop(rep).close()
+
+    def close_all(self) -> None:
+        """Close what is left, youngest first."""
+        while self._objects:
+            _, resource = self._objects.popitem()
+            try:
+                resource.close()
+            except Exception:  # noqa: BLE001 - one defect must not keep the others from being closed
+                log.exception("closing a host resource failed", resource=type(resource).__name__)

@@ -1,0 +1,367 @@
+"""A scripted host: the engine's answers are decided by the test, everything else is real."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import json
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+from pie_runner.wasm.hostcall import Case, HostTable, Ok, Pending
+from pie_wire.errors import BadRequest, NotFound
+
+FIRST_TOKEN = 97
+STOP = 0
+
+
+@dataclass
+class Instance:
+    """What the host knows about one running program (`fiber.data`)."""
+
+    arguments: str = "null"
+    sent: list[str | bytes] = field(default_factory=list)
+    out: list[tuple[str, str]] = field(default_factory=list)
+    inbox: list[str | bytes] = field(default_factory=list)
+    waitables: dict[int, Waitable] = field(default_factory=dict)
+    waiting: list[tuple[Pending, list[int]]] = field(default_factory=list)
+    logs: list[tuple[str, str]] = field(default_factory=list)
+
+
+class Waitable:
+    """A future: answered by the test or a timer."""
+
+    def __init__(self, host: FakeHost, fiber: Any) -> None:
+        self.host = host
+        self.fiber = fiber
+        self.id = next(host.ids)
+        self.value: object = None
+        self.closed = False
+        fiber.data.waitables[self.id] = self
+        host.open_resources += 1
+
+    @property
+    def ready(self) -> bool:
+        return self.value is not None
+
+    def answer(self, value: object) -> None:
+        self.value = value
+        self.host.notify(self.fiber)
+
+    def close(self) -> None:
+        self.closed = True
+        self.host.open_resources -= 1
+        del self.fiber.data.waitables[self.id]
+
+
+class Run(Waitable):
+    """Decodes letters: each token is the one before it plus one, through the host's batch."""
+
+    def __init__(self, host: FakeHost, fiber: Any, context: Context, spec: Any) -> None:
+        super().__init__(host, fiber)
+        self.context = context
+        self.spec = spec
+        self.steps: list[Any] = []
+        self.produced = 0
+        self.finish: str | None = None
+        host.runs.append(self)
+
+    @property
+    def ready(self) -> bool:
+        return bool(self.steps) or self.finish is not None
+
+    def produce(self) -> None:
+        """One token, as an engine's step would."""
+        if self.finish is not None:
+            return
+        limit = self.spec.max_tokens
+        last = self.context.tokens[-1] if self.context.tokens else FIRST_TOKEN - 1
+        token = last + 1 + len(self.steps)
+        if token in self.spec.stop_ids:
+            self.finish = "stop"
+            self.steps.append(SimpleNamespace(tokens=[], text="", finish="stop"))
+        else:
+            self.produced += 1
+            self.finish = "length" if limit is not None and self.produced >= limit else None
+            self.steps.append(SimpleNamespace(tokens=[token], text=chr(token), finish=self.finish))
+        self.host.notify(self.fiber)
+
+    def take(self) -> object:
+        if self.steps:
+            step = self.steps.pop(0)
+            self.context.tokens += step.tokens
+            return Ok(step)
+        return Ok(SimpleNamespace(tokens=[], text="", finish=self.finish)) if self.finish is not None else None
+
+    def close(self) -> None:
+        super().close()
+        if self in self.host.runs:
+            self.host.runs.remove(self)
+
+
+class Simple:
+    """A host resource that only counts."""
+
+    def __init__(self, host: FakeHost) -> None:
+        self.host = host
+        host.open_resources += 1
+
+    def close(self) -> None:
+        self.host.open_resources -= 1
+
+
+class Context(Simple):
+    """Tokens without any KV."""
+
+    def __init__(self, host: FakeHost, tokens: list[int]) -> None:
+        super().__init__(host)
+        self.tokens = tokens
+
+
+class Conversation(Simple):
+    """Turns as `<role>content;`."""
+
+    def __init__(self, host: FakeHost, turns: list[str], open_: bool = False) -> None:
+        super().__init__(host)
+        self.turns = turns
+        self.open = open_
+
+    def seal(self) -> str:
+        was, self.open = self.open, False
+        return ";" if was else ""
+
+
+class FakeHost:
+    """Holds the clock's timers and the engine's runs; `settle` advances both until nothing is ready."""
+
+    def __init__(self) -> None:
+        self.ids = itertools.count(1)
+        self.timers: list[tuple[float, int, Waitable]] = []
+        self.runs: list[Run] = []
+        self.open_resources = 0
+        self.random = random.Random(7)
+        self.slept = 0.0
+
+    def notify(self, fiber: Any) -> None:
+        """Something of this fiber became ready: answer its wait."""
+        data = fiber.data
+        for pending, ids in list(data.waiting):
+            ready = [i for i in ids if i not in data.waitables or data.waitables[i].ready]
+            if ready:
+                data.waiting.remove((pending, ids))
+                pending.resolve(ready)
+
+    def advance(self) -> bool:
+        """Let time and engine make one step. False when nothing can happen any more."""
+        for run in list(self.runs):
+            run.produce()
+        while self.timers and self.timers[0][2].closed:
+            heapq.heappop(self.timers)
+        if self.timers:
+            due, _, waitable = self.timers[0]
+            delay = due - time.monotonic()
+            if delay <= 0:
+                heapq.heappop(self.timers)
+                waitable.answer(Ok())
+            elif not any(run.finish is None for run in self.runs):
+                time.sleep(min(delay, 0.005))
+            return True
+        return any(run.finish is None for run in self.runs)
+
+    def drive(self, driver: Any, timeout: float = 20.0, until: Callable[[], bool] | None = None) -> None:
+        """Run fibers, engine and timers until all fibers are done (or `until` holds)."""
+        end = time.monotonic() + timeout
+        done = until or (lambda: not driver.fibers)
+        while not done():
+            if time.monotonic() > end:
+                raise TimeoutError(f"{len(driver.fibers)} fibers are still running")
+            if driver.has_work:
+                driver.run_ready()
+            if not self.advance() and not driver.has_work and not done():
+                return
+
+    def table(self) -> HostTable:
+        """Every function of the world."""
+        return {**self._small(), **self._waiting(), **self._models(), **self._contexts()}
+
+    def _small(self) -> dict[tuple[str, str], Callable[..., object]]:
+        def send(fiber: Any, text: str, full: str) -> None:
+            fiber.data.sent.append(text)
+
+        def write(fiber: Any, level: str, message: str) -> None:
+            fiber.data.logs.append((level, message))
+
+        return {
+            ("runtime", "version"): lambda f: "1.2.3",
+            ("runtime", "instance-id"): lambda f: "p-1",
+            ("runtime", "user"): lambda f: "local",
+            ("runtime", "tenant"): lambda f: "local",
+            ("runtime", "program"): lambda f: "test@0.0.1",
+            ("runtime", "arguments"): lambda f: f.data.arguments,
+            ("runtime", "models"): lambda f: ["letters"],
+            ("random", "get-bytes"): lambda f, n: self.random.randbytes(n),
+            ("log", "stdout"): lambda f, text: f.data.out.append(("stdout", text)),
+            ("log", "stderr"): lambda f, text: f.data.out.append(("stderr", text)),
+            ("log", "write"): write,
+            ("session", "send"): send,
+            ("session", "send-bytes"): send,
+        }
+
+    def _waiting(self) -> dict[tuple[str, str], Callable[..., object]]:
+        def wait_any(fiber: Any, ids: list[int]) -> object:
+            if not ids:
+                raise BadRequest("nothing to wait for")
+            data = fiber.data
+            ready = [i for i in ids if i not in data.waitables or data.waitables[i].ready]
+            if ready:
+                return ready
+            pending = Pending(fiber)
+            data.waiting.append((pending, ids))
+            return pending
+
+        def sleep(fiber: Any, duration: int) -> Waitable:
+            waitable = Waitable(self, fiber)
+            heapq.heappush(self.timers, (time.monotonic() + duration / 1e9, waitable.id, waitable))
+            self.slept += duration / 1e9
+            return waitable
+
+        def receive(fiber: Any) -> Waitable:
+            waitable = Waitable(self, fiber)
+            if fiber.data.inbox:
+                message = fiber.data.inbox.pop(0)
+                waitable.value = Ok(Case("text" if isinstance(message, str) else "data", message))
+            return waitable
+
+        def id_(fiber: Any, waitable: Waitable) -> int:
+            return waitable.id
+
+        def get(fiber: Any, waitable: Waitable) -> object:
+            return waitable.value
+
+        return {
+            ("futures", "wait-any"): wait_any,
+            ("futures", "[method]done.id"): id_,
+            ("futures", "[method]done.get"): get,
+            ("clocks", "monotonic-now"): lambda f: time.monotonic_ns(),
+            ("clocks", "wall-now"): lambda f: time.time_ns(),
+            ("clocks", "sleep"): sleep,
+            ("session", "receive"): receive,
+            ("session", "[method]pending-message.id"): id_,
+            ("session", "[method]pending-message.get"): get,
+            ("forward", "[method]pending-output.id"): id_,
+            ("forward", "[method]pending-output.get"): get,
+            ("generation", "[method]run.id"): id_,
+        }
+
+    def _models(self) -> dict[tuple[str, str], Callable[..., object]]:
+        def load(fiber: Any, name: str) -> Simple:
+            if name not in ("", "letters"):
+                raise NotFound(f"There is no model {name!r}; there is letters.")
+            return Simple(self)
+
+        def encode(text: str) -> list[int]:
+            return [ord(c) for c in text]
+
+        def message(fiber: Any, conversation: Conversation, role: str, content: str) -> list[int]:
+            conversation.turns.append(role)
+            return encode(f"{conversation.seal()}<{role}>{content};")
+
+        def cue(fiber: Any, conversation: Conversation) -> list[int]:
+            if conversation.open:
+                return []
+            conversation.turns.append("assistant")
+            conversation.open = True
+            return encode("<assistant>")
+
+        def reply(fiber: Any, conversation: Conversation, tokens: list[int]) -> None:
+            if not conversation.open:
+                raise BadRequest("no turn is open")
+
+        def rewind(fiber: Any, conversation: Conversation, turns: int) -> None:
+            del conversation.turns[turns:]
+            conversation.open = False
+
+        def render(fiber: Any, model: Simple, messages: str, tools: str | None, cue: bool) -> list[int]:
+            turns = "".join(f"<{m['role']}>{m['content']};" for m in json.loads(messages))
+            return encode(turns + ("<assistant>" if cue else ""))
+
+        text = "".join
+        return {
+            ("model", "[static]model.load"): load,
+            ("model", "[method]model.name"): lambda f, m: "letters",
+            ("model", "[method]model.max-context"): lambda f, m: 1024,
+            ("model", "[method]model.page-size"): lambda f, m: 16,
+            ("model", "[method]model.vocab-size"): lambda f, m: 256,
+            ("model", "[method]model.stop-ids"): lambda f, m: [STOP],
+            ("model", "[method]model.eos-ids"): lambda f, m: [STOP],
+            ("model", "[method]model.tokenizer"): lambda f, m: Simple(self),
+            ("model", "[method]tokenizer.encode"): lambda f, t, s: encode(s),
+            ("model", "[method]tokenizer.decode"): lambda f, t, ids, skip: text(map(chr, ids)),
+            ("model", "[method]tokenizer.special-tokens"): lambda f, t: [(STOP, "<stop>")],
+            ("model", "[method]tokenizer.detokenizer"): lambda f, t: Simple(self),
+            ("model", "[method]detokenizer.feed"): lambda f, d, ids: text(map(chr, ids)),
+            ("model", "[method]detokenizer.finish"): lambda f, d: "",
+            ("chat", "render"): render,
+            ("chat", "[constructor]conversation"): lambda f, m: Conversation(self, []),
+            ("chat", "[method]conversation.message"): message,
+            ("chat", "[method]conversation.cue"): cue,
+            ("chat", "[method]conversation.reply"): reply,
+            ("chat", "[method]conversation.seal"): lambda f, c: encode(c.seal()),
+            ("chat", "[method]conversation.turns"): lambda f, c: len(c.turns),
+            ("chat", "[method]conversation.rewind"): rewind,
+            ("chat", "[method]conversation.fork"): lambda f, c: Conversation(self, list(c.turns), c.open),
+        }
+
+    def _contexts(self) -> dict[tuple[str, str], Callable[..., object]]:
+        def append(fiber: Any, context: Context, tokens: list[int]) -> None:
+            context.tokens += tokens
+
+        def truncate(fiber: Any, context: Context, length: int) -> None:
+            if length > len(context.tokens):
+                raise BadRequest("there are fewer tokens")
+            del context.tokens[length:]
+
+        def flush(fiber: Any, context: Context) -> Waitable:
+            waitable = Waitable(self, fiber)
+            waitable.value = Ok()
+            return waitable
+
+        def execute(fiber: Any, context: Context, pass_: Any) -> Waitable:
+            context.tokens += pass_.tokens
+            rows = pass_.tokens or context.tokens[-1:]
+            probes: list[Case] = []
+            for probe in pass_.probes:
+                if probe.kind.tag == "logits":
+                    probes.append(Case("logits", "AACAPwAAAEA="))
+                else:
+                    k = probe.kind.value.k
+                    distribution = SimpleNamespace(ids=list(range(k)), probabilities=[1 / k] * k)
+                    probes.append(Case("distribution", distribution))
+            drawn = [[rows[row] + 1 for row in draw.rows] for draw in pass_.draws]
+            waitable = Waitable(self, fiber)
+            heapq.heappush(self.timers, (time.monotonic(), waitable.id, waitable))
+            output = Ok(SimpleNamespace(tokens=drawn, probes=probes))
+            waitable.answer = lambda _: Waitable.answer(waitable, output)  # type: ignore[method-assign]
+            return waitable
+
+        return {
+            ("context", "[static]context.create"): lambda f, m: Context(self, []),
+            ("context", "[static]context.open"): lambda f, m, name: None,
+            ("context", "[static]context.take"): lambda f, m, name: None,
+            ("context", "[static]context.delete"): lambda f, m, name: False,
+            ("context", "[method]context.save"): lambda f, c, name: None,
+            ("context", "[method]context.fork"): lambda f, c: Context(self, list(c.tokens)),
+            ("context", "[method]context.append"): append,
+            ("context", "[method]context.truncate"): truncate,
+            ("context", "[method]context.flush"): flush,
+            ("context", "[method]context.tokens"): lambda f, c: c.tokens,
+            ("context", "[method]context.length"): lambda f, c: len(c.tokens),
+            ("generation", "[static]run.open"): lambda f, c, spec: Run(self, f, c, spec),
+            ("generation", "[method]run.next"): lambda f, run: run.take(),
+            ("generation", "[method]run.close"): lambda f, run: None,
+            ("forward", "execute"): execute,
+        }
