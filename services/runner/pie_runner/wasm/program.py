@@ -8,6 +8,7 @@ from pie_wire.errors import BadProgram
 from wasmtime import WasmtimeError
 from wasmtime.component import Component
 
+from pie_runner.wasm.cache import CodeCache
 from pie_runner.wasm.engine import WasmEngine
 from pie_runner.wasm.types import Imports, Prim, ResultOf, Signature, base_name, read_imports
 from pie_runner.wasm.values import Codec
@@ -31,8 +32,10 @@ class Program:
         self.codecs = {key: Codec(signature) for key, signature in imports.functions.items()}
 
     @classmethod
-    def load(cls, engine: WasmEngine, path: Path, offered: World) -> Program:
-        """Load compiled code, which must be known to be ours: wasmtime trusts it completely."""
+    def load(cls, engine: WasmEngine, path: Path, cache: CodeCache, offered: World) -> Program:
+        """Load compiled code that `cache` vouches for: wasmtime trusts it completely. Raises BadProgram."""
+        if not cache.is_ours(path):
+            raise BadProgram(f"{path} was not compiled by this installation and is not run. Compile the program again.")
         try:
             component = Component.deserialize_file(engine.raw, str(path))
         except WasmtimeError as exc:

@@ -1,0 +1,33 @@
+"""`python -m pie_bakery runtime`: prepare what Python inferlets run in."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+from pie_wire.config import pie_home
+from pie_wire.errors import PieError
+
+from pie_bakery.python_runtime import prepare_python_runtime
+
+
+@click.group()
+def main() -> None:
+    """Prepare and build inferlets."""
+
+
+@main.command()
+@click.option("--home", type=click.Path(path_type=Path), default=None, help="Folder of Pie's data; default PIE_HOME.")
+def runtime(home: Path | None) -> None:
+    """Build and compile the component that runs Python source, unless it is there already."""
+    try:
+        path = prepare_python_runtime(home or pie_home(), lambda line: click.echo(line, err=True))
+    except PieError as exc:
+        click.echo(f"error: {exc.message}", err=True)
+        sys.exit(1)
+    click.echo(path)
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m pie_bakery")
