@@ -1,0 +1,195 @@
+"""The one form in which work reaches a device: flat arrays over rows, requests and pages.
+
+Vocabulary. A *slot* is a place for the KV of one token. Inside a context slots are counted 0, 1, 2, ... (logical);
+in the pool, slot `page * page_size + offset` (physical). A *row* is one token that the pass feeds to the model. The mask
+of a row, whatever its kind, is a set of intervals over the logical slots of its own context.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Int32Array: TypeAlias = NDArray[np.int32]
+Intervals: TypeAlias = Sequence[tuple[int, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampler:
+    """Draw one token. `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 switch truncation off.
+
+    Order of operations: temperature, top-k, renormalise, top-p. The draw is a function of (seed, absolute position of the
+    new token) alone.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LogitsProbe:
+    """The raw logits of a row, float32."""
+
+
+@dataclass(frozen=True, slots=True)
+class TopKProbe:
+    """The `k` most likely tokens of a row with their probabilities at temperature 1."""
+
+    k: int
+
+
+OutputSpec: TypeAlias = Sampler | LogitsProbe | TopKProbe
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What is wanted of one row. `position` is the absolute position of the token that would follow that row."""
+
+    row: int
+    position: int
+    spec: OutputSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """The rows of one context in a pass.
+
+    `first_slot` is the logical slot of the first row. With `write_kv` False the KV of the rows is in the pages already
+    (perhaps shared pages), so they only ask. `pages` covers every slot up to the last row's. `masks`, when given, has the
+    visible slot intervals of every row; without it a row sees every slot up to and with its own. Output rows count from
+    the segment's first row.
+    """
+
+    tokens: Sequence[int]
+    positions: Sequence[int]
+    first_slot: int
+    pages: Sequence[int]
+    outputs: Sequence[Output] = ()
+    write_kv: bool = True
+    masks: Sequence[Intervals] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What a pass costs: rows; KV slots read by one-row segments; rows times slots of longer ones."""
+
+    rows: int = 0
+    slots: int = 0
+    area: int = 0
+
+    def plus(self, rows: int, stop: int) -> Load:
+        """With one more segment of `rows` rows that ends at slot `stop`."""
+        if rows == 1:
+            return Load(self.rows + 1, self.slots + stop, self.area)
+        return Load(self.rows + rows, self.slots, self.area + rows * stop)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One pass over the model. Shapes: T rows, R segments, P page entries, N intervals, O outputs.
+
+    tokens, positions          [T]
+    row_slots                  [T]      logical slot of the row
+    write_slots                [T]      physical slot that takes the row's KV; the scratch page where nothing is to be kept
+    interval_ptr, intervals    [T+1], [N, 2]   visible logical slots [start, end) of row i: interval_ptr[i] : interval_ptr[i+1]
+    segment_rows               [R+1]    rows of segment r
+    page_ptr, pages            [R+1], [P]      page table of segment r
+    copies                     [C, 2]   pages (source, destination) to copy before anything else
+    causal                     no row carries a mask of its own
+    outputs                    in order of segments; `Output.row` counts over the whole batch
+    """
+
+    page_size: int
+    tokens: Int32Array
+    positions: Int32Array
+    row_slots: Int32Array
+    write_slots: Int32Array
+    interval_ptr: Int32Array
+    intervals: Int32Array
+    segment_rows: Int32Array
+    page_ptr: Int32Array
+    pages: Int32Array
+    copies: Int32Array
+    causal: bool
+    outputs: tuple[Output, ...]
+
+    @property
+    def rows(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def segments(self) -> int:
+        return len(self.segment_rows) - 1
+
+    def load(self) -> Load:
+        """The size of this pass as the cost model counts it."""
+        counts = np.diff(self.segment_rows).astype(np.int64)
+        ends = self.row_slots[self.segment_rows[1:] - 1].astype(np.int64) + 1
+        single = counts == 1
+        return Load(self.rows, int(ends[single].sum()), int((counts * ends)[~single].sum()))
+
+
+def build(
+    segments: Sequence[Segment], *, page_size: int, scratch_page: int, copies: Sequence[tuple[int, int]] = ()
+) -> Batch:
+    """Pack segments. Every segment has at least one row and pages for all its slots."""
+    tokens: list[int] = []
+    positions: list[int] = []
+    row_slots: list[int] = []
+    write_slots: list[int] = []
+    interval_ptr: list[int] = [0]
+    intervals: list[tuple[int, int]] = []
+    segment_rows: list[int] = [0]
+    page_ptr: list[int] = [0]
+    pages: list[int] = []
+    outputs: list[Output] = []
+    scratch = scratch_page * page_size
+    for segment in segments:
+        first, count, row0 = segment.first_slot, len(segment.tokens), len(tokens)
+        tokens += segment.tokens
+        positions += segment.positions
+        row_slots += range(first, first + count)
+        if not segment.write_kv:
+            write_slots += [scratch] * count
+        elif count == 1:
+            write_slots.append(segment.pages[first // page_size] * page_size + first % page_size)
+        else:
+            slots = np.arange(first, first + count)
+            table = np.asarray(segment.pages, dtype=np.int64)
+            write_slots += (table[slots // page_size] * page_size + slots % page_size).tolist()
+        if segment.masks is None:
+            intervals += [(0, end) for end in range(first + 1, first + count + 1)]
+            interval_ptr += range(interval_ptr[-1] + 1, interval_ptr[-1] + count + 1)
+        else:
+            for mask in segment.masks:
+                intervals += mask
+                interval_ptr.append(len(intervals))
+        pages += segment.pages
+        page_ptr.append(len(pages))
+        segment_rows.append(row0 + count)
+        outputs += [Output(row0 + output.row, output.position, output.spec) for output in segment.outputs]
+    return Batch(
+        page_size=page_size,
+        tokens=_int32(tokens),
+        positions=_int32(positions),
+        row_slots=_int32(row_slots),
+        write_slots=_int32(write_slots),
+        interval_ptr=_int32(interval_ptr),
+        intervals=_int32(intervals).reshape(-1, 2),
+        segment_rows=_int32(segment_rows),
+        page_ptr=_int32(page_ptr),
+        pages=_int32(pages),
+        copies=_int32(copies).reshape(-1, 2),
+        causal=all(segment.masks is None for segment in segments),
+        outputs=tuple(outputs),
+    )
+
+
+def _int32(values: Sequence[int] | Sequence[tuple[int, int]]) -> Int32Array:
+    return np.asarray(values, dtype=np.int32)

@@ -1,0 +1,72 @@
+"""Validation of what programs ask for. Each function raises a typed error that says what is wrong and what is allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import isfinite
+
+from pie_wire.errors import BadField, BadRequest, OutOfMemory, TooLarge
+from pie_wire.messages import engine as wire
+
+from pie_engine.context import Context
+from pie_engine.limits import Limits
+
+MAX_OUTPUTS = 1024
+MAX_LOGITS_OUTPUTS = 64
+MAX_TOP = 1024
+
+
+def check_tokens(tokens: Sequence[int], limits: Limits) -> None:
+    """Ids of the vocabulary."""
+    if tokens and not (min(tokens) >= 0 and max(tokens) < limits.vocab):
+        wrong = next(token for token in tokens if not 0 <= token < limits.vocab)
+        raise BadField(f"token id {wrong} is not in the vocabulary of {limits.vocab}")
+
+
+def check_length(context: Context, length: int, limits: Limits) -> None:
+    """A context of this length fits the model, the pool and the account."""
+    if length > limits.max_context:
+        raise TooLarge(f"{length} tokens exceed the model's context of {limits.max_context}: shorten the prompt")
+    fitting = limits.context_limit(context.use.account.page_cap)
+    if length > fitting:
+        raise OutOfMemory(
+            f"{length} tokens exceed the {fitting} that KV memory can hold: shorten it or enlarge the pool"
+        )
+
+
+def check_sampler(spec: wire.SamplerSpec) -> None:
+    """Numbers in range."""
+    if not (isfinite(spec.temperature) and spec.temperature >= 0.0):
+        raise BadField(f"temperature must be a number of at least 0, not {spec.temperature}")
+    if not (isfinite(spec.top_p) and 0.0 < spec.top_p <= 1.0):
+        raise BadField(f"top_p must be above 0 and at most 1, not {spec.top_p}")
+    if spec.top_k < 0:
+        raise BadField(f"top_k must be 0 (off) or more, not {spec.top_k}")
+
+
+def check_run(context: Context, op: wire.OpenRun, limits: Limits) -> None:
+    """A run can start here."""
+    check_sampler(op.sampler)
+    if op.max_tokens < 1 or op.window < 1:
+        raise BadField(f"max_tokens and window must be at least 1, not {op.max_tokens} and {op.window}")
+    if not context.tokens:
+        raise BadRequest("the context is empty: append at least one token before generating")
+    check_length(context, context.length + 1, limits)
+
+
+def check_pass(context: Context, op: wire.Forward, limits: Limits) -> None:
+    """A lockstep pass can start here."""
+    check_tokens(op.tokens, limits)
+    check_length(context, context.length + len(op.tokens), limits)
+    if not op.tokens and not context.tokens:
+        raise BadRequest("an empty pass on an empty context: give at least one token")
+    if len(op.outputs) > MAX_OUTPUTS or sum(o.kind == "logits" for o in op.outputs) > MAX_LOGITS_OUTPUTS:
+        raise TooLarge(f"a pass has at most {MAX_OUTPUTS} outputs, {MAX_LOGITS_OUTPUTS} of them raw logits")
+    rows = len(op.tokens) or 1
+    for output in op.outputs:
+        if not 0 <= output.row < rows:
+            raise BadField(f"output row {output.row} is beyond the {rows} rows of the pass")
+        if output.kind == "token":
+            check_sampler(output.sampler)
+        elif output.kind == "top" and not 1 <= output.top <= min(MAX_TOP, limits.vocab):
+            raise BadField(f"top must be between 1 and {min(MAX_TOP, limits.vocab)}, not {output.top}")

@@ -1,0 +1,86 @@
+"""A context: a token list and the pages that hold KV for its beginning."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from pie_wire.errors import PieError
+from pie_wire.messages.common import Account
+
+if TYPE_CHECKING:
+    from pie_engine.runner_link import RunnerLink
+    from pie_engine.work import Queued, Run, Work
+
+
+@dataclass(eq=False, slots=True)
+class AccountUse:
+    """An account with the page-table entries its contexts hold. Shared pages count once per context."""
+
+    account: Account
+    contexts: int = 0
+    pages: int = 0
+
+
+@dataclass(eq=False, slots=True)
+class Context:
+    """State of one context. Lengths count tokens.
+
+    tokens   |------ guest sees ------|-- decoded ahead --|
+                                 guest_length           length
+    KV       |------------- kv_length -------------|
+    pages    |published pages |    private pages      |
+    """
+
+    id: int
+    link: RunnerLink
+    process: str
+    tenant: str
+    use: AccountUse
+    parent: int = 0
+    since: float = 0.0
+    generation: int = 0
+    cause: PieError | None = None
+    """Why the last failed operation failed: the cause that operations of an older generation get."""
+    dead: bool = False
+    """Its create or fork failed: every operation returns `cause`."""
+    unborn: bool = False
+    """Its fork waits for earlier operations of the parent."""
+    tokens: list[int] = field(default_factory=list[int])
+    pages: list[int] = field(default_factory=list[int])
+    hashes: list[bytes] = field(default_factory=list[bytes])
+    """Chained content hashes of leading full pages, computed on demand."""
+    published: int = 0
+    """Leading pages that have been offered to others."""
+    kv_length: int = 0
+    found: int = 0
+    """Tokens whose KV was found in the cache since a run last reported it."""
+    run: Run | None = None
+    current: Work | None = None
+    """The flush or forward being carried out; the operations behind it wait in `queue`."""
+    queue: deque[Queued] = field(default_factory=deque["Queued"])
+    last_step: int = 0
+    """The last engine step that had a row of this context."""
+    evicted: bool = False
+    """Lost KV to pressure; recomputed when next needed."""
+    immune_until: int = 0
+    """Not a victim of pressure before this step."""
+
+    @property
+    def length(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def guest_length(self) -> int:
+        """Tokens the program has: all of them, or up to the consumed point of the run."""
+        return self.run.start + self.run.consumed if self.run is not None else len(self.tokens)
+
+    @property
+    def work(self) -> Work | None:
+        """What this context could do in a pass now."""
+        if self.current is not None:
+            return self.current
+        if self.run is not None and self.run.ready:
+            return self.run
+        return None

@@ -1,0 +1,259 @@
+"""The engine without I/O: contexts, runs and passes of all runners over one page pool.
+
+The shell drives it, once per step:
+
+    apply() -> plan() -> [device executes the batch] -> finish() or fail() -> hub.outgoing()
+
+Between plan() and its finish() or fail() the hub may go on receiving, since messages only enter the inbox; nothing else
+of the core may be called then.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+
+from pie_wire.errors import DeviceError, InternalError, Overloaded, PieError
+from pie_wire.hub import Answer, Hub, Incoming, Peer
+from pie_wire.messages.base import Done
+from pie_wire.messages.common import ModelFacts, PageRow, PoolStats
+from pie_wire.messages.engine import GetModel, ModelReply, Ops
+from pie_wire.messages.kvstore import PutPages
+
+from pie_engine.batch import Batch
+from pie_engine.cost import CostModel
+from pie_engine.device import Result
+from pie_engine.kv_cache import KvCache
+from pie_engine.limits import Limits
+from pie_engine.operations import Operations
+from pie_engine.ownership import Ownership
+from pie_engine.pages import PagePool
+from pie_engine.runner_link import RunnerLink
+from pie_engine.scheduler import Plan, Scheduler
+from pie_engine.work import Flush, Pass, Run
+
+KVSTORE = "kvstore"
+"""Name of the hub's port to kvstore; reports go there while it is up."""
+_REPORT_SECONDS = 0.5
+_REPORT_TIMEOUT = 5.0
+_INBOX = 262_144
+
+
+class EngineCore:
+    """See the module's text. `model_files` are the tokenizer files handed to runners."""
+
+    def __init__(
+        self,
+        hub: Hub,
+        facts: ModelFacts,
+        model_files: Mapping[str, bytes],
+        fingerprint: str,
+        limits: Limits,
+        wall_clock: Callable[[], float],
+    ) -> None:
+        """`wall_clock` gives Unix seconds, for the rows of the ownership table."""
+        self._hub = hub
+        self._facts = facts
+        self._files = dict(model_files)
+        self._limits = limits
+        self.pool = PagePool(limits.pages, limits.page_size)
+        self._cache = KvCache(self.pool, fingerprint)
+        self.cost = CostModel()
+        self._scheduler = Scheduler(self._cache, limits, self.cost)
+        self._operations = Operations(self._cache, limits, wall_clock)
+        self._ownership = Ownership(self._cache)
+        self._links: dict[Peer, RunnerLink] = {}
+        self._inbox: deque[tuple[Peer, Ops | None]] = deque()
+        self._inbox_ops = 0
+        self._inflight: Plan | None = None
+        self._reported = 0.0
+        self._report_pending = False
+        self._tokens = 0
+        hub.on(Ops, self._receive)
+        hub.on(GetModel, self._get_model)
+        hub.on_up(self._up)
+        hub.on_down(self._down)
+
+    # -- the step
+
+    @property
+    def has_work(self) -> bool:
+        """A plan now could have rows, or the inbox has news."""
+        return bool(self._inbox) or bool(self._operations.active)
+
+    def apply(self) -> None:
+        """Carry out everything received since the last step border."""
+        self._at_border()
+        while self._inbox:
+            peer, message = self._inbox.popleft()
+            if message is None:
+                link = self._links.pop(peer, None)
+                if link is not None:
+                    self._operations.release(link)
+                continue
+            self._inbox_ops -= len(message.ops)
+            link = self._links.get(peer)
+            if link is None:
+                if not peer.alive:
+                    continue
+                link = self._links[peer] = RunnerLink(peer)
+            for index, op in enumerate(message.ops):
+                self._operations.apply(link, message.first + index, op)
+        self._send()
+
+    def plan(self) -> Batch | None:
+        """The next pass; None when nobody has work."""
+        self._at_border()
+        active = self._operations.active
+        for context in [c for c in active if c.work is None]:
+            del active[context]
+        plan = self._scheduler.plan(active, self._operations.contexts)
+        self._inflight = plan
+        return plan.batch if plan is not None else None
+
+    def finish(self, results: Sequence[Result], seconds: float) -> None:
+        """The pass was executed in so many seconds, with one result per output of its batch."""
+        plan = self._take_inflight()
+        if len(results) != len(plan.batch.outputs):
+            self._fail(plan, InternalError(f"{len(results)} results for {len(plan.batch.outputs)} outputs"))
+            return
+        self.cost.observe(plan.batch.load(), seconds * 1000.0)
+        at = 0
+        for entry in plan.entries:
+            mine = results[at : at + entry.outputs]
+            at += entry.outputs
+            work, context = entry.work, entry.work.context
+            context.kv_length = max(context.kv_length, entry.stop)
+            context.last_step = self._scheduler.step
+            match work:
+                case Run():
+                    self._draw(work, mine)
+                case Pass():
+                    work.deliver(entry.start, entry.stop, mine)
+                case Flush():
+                    pass
+            self._cache.publish(context)
+            if not isinstance(work, Run) and work.done:
+                self._operations.finish(work)
+        self._send()
+
+    def fail(self, cause: BaseException) -> None:
+        """The device failed: every request of the pass gets the cause, nobody else notices."""
+        self._fail(self._take_inflight(), cause)
+
+    def tick(self) -> None:
+        """Report page ownership when something changed. Call a few times a second, at a step border."""
+        self._at_border()
+        now = self._hub.clock()
+        peer = self._hub.peer(KVSTORE)
+        if peer is None or self._report_pending or now - self._reported < _REPORT_SECONDS:
+            return
+        changes = self._ownership.changes(self._operations.contexts)
+        self._reported = now
+        if changes is None:
+            return
+        who = self._hub.identity
+        self._report_pending = True
+        self._hub.request(
+            peer,
+            PutPages(who.name, who.epoch, changes.rows, changes.dropped, self.pool_stats(), changes.full),
+            self._put,
+            timeout=_REPORT_TIMEOUT,
+        )
+
+    # -- state
+
+    def pool_stats(self) -> PoolStats:
+        """free + cached + owned = total, in pages."""
+        pool = self.pool
+        return PoolStats(pool.total, pool.free, pool.cached, pool.owned, pool.page_size)
+
+    def stats(self) -> dict[str, str | int | float]:
+        """Load, for leases and status."""
+        pool = self.pool
+        return {
+            "pages_total": pool.total,
+            "pages_free": pool.free,
+            "pages_cached": pool.cached,
+            "pages_owned": pool.owned,
+            "contexts": len(self._operations.contexts),
+            "active": len(self._operations.active),
+            "runners": len(self._links),
+            "steps": self._scheduler.step,
+            "tokens": self._tokens,
+            "evictions": self._scheduler.evictions,
+        }
+
+    def page_rows(self) -> list[PageRow]:
+        """The ownership table now."""
+        return [self._ownership.row(c) for c in self._operations.contexts if not c.dead and not c.unborn]
+
+    def check_integrity(self) -> None:
+        """Raises InternalError if page accounting is broken."""
+        held: dict[int, int] = {}
+        for context in self._operations.contexts:
+            for page in context.pages:
+                held[page] = held.get(page, 0) + 1
+        self.pool.check_integrity(held)
+
+    # -- inside
+
+    def _draw(self, run: Run, results: Sequence[Result]) -> None:
+        for token in results:
+            if not isinstance(token, int):
+                raise InternalError("the device answered a run with something else than a token")
+            self._tokens += 1
+            self._operations.token_drawn(run, token)
+
+    def _fail(self, plan: Plan, cause: BaseException) -> None:
+        if isinstance(cause, PieError):
+            error = cause
+        else:
+            error = DeviceError(f"the forward pass failed: {type(cause).__name__}: {cause}")
+        for entry in plan.entries:
+            self._cache.trim(entry.work.context, min(entry.safe, entry.work.context.kv_length))
+            self._operations.fail(entry.work, error)
+        self._send()
+
+    def _take_inflight(self) -> Plan:
+        plan, self._inflight = self._inflight, None
+        if plan is None:
+            raise InternalError("no pass is being executed")
+        return plan
+
+    def _at_border(self) -> None:
+        if self._inflight is not None:
+            raise InternalError("a pass is being executed: finish() or fail() it first")
+
+    def _send(self) -> None:
+        for peer, link in self._links.items():
+            news = link.outbox.take(link.acked)
+            if news is not None:
+                step, buffers = news
+                self._hub.send(peer, step, buffers=buffers)
+
+    # -- messages
+
+    def _receive(self, incoming: Incoming[Ops]) -> None:
+        if self._inbox_ops > _INBOX:
+            # Operations are numbered and pipelined: dropping one would break all behind it, so the link must go.
+            self._hub.lost(incoming.peer, Overloaded(f"more than {_INBOX} operations wait for a step border"))
+            return
+        self._inbox_ops += len(incoming.message.ops)
+        self._inbox.append((incoming.peer, incoming.message))
+
+    def _get_model(self, incoming: Incoming[GetModel]) -> None:
+        incoming.reply(ModelReply(self._facts, list(self._files)), buffers=list(self._files.values()))
+
+    def _up(self, peer: Peer) -> None:
+        if peer.port == KVSTORE:
+            self._ownership.resync()
+            self._report_pending = False
+
+    def _down(self, peer: Peer, _: PieError) -> None:
+        self._inbox.append((peer, None))
+
+    def _put(self, answer: Answer[Done]) -> None:
+        self._report_pending = False
+        if answer.error is not None:
+            self._ownership.resync()

@@ -1,0 +1,1 @@
+"""The torch edge: KV tensor, attention, sampling. Everything else of the engine works on plain integers."""

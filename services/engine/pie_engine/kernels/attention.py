@@ -1,0 +1,46 @@
+"""What a model needs of attention: an interface, so that kernels are exchangeable."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+from pie_engine.batch import Batch
+from pie_engine.kernels.kv_pool import KvPool
+
+
+class AttentionPass(Protocol):
+    """Attention during one pass: knows page tables and masks, is called once per layer."""
+
+    def attend(
+        self,
+        layer: int,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        scale: float,
+        window: int | None = None,
+        softcap: float | None = None,
+        sinks: Tensor | None = None,
+    ) -> Tensor:
+        """Store `key` and `value` `[T, kv_heads, dim]` in the pages, then attend with `query` `[T, heads, dim]`.
+
+        `window` limits a row to the last so many slots with its own; `softcap` squashes scores by tanh; `sinks` `[heads]`
+        adds one score per head that takes weight and gives no value. Returns `[T, heads, dim]`.
+        """
+        ...
+
+
+class Attention(Protocol):
+    """One implementation of attention over a pool."""
+
+    @property
+    def name(self) -> str:
+        """Shown in status."""
+        ...
+
+    def begin(self, batch: Batch, pool: KvPool) -> AttentionPass:
+        """Prepare what all layers of a pass share. The result is valid for this pass only."""
+        ...

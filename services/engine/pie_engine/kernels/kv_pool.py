@@ -1,0 +1,45 @@
+"""The KV of all contexts: one page-major tensor."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pie_engine.batch import Int32Array
+
+
+class KvPool:
+    """`[pages + 1, layers, 2, kv_heads, page_size * head_dim]`; the extra last page is scratch and never read.
+
+    Page-major, so that a page is one contiguous block to copy, swap or send.
+    """
+
+    def __init__(
+        self, pages: int, layers: int, kv_heads: int, head_dim: int, page_size: int, dtype: torch.dtype
+    ) -> None:
+        self.page_size = page_size
+        self.kv_heads = kv_heads
+        self.head_dim = head_dim
+        self._tensor = torch.zeros(pages + 1, layers, 2, kv_heads, page_size * head_dim, dtype=dtype)
+        slots = self._tensor.view(pages + 1, layers, 2, kv_heads, page_size, head_dim)
+        self._keys = [slots[:, layer, 0] for layer in range(layers)]
+        self._values = [slots[:, layer, 1] for layer in range(layers)]
+
+    def keys(self, layer: int) -> Tensor:
+        """View `[pages + 1, kv_heads, page_size, head_dim]`, valid as long as the pool."""
+        return self._keys[layer]
+
+    def values(self, layer: int) -> Tensor:
+        """View `[pages + 1, kv_heads, page_size, head_dim]`, valid as long as the pool."""
+        return self._values[layer]
+
+    def copy_pages(self, copies: Int32Array) -> None:
+        """Copy whole pages, all layers; `copies` is `[n, 2]` of (source, destination), no page on both sides."""
+        if len(copies):
+            pairs = torch.from_numpy(copies).long()
+            self._tensor[pairs[:, 1]] = self._tensor[pairs[:, 0]]
+
+
+def page_bytes(layers: int, kv_heads: int, head_dim: int, page_size: int, itemsize: int) -> int:
+    """Bytes of one page over all layers, keys and values."""
+    return layers * 2 * kv_heads * page_size * head_dim * itemsize

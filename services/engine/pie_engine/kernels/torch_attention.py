@@ -1,0 +1,167 @@
+"""Paged attention in plain torch: the twin that every kernel is compared to, and what serves where none is built.
+
+One-row segments (decodes) run together as padded gathers, grouped by context length so that padding at most doubles the
+work; a segment of several rows (a prefill chunk) runs by itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from pie_engine.batch import Batch
+from pie_engine.kernels.kv_pool import KvPool
+
+_SMALLEST_GROUP_PAGES = 8
+
+
+@dataclass(slots=True)
+class _Group:
+    """Segments of `per` rows each that run together: rows `[n * per]`, page table `[n, m]`, row slots and mask."""
+
+    rows: Tensor | slice
+    per: int
+    pages: Tensor
+    row_slots: Tensor
+    visible: Tensor
+    """`[n, per, m * page_size]` bool"""
+    masks: dict[int | None, Tensor] = field(default_factory=dict[int | None, Tensor])
+
+    def mask(self, window: int | None) -> Tensor:
+        """`[n, per, m * page_size]` bool, with a sliding window applied when the layer has one."""
+        if window not in self.masks:
+            slots = torch.arange(self.visible.shape[-1])
+            recent = slots > (self.row_slots[..., None] - window) if window else torch.ones((), dtype=torch.bool)
+            self.masks[window] = self.visible & recent
+        return self.masks[window]
+
+
+class TorchAttention:
+    """`Attention` by gather and scaled_dot_product_attention."""
+
+    name = "torch"
+
+    def begin(self, batch: Batch, pool: KvPool) -> TorchAttentionPass:
+        return TorchAttentionPass(batch, pool)
+
+
+class TorchAttentionPass:
+    """`AttentionPass` of `TorchAttention`."""
+
+    def __init__(self, batch: Batch, pool: KvPool) -> None:
+        self._pool = pool
+        slots = torch.from_numpy(batch.write_slots).long()
+        self._write_pages = slots // batch.page_size
+        self._write_offsets = slots % batch.page_size
+        self._groups = _groups(batch)
+
+    def attend(
+        self,
+        layer: int,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        scale: float,
+        window: int | None = None,
+        softcap: float | None = None,
+        sinks: Tensor | None = None,
+    ) -> Tensor:
+        keys, values = self._pool.keys(layer), self._pool.values(layer)
+        keys[self._write_pages, :, self._write_offsets] = key.to(keys.dtype)
+        values[self._write_pages, :, self._write_offsets] = value.to(values.dtype)
+        output = torch.empty_like(query)
+        for group in self._groups:
+            output[group.rows] = _attend(group, query[group.rows], keys, values, scale, window, softcap, sinks)
+        return output
+
+
+def _attend(
+    group: _Group,
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    scale: float,
+    window: int | None,
+    softcap: float | None,
+    sinks: Tensor | None,
+) -> Tensor:
+    count, width = group.pages.shape
+    _, kv_heads, page_size, dim = keys.shape
+    heads = query.shape[1]
+    share = heads // kv_heads
+    # The query heads of one KV head become rows of one matrix: GQA without repeating keys.
+    grouped = query.view(count, group.per, kv_heads, share, dim).permute(0, 2, 3, 1, 4)
+    grouped = grouped.reshape(count, kv_heads, share * group.per, dim)
+    key = keys[group.pages].transpose(1, 2).reshape(count, kv_heads, width * page_size, dim)
+    value = values[group.pages].transpose(1, 2).reshape(count, kv_heads, width * page_size, dim)
+    mask = group.mask(window)[:, None, None].expand(-1, 1, share, -1, -1).reshape(count, 1, share * group.per, -1)
+    if softcap is None and sinks is None:
+        attended = functional.scaled_dot_product_attention(grouped, key, value, attn_mask=mask, scale=scale)
+    else:
+        attended = _explicit(grouped, key, value, mask, scale, softcap, sinks)
+    attended = attended.view(count, kv_heads, share, group.per, dim).permute(0, 3, 1, 2, 4)
+    return attended.reshape(count * group.per, heads, dim)
+
+
+def _explicit(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float, softcap: float | None, sinks: Tensor | None
+) -> Tensor:
+    """Scores written out in float32, for what scaled_dot_product_attention cannot express."""
+    scores = query.float() @ key.float().transpose(-1, -2) * scale
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    scores = scores.masked_fill(~mask, float("-inf"))
+    if sinks is not None:
+        count, kv_heads, rows, _ = scores.shape
+        share = sinks.numel() // kv_heads
+        extra = sinks.float().view(1, kv_heads, share, 1, 1).expand(count, -1, -1, rows // share, -1)
+        scores = torch.cat([scores, extra.reshape(count, kv_heads, rows, 1)], dim=-1)
+    weights = torch.softmax(scores, dim=-1)[..., : key.shape[2]]
+    return (weights @ value.float()).to(query.dtype)
+
+
+def _groups(batch: Batch) -> list[_Group]:
+    sizes = np.diff(batch.segment_rows)
+    widths = np.diff(batch.page_ptr)
+    single: dict[int, list[int]] = {}
+    groups: list[_Group] = []
+    for segment in range(batch.segments):
+        if sizes[segment] == 1:
+            bucket = max(_SMALLEST_GROUP_PAGES, 1 << int(widths[segment] - 1).bit_length())
+            single.setdefault(bucket, []).append(segment)
+        else:
+            groups.append(_group(batch, [segment], int(sizes[segment])))
+    groups += [_group(batch, segments, 1) for segments in single.values()]
+    return groups
+
+
+def _group(batch: Batch, segments: list[int], per: int) -> _Group:
+    width = max(int(batch.page_ptr[s + 1] - batch.page_ptr[s]) for s in segments)
+    pages = np.zeros((len(segments), width), dtype=np.int64)
+    for index, segment in enumerate(segments):
+        table = batch.pages[batch.page_ptr[segment] : batch.page_ptr[segment + 1]]
+        pages[index, : len(table)] = table
+    first_rows = batch.segment_rows[segments]
+    rows = (first_rows[:, None] + np.arange(per)).reshape(-1)
+    row_slots = batch.row_slots[rows]
+    slots = np.arange(width * batch.page_size)
+    if batch.causal:
+        visible = slots <= row_slots[:, None]
+    else:
+        visible = np.zeros((len(rows), len(slots)), dtype=bool)
+        for index, row in enumerate(rows):
+            for start, end in batch.intervals[batch.interval_ptr[row] : batch.interval_ptr[row + 1]]:
+                visible[index, start:end] = True
+    contiguous = bool((np.diff(rows) == 1).all())
+    return _Group(
+        rows=slice(int(rows[0]), int(rows[-1]) + 1) if contiguous else torch.from_numpy(rows).long(),
+        per=per,
+        pages=torch.from_numpy(pages),
+        row_slots=torch.from_numpy(row_slots).long().view(len(segments), per),
+        visible=torch.from_numpy(visible).view(len(segments), per, -1),
+    )

@@ -1,0 +1,133 @@
+"""Page tables of contexts over the pool: prefix lookup, growth, copy-on-write, fork, publication."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+
+from pie_engine.context import Context
+from pie_engine.pages import PagePool
+
+_DIGEST = 16
+
+
+class KvCache:
+    """All changes to page tables go through here, so that references always match tables."""
+
+    def __init__(self, pool: PagePool, fingerprint: str) -> None:
+        self.pool = pool
+        self._fingerprint = fingerprint.encode()
+
+    def pages_for(self, length: int) -> int:
+        """Pages that `length` tokens take."""
+        return -(-length // self.pool.page_size)
+
+    def find_prefix(self, context: Context, limit: int) -> None:
+        """Take over published pages for tokens beyond what has KV, page by page while they are found, up to `limit`.
+
+        A private, partly filled page is given back when the whole page is found.
+        """
+        size = self.pool.page_size
+        index = context.kv_length // size
+        while (index + 1) * size <= limit:
+            page = self.pool.find(self.page_hash(context, index))
+            if page is None:
+                return
+            self.pool.share(page)
+            if index < len(context.pages):
+                self.pool.release(context.pages[index])
+                context.pages[index] = page
+            else:
+                self._append(context, page)
+            context.found += (index + 1) * size - context.kv_length
+            index += 1
+            context.kv_length = index * size
+            context.published = max(context.published, index)
+
+    def missing_pages(self, context: Context, stop: int) -> int:
+        """Pages to take before slots [kv_length, stop) can be written, the copy of a page that is not ours included."""
+        return max(0, self.pages_for(stop) - len(context.pages)) + self._must_replace(context, stop)
+
+    def prepare_write(self, context: Context, stop: int) -> tuple[int, int] | None:
+        """Give the context pages of its own for slots [kv_length, stop).
+
+        Returns (source, destination) of the page whose content must be copied first, if any.
+        """
+        copy: tuple[int, int] | None = None
+        index = context.kv_length // self.pool.page_size
+        if self._must_replace(context, stop):
+            old, new = context.pages[index], self.pool.take()
+            if context.kv_length % self.pool.page_size:
+                copy = (old, new)
+            context.pages[index] = new
+            self.pool.release(old)
+        elif stop > context.kv_length and index < len(context.pages):
+            self.pool.withdraw(context.pages[index])
+        context.published = min(context.published, index)
+        while len(context.pages) < self.pages_for(stop):
+            self._append(context, self.pool.take())
+        return copy
+
+    def publish(self, context: Context) -> None:
+        """Offer full pages whose tokens have KV and have been consumed by the program."""
+        full = min(context.kv_length, context.guest_length) // self.pool.page_size
+        for index in range(context.published, full):
+            self.pool.publish(context.pages[index], self.page_hash(context, index))
+        context.published = max(context.published, full)
+
+    def truncate(self, context: Context, length: int) -> None:
+        """Keep the first `length` tokens."""
+        size = self.pool.page_size
+        del context.tokens[length:]
+        del context.hashes[length // size :]
+        self.trim(context, min(context.kv_length, length))
+
+    def trim(self, context: Context, kv_length: int) -> None:
+        """Keep KV of the first `kv_length` tokens only, and no page beyond."""
+        context.kv_length = kv_length
+        context.published = min(context.published, kv_length // self.pool.page_size)
+        while len(context.pages) > self.pages_for(kv_length):
+            self.pool.release(context.pages.pop())
+            context.use.pages -= 1
+
+    def evict(self, context: Context) -> None:
+        """Give all pages back; the tokens stay, so that the KV can be computed again."""
+        self.trim(context, 0)
+        context.evicted = True
+
+    def fork(self, parent: Context, child: Context, length: int) -> None:
+        """The child becomes the parent's first `length` tokens and shares their pages; whoever writes first copies."""
+        child.tokens = parent.tokens[:length]
+        child.hashes = parent.hashes[: length // self.pool.page_size]
+        child.kv_length = min(parent.kv_length, length)
+        child.published = min(parent.published, child.kv_length // self.pool.page_size)
+        for page in parent.pages[: self.pages_for(child.kv_length)]:
+            self.pool.share(page)
+            self._append(child, page)
+
+    def page_hash(self, context: Context, index: int) -> bytes:
+        """Hash over everything that decides the KV up to the end of a full page: model, salt, tokens, positions."""
+        size = self.pool.page_size
+        hashes = context.hashes
+        salt = context.use.account.salt
+        while len(hashes) <= index:
+            start = len(hashes) * size
+            before = hashes[-1] if hashes else self._fingerprint
+            digest = hashlib.blake2b(before, digest_size=_DIGEST, key=salt[:64])
+            if len(salt) > 64:
+                digest.update(salt)
+            digest.update(np.asarray(context.tokens[start : start + size], dtype="<i4").tobytes())
+            digest.update(np.arange(start, start + size, dtype="<i4").tobytes())
+            hashes.append(digest.digest())
+        return hashes[index]
+
+    def _must_replace(self, context: Context, stop: int) -> bool:
+        index = context.kv_length // self.pool.page_size
+        if stop <= context.kv_length or index >= len(context.pages):
+            return False
+        return self.pool.is_shared(context.pages[index])
+
+    def _append(self, context: Context, page: int) -> None:
+        context.pages.append(page)
+        context.use.pages += 1

@@ -1,0 +1,54 @@
+"""What the engine needs of a model, whatever computes it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from pie_engine.batch import Batch
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """Facts of a loaded model. `fingerprint` names everything that decides its KV: weights' identity and number format."""
+
+    name: str
+    fingerprint: str
+    architecture: str
+    dtype: str
+    vocab_size: int
+    max_context: int
+    layers: int
+    kv_heads: int
+    head_dim: int
+    eos_ids: tuple[int, ...]
+    backend: str
+    """Kernels in use, for status."""
+
+
+class Model(Protocol):
+    """A loaded model with its KV pool."""
+
+    @property
+    def info(self) -> ModelInfo: ...
+
+    def allocate(self, pages: int, page_size: int) -> None:
+        """Make the KV pool. Called once, before the first pass."""
+        ...
+
+    def page_bytes(self, page_size: int) -> int:
+        """Bytes one page takes."""
+        ...
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Copy pages, feed all rows, keep their KV; returns logits `[O, vocab]` of the batch's outputs in order.
+
+        Raises whatever the device raises; pages of the batch's own rows are then undefined beyond what was there before.
+        """
+        ...
+
+    def tokenizer_files(self) -> dict[str, bytes]:
+        """Tokenizer and template files by name, as the runners need them."""
+        ...

@@ -1,0 +1,276 @@
+"""Chooses the rows of the next pass.
+
+Order: decodes first (requests with one row to go), then prefill chunks by arrival, all within the step's time. When pages
+run out: cached pages go first, then contexts with nothing to do, then the youngest request; its tokens stay, and its KV is
+computed again when its turn comes. Why this ends: a request only ever displaces younger ones, so the oldest always
+advances; and the oldest one that waits is, after a while, served before all decodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from pie_engine.batch import Batch, Load, Segment, build
+from pie_engine.context import AccountUse, Context
+from pie_engine.cost import CostModel
+from pie_engine.kv_cache import KvCache
+from pie_engine.limits import Limits
+from pie_engine.work import Work
+
+_MIN_CHUNK = 16
+_DECODE_SHARE = 0.75
+"""Of a step's time, while prompts wait: many decodes must not keep a prompt from starting."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Rows [start, stop) of one request in a pass. `safe` is how much KV is left should the pass fail."""
+
+    work: Work
+    start: int
+    stop: int
+    outputs: int
+    safe: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A pass: the batch, and which request each segment belongs to, in order."""
+
+    batch: Batch
+    entries: Sequence[Entry]
+
+
+@dataclass(slots=True)
+class _Draft:
+    """A pass in the making."""
+
+    segments: list[Segment] = field(default_factory=list[Segment])
+    entries: list[Entry] = field(default_factory=list[Entry])
+    copies: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
+    planned: set[Context] = field(default_factory=set[Context])
+    producing: set[bytes] = field(default_factory=set[bytes])
+    """Hashes of pages that prefills of this pass, or their later chunks, will publish."""
+    load: Load = Load()
+    claimed: int = 0
+    """Pages that the prefills begun here will still need."""
+
+
+class Scheduler:
+    """Plans passes. It changes page tables (and nothing else of a context but `found`, `evicted`, `immune_until`)."""
+
+    def __init__(self, cache: KvCache, limits: Limits, cost: CostModel) -> None:
+        self._cache = cache
+        self._limits = limits
+        self._cost = cost
+        self.step = 0
+        """Passes planned so far."""
+        self.evictions = 0
+        self._head: tuple[int, int] | None = None
+        """Arrival of the oldest waiting prefill, and the step since when it has waited."""
+
+    def plan(self, active: Iterable[Context], everyone: Collection[Context]) -> Plan | None:
+        """The next pass over the work of `active` contexts; None when none has any. `everyone` may lose pages."""
+        works = sorted((w for c in active if (w := c.work) is not None), key=lambda w: w.arrival)
+        if not works:
+            return None
+        self.step += 1
+        draft = self._draft(works, everyone, ignore_immunity=False)
+        if not draft.entries:
+            # Only immunity can keep the oldest request waiting with nothing else running.
+            draft = self._draft(works, everyone, ignore_immunity=True)
+        if not draft.entries:
+            return None
+        pool = self._cache.pool
+        batch = build(draft.segments, page_size=pool.page_size, scratch_page=pool.total, copies=draft.copies)
+        return Plan(batch, draft.entries)
+
+    def _draft(self, works: list[Work], everyone: Collection[Context], *, ignore_immunity: bool) -> _Draft:
+        draft = _Draft()
+        room = _Room(self._cache, works, everyone, draft.planned, 1 << 62 if ignore_immunity else self.step)
+        starved = self._starved(works)
+        if starved is not None:
+            self._prefill(draft, room, starved)
+        decodes = [w for w in works if w is not starved and _rows_to_go(w) <= 1]
+        prefills = [w for w in works if w is not starved and _rows_to_go(w) > 1]
+        budget = self._limits.step_ms * (_DECODE_SHARE if prefills else 1.0)
+        for work in sorted(decodes, key=lambda w: (w.context.last_step, w.arrival)):
+            if draft.entries and not self._fits(draft, work, budget):
+                break
+            self._decode(draft, room, work)
+        waiting: Work | None = None
+        for work in prefills:
+            if not self._prefill(draft, room, work):
+                waiting = work
+                break
+        self._remember(waiting)
+        self.evictions += room.evictions
+        return draft
+
+    def _starved(self, works: list[Work]) -> Work | None:
+        if self._head is None or self.step - self._head[1] < self._limits.immunity_steps:
+            return None
+        return next((w for w in works if w.arrival == self._head[0]), None)
+
+    def _remember(self, waiting: Work | None) -> None:
+        if waiting is None:
+            self._head = None
+        elif self._head is None or self._head[0] != waiting.arrival:
+            self._head = (waiting.arrival, self.step)
+
+    def _fits(self, draft: _Draft, work: Work, budget: float) -> bool:
+        if draft.load.rows >= self._limits.max_rows:
+            return False
+        return self._cost.estimate(draft.load.plus(1, work.context.length)) <= budget
+
+    def _decode(self, draft: _Draft, room: _Room, work: Work) -> None:
+        context = work.context
+        need = self._cache.missing_pages(context, work.end)
+        if room.make(need, work, context.use):
+            self._add(draft, work, work.end)
+
+    def _prefill(self, draft: _Draft, room: _Room, work: Work) -> bool:
+        """Add the next chunk. False when time or pages do not allow it, and so nobody younger may overtake."""
+        context = work.context
+        if context in draft.planned:
+            return True
+        self._cache.find_prefix(context, _findable(work))
+        if work.end - context.kv_length <= 0 and not _asks(work):
+            # A flush that the cache has satisfied: it still takes part, with its last row asking nothing.
+            self._add(draft, work, context.kv_length)
+            return True
+        if self._is_produced_elsewhere(draft, context, work):
+            return True
+        chunk = self._cost.rows_within(self._limits.step_ms, draft.load, context.kv_length)
+        chunk = min(chunk, self._limits.max_rows - draft.load.rows)
+        if not draft.entries:
+            chunk = max(chunk, _MIN_CHUNK)
+        if chunk < _MIN_CHUNK and chunk < work.end - context.kv_length:
+            return False
+        total = self._cache.missing_pages(context, work.end)
+        stop = min(work.end, context.kv_length + chunk)
+        # Whoever begins must be able to finish beside those who have begun; a page each keeps decodes going.
+        headroom = len(draft.entries) if not context.pages else 0
+        wanted = min(total + draft.claimed + headroom, self._cache.pool.total)
+        if not room.make(wanted, work, context.use, own=total):
+            if draft.entries or not room.make(total, work, context.use):
+                return False
+        draft.claimed += total - self._cache.missing_pages(context, stop)
+        self._announce(draft, context, work)
+        self._add(draft, work, stop)
+        return True
+
+    def _add(self, draft: _Draft, work: Work, stop: int) -> None:
+        context = work.context
+        asks_only = context.kv_length >= stop
+        start = stop - 1 if asks_only else context.kv_length
+        safe = context.kv_length
+        if not asks_only:
+            copy = self._cache.prepare_write(context, stop)
+            if copy is not None:
+                draft.copies.append(copy)
+                safe -= safe % self._limits.page_size
+        if context.evicted:
+            context.evicted = False
+            context.immune_until = self.step + self._limits.immunity_steps
+        outputs = work.outputs(start, stop)
+        draft.segments.append(
+            Segment(
+                tokens=context.tokens[start:stop],
+                positions=range(start, stop),
+                first_slot=start,
+                pages=context.pages[: self._cache.pages_for(stop)],
+                outputs=outputs,
+                write_kv=not asks_only,
+            )
+        )
+        draft.entries.append(Entry(work, start, stop, len(outputs), safe))
+        draft.planned.add(context)
+        draft.load = draft.load.plus(stop - start, stop)
+
+    def _is_produced_elsewhere(self, draft: _Draft, context: Context, work: Work) -> bool:
+        """The next page is being computed by another request of this pass: waiting for it is cheaper."""
+        size = self._limits.page_size
+        index = context.kv_length // size
+        if not draft.producing or (index + 1) * size > _findable(work):
+            return False
+        return self._cache.page_hash(context, index) in draft.producing
+
+    def _announce(self, draft: _Draft, context: Context, work: Work) -> None:
+        size = self._limits.page_size
+        for index in range(context.kv_length // size, min(work.end, context.guest_length) // size):
+            draft.producing.add(self._cache.page_hash(context, index))
+
+
+class _Room:
+    """Makes pages available for one pass."""
+
+    def __init__(
+        self, cache: KvCache, works: list[Work], everyone: Collection[Context], planned: set[Context], step: int
+    ) -> None:
+        self._cache = cache
+        self._works = works
+        self._everyone = everyone
+        self._planned = planned
+        self._step = step
+        self._idle: list[Context] | None = None
+        self.evictions = 0
+
+    def make(self, need: int, work: Work, use: AccountUse, own: int | None = None) -> bool:
+        """Evict until `need` pages are available and the account may hold `own` (default `need`) more.
+
+        Only contexts with nothing to do and requests younger than `work` lose their KV, and none of this pass.
+        """
+        charge = need if own is None else own
+        cap = use.account.page_cap
+        while self._cache.pool.available < need:
+            if not self._evict_one(work, None):
+                return False
+        while cap and use.pages + charge > cap:
+            if not self._evict_one(work, use):
+                return False
+        return True
+
+    def _evict_one(self, work: Work, use: AccountUse | None) -> bool:
+        if self._idle is None:
+            idle = [c for c in self._everyone if c.work is None and c.pages]
+            self._idle = sorted(idle, key=lambda c: c.last_step, reverse=True)
+        candidates = [c for c in self._idle if c.pages and (use is None or c.use is use)]
+        if candidates:
+            victim = candidates[-1]
+            self._idle.remove(victim)
+        else:
+            victim = self._youngest(work, use)
+        if victim is None:
+            return False
+        self._cache.evict(victim)
+        self.evictions += 1
+        return True
+
+    def _youngest(self, work: Work, use: AccountUse | None) -> Context | None:
+        for other in reversed(self._works):
+            if other.arrival <= work.arrival:
+                return None
+            context = other.context
+            if not context.pages or context in self._planned or context.immune_until > self._step:
+                continue
+            if use is None or context.use is use:
+                return context
+        return None
+
+
+def _rows_to_go(work: Work) -> int:
+    return max(1, work.end - work.context.kv_length)
+
+
+def _asks(work: Work) -> bool:
+    return work.first_output is not None
+
+
+def _findable(work: Work) -> int:
+    """Tokens whose KV may come from the cache: rows that are asked must run, except that a last row may just ask."""
+    first = work.first_output
+    if first is None or first == work.end - 1:
+        return work.context.length
+    return first

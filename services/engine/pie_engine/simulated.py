@@ -1,0 +1,57 @@
+"""A device without a model, for tests of everything around it: the next token is a hash of the tokens a row sees."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pie_engine.batch import Batch, LogitsProbe, Sampler, TopKProbe
+from pie_engine.device import Result, TopK
+from pie_engine.draws import uniforms
+from pie_engine.slot_memory import SlotMemory
+
+
+class SimulatedDevice:
+    """Deterministic, quick, and wrong whenever pages are."""
+
+    def __init__(self, pages: int, page_size: int, vocab: int) -> None:
+        self._memory = SlotMemory(pages, page_size)
+        self._vocab = vocab
+        self.passes = 0
+        self.rows = 0
+
+    def execute(self, batch: Batch) -> list[Result]:
+        self.passes += 1
+        self.rows += batch.rows
+        self._memory.store(batch)
+        results: list[Result] = []
+        for output in batch.outputs:
+            seen = self._memory.seen_by(batch, output.row)
+            match output.spec:
+                case Sampler():
+                    results.append(next_token(seen, output.spec, output.position, self._vocab))
+                case TopKProbe(k=k):
+                    order = np.argsort(-next_logits(seen, self._vocab), kind="stable")[:k]
+                    results.append(TopK(tuple(order.tolist()), tuple(1.0 / (1 + i) for i in range(len(order)))))
+                case LogitsProbe():
+                    results.append(next_logits(seen, self._vocab))
+        return results
+
+
+def next_token(tokens: Sequence[int], sampler: Sampler, position: int, vocab: int) -> int:
+    """What `SimulatedDevice` draws after these tokens."""
+    drawn = int(uniforms([sampler.seed], [position])[0] * 2**32) if sampler.temperature else 0
+    return (_hash(tokens) + drawn) % vocab
+
+
+def next_logits(tokens: Sequence[int], vocab: int) -> NDArray[np.float32]:
+    """Logits whose argmax is the greedy `next_token`."""
+    return -((np.arange(vocab) - _hash(tokens)) % vocab).astype(np.float32)
+
+
+def _hash(tokens: Sequence[int]) -> int:
+    digest = hashlib.blake2b(np.asarray(tokens, dtype="<i4").tobytes(), digest_size=6)
+    return int.from_bytes(digest.digest(), "little")

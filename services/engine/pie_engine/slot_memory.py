@@ -1,0 +1,40 @@
+"""The tokens themselves in place of their KV: what devices without a model keep in the pages.
+
+Because such a device sees a context only through page table and intervals, a mistake in page accounting changes what it
+answers, exactly as it would with real KV.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from pie_wire.errors import InternalError
+
+from pie_engine.batch import Batch
+
+
+class SlotMemory:
+    """One token per slot of the pool."""
+
+    def __init__(self, pages: int, page_size: int) -> None:
+        self._page_size = page_size
+        self._tokens = np.full((pages + 1, page_size), -1, dtype=np.int32)
+
+    def store(self, batch: Batch) -> None:
+        """Copy pages, then keep the tokens of all rows."""
+        if len(batch.copies):
+            self._tokens[batch.copies[:, 1]] = self._tokens[batch.copies[:, 0]]
+        self._tokens.reshape(-1)[batch.write_slots] = batch.tokens
+
+    def seen_by(self, batch: Batch, row: int) -> list[int]:
+        """The tokens that row `row` attends to, in slot order.
+
+        Raises InternalError when a slot it sees was never written.
+        """
+        segment = int(np.searchsorted(batch.segment_rows, row, side="right")) - 1
+        table = batch.pages[batch.page_ptr[segment] : batch.page_ptr[segment + 1]]
+        slots = self._tokens[table].reshape(-1)
+        ends = batch.interval_ptr[row : row + 2]
+        seen = np.concatenate([slots[start:end] for start, end in batch.intervals[ends[0] : ends[1]]])
+        if len(seen) and seen.min() < 0:
+            raise InternalError("a row attends to a slot that was never written")
+        return seen.tolist()

@@ -1,0 +1,144 @@
+"""What a context can have in the schedule: a run, a lockstep pass, a flush. Also the operations that wait behind one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from pie_wire.messages import engine as wire
+
+from pie_engine.batch import LogitsProbe, Output, Sampler, TopKProbe
+from pie_engine.context import Context
+from pie_engine.device import Result
+
+
+@dataclass(eq=False, slots=True)
+class Run:
+    """Decoding ahead of the program by at most `window` tokens."""
+
+    id: int
+    context: Context
+    arrival: int
+    sampler: Sampler
+    stop: frozenset[int]
+    max_tokens: int
+    window: int
+    limit: int
+    """Length at which the context is full."""
+    start: int
+    """Length of the context when the run was opened."""
+    generated: int = 0
+    consumed: int = 0
+    ended: bool = False
+
+    @property
+    def ready(self) -> bool:
+        """May decode: not ended, and the program is not too far behind."""
+        return not self.ended and self.generated - self.consumed < self.window
+
+    @property
+    def end(self) -> int:
+        """Rows up to here must be fed."""
+        return self.context.length
+
+    @property
+    def first_output(self) -> int | None:
+        """Slot of the first row that is asked something."""
+        return self.context.length - 1
+
+    def outputs(self, start: int, stop: int) -> list[Output]:
+        """What is wanted of rows at slots [start, stop), rows counted from `start`."""
+        last = self.context.length - 1
+        return [Output(last - start, last + 1, self.sampler)] if start <= last < stop else []
+
+
+@dataclass(eq=False, slots=True)
+class Pass:
+    """A lockstep pass: tokens that were appended to the context for it, and what is wanted of their rows."""
+
+    op: int
+    context: Context
+    arrival: int
+    base: int
+    """Length before the pass's own tokens: what the context returns to if the pass fails."""
+    wanted: Sequence[tuple[int, wire.Output]]
+    """(slot, output) in the order of the request."""
+    results: list[Result | None] = field(default_factory=list["Result | None"])
+
+    @property
+    def end(self) -> int:
+        return self.context.length
+
+    @property
+    def first_output(self) -> int | None:
+        missing = [slot for (slot, _), result in zip(self.wanted, self.results, strict=True) if result is None]
+        return min(missing, default=None)
+
+    def outputs(self, start: int, stop: int) -> list[Output]:
+        return [
+            Output(slot - start, slot + 1, output_spec(output)) for slot, output in self._missing(start, stop).values()
+        ]
+
+    def deliver(self, start: int, stop: int, results: Sequence[Result]) -> None:
+        """Results of `outputs(start, stop)`."""
+        for index, result in zip(self._missing(start, stop), results, strict=True):
+            self.results[index] = result
+
+    def _missing(self, start: int, stop: int) -> dict[int, tuple[int, wire.Output]]:
+        return {
+            index: (slot, output)
+            for index, (slot, output) in enumerate(self.wanted)
+            if self.results[index] is None and start <= slot < stop
+        }
+
+    @property
+    def done(self) -> bool:
+        return self.context.kv_length >= self.end and all(result is not None for result in self.results)
+
+
+@dataclass(eq=False, slots=True)
+class Flush:
+    """Compute KV for all tokens the program has but the last."""
+
+    op: int
+    context: Context
+    arrival: int
+
+    @property
+    def end(self) -> int:
+        return max(0, self.context.guest_length - 1)
+
+    @property
+    def first_output(self) -> int | None:
+        return None
+
+    def outputs(self, start: int, stop: int) -> list[Output]:
+        return []
+
+    @property
+    def done(self) -> bool:
+        return self.context.kv_length >= self.end
+
+
+Work: TypeAlias = Run | Pass | Flush
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """An operation that waits for earlier ones of its context."""
+
+    number: int
+    op: wire.Op
+
+
+def output_spec(output: wire.Output) -> Sampler | TopKProbe | LogitsProbe:
+    """The device's form of a wire output."""
+    match output.kind:
+        case "token":
+            spec = output.sampler
+            return Sampler(spec.temperature, spec.top_p, spec.top_k, output.seed)
+        case "top":
+            return TopKProbe(output.top)
+        case "logits":
+            return LogitsProbe()
