@@ -24,6 +24,7 @@ WINDOW_BYTES = 32 << 20
 BACKLOG_BYTES = 256 << 20
 ACK_EVERY_FRAMES = 64
 ACK_EVERY_BYTES = 1 << 20
+STALE_REPAIRS = 16
 RESEND_PAUSE = 0.2
 """Seconds between two resend requests for the same gap."""
 
@@ -55,6 +56,7 @@ class Channel:
         self._ack_sent = 0
         self._bytes_since_ack = 0
         self._resend_asked = (0, 0.0)
+        self._stale_repairs = 0
 
     @property
     def sent(self) -> int:
@@ -107,13 +109,16 @@ class Channel:
             yield self._frame(item)
 
     def resend(self, start: int) -> Iterator[list[Buffer]]:
-        """Frames from number `start` on, again.
+        """Frames from number `start` on, again. A request older than the peer's own acknowledgement is stale.
 
         Raises:
-            PeerLost: the peer misses a frame that it had acknowledged: the gap cannot be filled.
+            PeerLost: the peer keeps missing a frame that it had acknowledged: the gap cannot be filled.
         """
         if start <= self.acked:
-            raise PeerLost(f"peer asks for frame {start} after acknowledging {self.acked}: cannot be repaired")
+            self._stale_repairs += 1
+            if self._stale_repairs > STALE_REPAIRS:
+                raise PeerLost(f"peer asks for frame {start} after acknowledging {self.acked}: cannot be repaired")
+            return
         for item in self._unacked:
             if item.seq >= start:
                 yield self._frame(item)
@@ -124,6 +129,7 @@ class Channel:
             item = self._unacked.popleft()
             self._unacked_bytes -= item.size
             self.acked = item.seq
+            self._stale_repairs = 0
 
     def accept(self, seq: int, size: int) -> bool:
         """True if this frame is the next one and must be delivered; duplicates and frames after a gap are not."""

@@ -20,6 +20,8 @@ from pie_wire.messages.base import Done, Message
 Buffer = bytes | memoryview
 MAX_BODY_BYTES = 16 << 20
 MAX_BUFFERS = 4096
+MAX_BUFFER_BYTES = 64 << 20
+MAX_VERB_BYTES = 64
 OK = b"ok"
 ERROR = b"error"
 
@@ -63,6 +65,8 @@ REGISTRY: dict[bytes, type[Message]] = {
 
 _encoder = msgspec.msgpack.Encoder()
 _header_decoder = msgspec.msgpack.Decoder(Header)
+_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What the decoder raises on bytes that are no MessagePack of the expected type."""
 _decoders: dict[type[Any], msgspec.msgpack.Decoder[Any]] = {}
 
 
@@ -90,6 +94,18 @@ def encode_body(message: Message | ErrorInfo) -> bytes:
     return body
 
 
+def check_buffers(buffers: Sequence[Buffer]) -> None:
+    """Refuse what the other side would refuse: a numbered frame that cannot be read blocks its link for good.
+
+    Raises:
+        TooLarge
+    """
+    if len(buffers) > MAX_BUFFERS:
+        raise TooLarge(f"{len(buffers)} buffers exceed {MAX_BUFFERS}: send fewer, or join them")
+    if any(memoryview(buffer).nbytes > MAX_BUFFER_BYTES for buffer in buffers):
+        raise TooLarge(f"a buffer exceeds {MAX_BUFFER_BYTES} bytes: send it in chunks")
+
+
 def parse(frames: Sequence[Buffer]) -> Frame:
     """Frame from socket parts, the routing already removed.
 
@@ -105,11 +121,11 @@ def parse(frames: Sequence[Buffer]) -> Frame:
         raise BadFrame("missing protocol marker: is this a Pie peer?")
     if len(frames) - 4 > MAX_BUFFERS:
         raise BadFrame(f"more than {MAX_BUFFERS} buffers")
-    if len(frames[1]) > 64 or len(frames[3]) > MAX_BODY_BYTES:
+    if len(frames[1]) > MAX_VERB_BYTES or len(frames[3]) > MAX_BODY_BYTES:
         raise BadFrame("verb or body too long")
     try:
         header = _header_decoder.decode(frames[2])
-    except msgspec.MsgspecError as exc:
+    except _UNREADABLE as exc:
         raise BadFrame(f"unreadable header: {exc}") from exc
     return Frame(bytes(frames[1]), header, bytes(frames[3]), frames[4:])
 
@@ -122,7 +138,7 @@ def decode_body(cls: type[Any], body: bytes) -> Any:
     """
     try:
         return _decoder(cls).decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+    except _UNREADABLE as exc:
         raise BadField(f"{getattr(cls, 'verb', '') or cls.__name__}: {exc}") from exc
 
 

@@ -6,6 +6,9 @@ from typing import ClassVar
 
 import msgspec
 
+MAX_MESSAGE_CHARS = 65_536
+"""A traceback may be long; an error must always fit its frame."""
+
 
 class ErrorInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     """An error as it travels. `scope` says what it concerns: request, context, process, link or service."""
@@ -32,7 +35,7 @@ class PieError(Exception):
 
     def info(self) -> ErrorInfo:
         """The form that travels."""
-        return ErrorInfo(self.code, self.message, self.retryable, self.scope, self.cause)
+        return ErrorInfo(self.code, self.message[:MAX_MESSAGE_CHARS], self.retryable, self.scope, self.cause)
 
 
 class InternalError(PieError):

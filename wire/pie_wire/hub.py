@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
@@ -22,6 +23,7 @@ from pie_wire.codec import (
     Buffer,
     Frame,
     Header,
+    check_buffers,
     decode,
     decode_body,
     decode_error,
@@ -43,7 +45,7 @@ from pie_wire.errors import (
     from_info,
     to_error,
 )
-from pie_wire.link import Deliver, Down, Link, State, Timing, Up
+from pie_wire.link import Complaint, Deliver, Down, Link, State, Timing, Up
 from pie_wire.messages.base import Message, Push, Request
 from pie_wire.messages.link import Hello, Identity, Refused, Rehello
 
@@ -52,6 +54,8 @@ R = TypeVar("R", bound=Message)
 
 MAX_LINKS = 4096
 MAX_PENDING = 65_536
+_NO_ANSWER_TO = (b"link.bye", b"link.refused", b"link.rehello")
+"""Messages of a link this side does not have and that need no repair."""
 
 log = structlog.get_logger("pie.hub")
 
@@ -122,10 +126,12 @@ class Incoming(Generic[M]):
         return Scope(self.header.tenant, self.header.user, self.header.trace)
 
     def reply(self, message: Message, buffers: Sequence[Buffer] = ()) -> None:
-        """Answer. A second answer, or one to a peer that has gone, is dropped."""
+        """Answer. A second answer, or one to a peer that has gone, is dropped. One that is too large to be sent
+        becomes an error."""
         if self._answered:
             return
         try:
+            check_buffers(buffers)
             body = encode_body(message)
         except PieError as exc:
             self.fail(exc)
@@ -149,6 +155,8 @@ class _Pending:
     deadline: float
     resume: Callable[[Peer], None] | None = None
     """Set while the request waits for its link to come up."""
+    failure: PieError | None = None
+    """Set when the request could not be sent: the next tick answers it."""
 
 
 @dataclass
@@ -160,16 +168,30 @@ class Outgoing:
     frames: list[Buffer]
 
 
+@dataclass(eq=False)
+class _Line:
+    """A link and the peer at its other end, once there is one."""
+
+    port: str
+    route: bytes
+    link: Link
+    peer: Peer | None = None
+
+
 class _Port:
     """A socket's links by route; a dialed port has one, with an empty route."""
 
     def __init__(self, *, listens: bool) -> None:
         self.listens = listens
-        self.links: dict[bytes, tuple[Link, Peer | None]] = {}
+        self.lines: dict[bytes, _Line] = {}
 
 
 class Hub:
-    """See the module's text. `clock` gives monotonic seconds; `rng` gives session numbers."""
+    """See the module's text. `clock` gives monotonic seconds; `rng` gives session numbers.
+
+    Callbacks never nest: what a callback sets off (a link that closes, a request that cannot be sent) is reported
+    after it has returned. One that raises is logged as a defect and disturbs nothing else.
+    """
 
     def __init__(
         self,
@@ -193,7 +215,10 @@ class Hub:
         self._ids = itertools.count(1)
         self._out: list[Outgoing] = []
         self._epochs: dict[tuple[str, str], int] = {}
-        self._dirty: set[str] = set()
+        self._dirty: set[_Line] = set()
+        self._unsettled: deque[_Line] = deque()
+        self._settling = False
+        self._attempts = itertools.count(1)
 
     # -- set-up
 
@@ -205,17 +230,17 @@ class Hub:
         """Keep one link to whoever binds the other end of a port (a DEALER socket). Idempotent; remakes a closed
         link."""
         current = self._ports.get(port)
-        if current is None or current.links[b""][0].state is State.CLOSED:
+        if current is None or current.lines[b""].link.state is State.CLOSED:
             entry = self._ports[port] = _Port(listens=False)
-            entry.links[b""] = (self._link(dialer=True), None)
+            entry.lines[b""] = _Line(port, b"", self._link(dialer=True))
 
     def hang_up(self, port: str, cause: PieError) -> None:
         """Close all links of a port and forget it."""
-        if port in self._ports:
-            for route, (link, _) in list(self._ports[port].links.items()):
-                link.close(cause)
-                self._settle(port, route)
-            self._ports.pop(port, None)
+        entry = self._ports.pop(port, None)
+        if entry is not None:
+            for line in list(entry.lines.values()):
+                line.link.close(cause)
+                self._settle(line)
 
     def on(self, message: type[M], handler: Callable[[Incoming[M]], Message | None]) -> None:
         """Handle a message type. A request's handler returns its reply, or None to answer later through Incoming;
@@ -234,37 +259,43 @@ class Hub:
 
     def peer(self, port: str) -> Peer | None:
         """The live peer of a dialed port."""
-        entry = self._ports[port].links.get(b"") if port in self._ports else None
-        return entry[1] if entry and entry[1] and entry[1].alive else None
+        line = self._ports[port].lines.get(b"") if port in self._ports else None
+        return line.peer if line and line.peer and line.peer.alive else None
 
     def peers(self) -> list[Peer]:
         """All live peers."""
-        return [p for port in self._ports.values() for _, p in port.links.values() if p is not None and p.alive]
+        lines = (line for port in self._ports.values() for line in port.lines.values())
+        return [line.peer for line in lines if line.peer is not None and line.peer.alive]
 
     def refusal(self, port: str) -> PieError | None:
         """Why the other end of a dialed port refuses this side, if it does."""
-        entry = self._ports[port].links.get(b"") if port in self._ports else None
-        return entry[0].refusal if entry else None
+        line = self._ports[port].lines.get(b"") if port in self._ports else None
+        return line.link.refusal if line else None
 
     def is_stuck(self, peer: Peer) -> bool:
         """Alive as a process, but silent for longer than `timing.stuck`."""
-        link = self._link_of(peer)
-        return link is not None and link.is_stuck(self.clock())
+        line = self._line_of(peer)
+        return line is not None and line.link.is_stuck(self.clock())
 
     def progress_of(self, peer: Peer) -> int:
         """The peer's last reported progress counter."""
-        link = self._link_of(peer)
-        return link.peer_progress if link else 0
+        line = self._line_of(peer)
+        return line.link.peer_progress if line else 0
 
     @property
     def idle(self) -> bool:
         """Everything sent has been acknowledged."""
-        return not self._out and all(link.idle for p in self._ports.values() for link, _ in p.links.values())
+        return not self._out and all(line.link.idle for p in self._ports.values() for line in p.lines.values())
 
     # -- sending
 
     def send(self, peer: Peer, message: Push, *, buffers: Sequence[Buffer] = (), scope: Scope | None = None) -> bool:
-        """Push a message. False if the peer has gone, in which case on_down has said or will say so."""
+        """Push a message. False if the peer has gone, in which case on_down has said or will say so.
+
+        Raises:
+            TooLarge: body or buffers.
+        """
+        check_buffers(buffers)
         return self._send(peer, message.verb.encode(), self._header(scope), encode_body(message), buffers)
 
     def request(
@@ -277,25 +308,29 @@ class Hub:
         buffers: Sequence[Buffer] = (),
         scope: Scope | None = None,
     ) -> int:
-        """Ask; `then` is called exactly once: reply, error reply, deadline, or the peer's death.
+        """Ask; `then` is called exactly once, after this call has returned: reply, error reply, deadline, or the
+        peer's death.
 
         `to` may be a dialed port: the request then waits for its link within the deadline. Returns an id for
         `cancel`.
 
         Raises:
-            Overloaded: too many requests are pending. TooLarge: the body is.
+            Overloaded: too many requests are pending. TooLarge: body or buffers.
         """
         if len(self._pending) >= MAX_PENDING:
             raise Overloaded(f"{MAX_PENDING} requests are already pending")
+        check_buffers(buffers)
         body = encode_body(message)
         verb = message.verb.encode()
         number = next(self._ids)
-        header = msgspec.structs.replace(self._header(scope), id=number, ttl=max(1, int(timeout * 1000)))
+        unsent = self._header(scope)
 
         def go(peer: Peer) -> None:
             pending.peer, pending.resume = peer, None
+            left = max(1, int((pending.deadline - self.clock()) * 1000))
+            header = msgspec.structs.replace(unsent, id=number, ttl=left)
             if not self._send(peer, verb, header, body, buffers):
-                self._finish(number, Answer(None, peer.cause or PeerLost(f"{peer} is gone")))
+                pending.failure = self._lost_answer(peer, peer.cause)
 
         port = to if isinstance(to, str) else to.port
         pending = _Pending(None, port, message.reply, then, self.clock() + timeout, go)
@@ -322,34 +357,32 @@ class Hub:
             return
         try:
             frame = parse(frames)
-            link = entry.links[route][0] if route in entry.links else None
+            line = entry.lines.get(route)
             if entry.listens and frame.verb == b"link.hello":
-                self._accept(port, entry, route, frame)
-            elif link is None:
+                self._greeted(port, entry, route, frame)
+            elif line is not None:
+                line.link.receive(frame, self.clock())
+            elif frame.verb not in _NO_ANSWER_TO:
                 self._control(port, route, Rehello())
-            else:
-                if (
-                    entry.listens
-                    and not frame.verb.startswith(b"link.")
-                    and (link.state is not State.UP or frame.header.session != link.session)
-                ):
-                    self._control(port, route, Rehello())
-                link.receive(frame, self.clock())
         except PieError as exc:
             log.warning("frame refused", port=port, code=exc.code, reason=exc.message)
             if entry.listens:
                 self._control(port, route, Refused(exc.info()))
-        self._settle(port, route)
+        line = entry.lines.get(route)
+        if line is not None:
+            self._settle(line)
 
     def tick(self) -> None:
         """Time passes. Call at least every 100 ms."""
         now = self.clock()
-        for port, entry in list(self._ports.items()):
-            for route, (link, _) in list(entry.links.items()):
-                link.tick(now)
-                self._settle(port, route)
+        for entry in list(self._ports.values()):
+            for line in list(entry.lines.values()):
+                line.link.tick(now)
+                self._settle(line)
         for number, pending in list(self._pending.items()):
-            if now >= pending.deadline:
+            if pending.failure is not None:
+                self._finish(number, Answer(None, pending.failure))
+            elif now >= pending.deadline:
                 where = f"{pending.peer}" if pending.peer else pending.port
                 refusal = self.refusal(pending.port) if pending.peer is None else None
                 late = refusal or (
@@ -361,10 +394,10 @@ class Hub:
 
     def lost(self, peer: Peer, cause: PieError) -> None:
         """The transport knows that the peer's process is dead."""
-        link = self._link_of(peer)
-        if link is not None and peer.alive:
-            link.lost(cause)
-            self._settle(peer.port, peer.route)
+        line = self._line_of(peer)
+        if line is not None and peer.alive:
+            line.link.lost(cause)
+            self._settle(line)
 
     def outgoing(self) -> list[Outgoing]:
         """What must be sent now; the caller owns it."""
@@ -374,22 +407,28 @@ class Hub:
 
     def close(self, cause: PieError) -> None:
         """Say goodbye on every link. Take `outgoing()` once more afterwards."""
-        for port in list(self._ports):
-            for route, (link, _) in list(self._ports[port].links.items()):
-                link.close(cause)
-                self._settle(port, route)
+        for entry in list(self._ports.values()):
+            for line in list(entry.lines.values()):
+                line.link.close(cause)
+                self._settle(line)
 
     # -- inside
 
     def _link(self, *, dialer: bool) -> Link:
-        link = Link(lambda: self.identity, dialer=dialer, timing=self.timing, now=self.clock())
+        link = Link(
+            lambda: self.identity,
+            dialer=dialer,
+            timing=self.timing,
+            now=self.clock(),
+            attempts=self._attempts.__next__,
+        )
         link.progress = lambda: self.progress
         return link
 
-    def _link_of(self, peer: Peer) -> Link | None:
+    def _line_of(self, peer: Peer) -> _Line | None:
         entry = self._ports.get(peer.port)
-        found = entry.links.get(peer.route) if entry else None
-        return found[0] if found and found[1] is peer else None
+        line = entry.lines.get(peer.route) if entry else None
+        return line if line and line.peer is peer else None
 
     def _header(self, scope: Scope | None) -> Header:
         return Header(tenant=scope.tenant, user=scope.user, trace=scope.trace) if scope else Header()
@@ -398,86 +437,113 @@ class Hub:
         self._out.append(Outgoing(port, route, encode(message.verb.encode(), Header(), encode_body(message))))
 
     def _send(self, peer: Peer, verb: bytes, header: Header, body: bytes, buffers: Sequence[Buffer]) -> bool:
-        link = self._link_of(peer)
-        if link is None or not peer.alive:
+        line = self._line_of(peer)
+        if line is None or not peer.alive or line.link.session != peer.session:
             return False
         try:
-            link.send(verb, header, body, buffers)
+            line.link.send(verb, header, body, buffers)
         except PieError:
-            self._settle(peer.port, peer.route)
+            self._settle(line)
             return False
-        self._dirty.add(peer.port)
+        self._dirty.add(line)
         return True
 
+    def _greeted(self, port: str, entry: _Port, route: bytes, frame: Frame) -> None:
+        try:
+            self._accept(port, entry, route, frame)
+        except PieError as exc:
+            log.warning("hello refused", port=port, code=exc.code, reason=exc.message)
+            self._control(port, route, Refused(exc.info(), _opening(frame).attempt))
+
     def _accept(self, port: str, entry: _Port, route: bytes, frame: Frame) -> None:
-        major = decode_major(frame)
+        major = _opening(frame).major
         if major != PROTOCOL_VERSION[0]:
             raise VersionMismatch(f"peer speaks major version {major}, this side {PROTOCOL_VERSION[0]}: upgrade one")
         hello = cast(Hello, decode(frame))
         who = hello.identity
         if who.epoch and who.epoch < self._epochs.get((who.kind, who.name), 0):
             raise StaleEpoch(f"{who.kind} {who.name} has been replaced by a newer incarnation: this one must stop")
-        if route not in entry.links and len(entry.links) >= MAX_LINKS:
+        if route not in entry.lines and len(entry.lines) >= MAX_LINKS:
             raise Overloaded(f"{MAX_LINKS} links are open: close some, or use another gateway")
         if who.epoch:
             self._epochs[who.kind, who.name] = who.epoch
-            for other, (link, peer) in list(entry.links.items()):
-                if other != route and peer and (peer.kind, peer.name) == (who.kind, who.name):
-                    link.lost(PeerLost(f"{peer} was replaced by a new incarnation"))
-                    self._settle(port, other)
-        link, peer = entry.links.get(route, (None, None))
-        if link is None or link.state is State.CLOSED:
-            link, peer = self._link(dialer=False), None
-        entry.links[route] = (link, peer)
-        link.accept(hello, self._rng.getrandbits(53) | 1, self.clock())
+            for other in list(entry.lines.values()):
+                peer = other.peer
+                if other.route != route and peer and (peer.kind, peer.name) == (who.kind, who.name):
+                    other.link.lost(PeerLost(f"{peer} was replaced by a new incarnation"))
+                    self._settle(other)
+        line = entry.lines.get(route)
+        if line is None or line.link.state is State.CLOSED:
+            line = entry.lines[route] = _Line(port, route, self._link(dialer=False))
+        line.link.accept(hello, self._rng.getrandbits(53) | 1, self.clock())
 
-    def _settle(self, port: str, route: bytes) -> None:
-        """Turn a link's events into calls and its frames into outgoing ones."""
-        entry = self._ports.get(port)
-        if entry is None or route not in entry.links:
+    def _settle(self, line: _Line) -> None:
+        """Turn a link's frames into outgoing ones and its events into calls; inside a call, once that has returned."""
+        self._take(line)
+        self._unsettled.append(line)
+        if self._settling:
             return
-        link, peer = entry.links[route]
+        self._settling = True
+        try:
+            while self._unsettled:
+                self._report(self._unsettled.popleft())
+        finally:
+            self._settling = False
+
+    def _report(self, line: _Line) -> None:
+        link = line.link
         while link.events:
             match link.events.popleft():
-                case Up(identity):
-                    peer = Peer(identity, port, route, link.session)
-                    entry.links[route] = (link, peer)
-                    self._opened(peer)
+                case Up(identity, session):
+                    line.peer = Peer(identity, line.port, line.route, session)
+                    self._opened(line.peer)
                 case Down(cause):
-                    if peer is not None:
-                        self._closed(peer, cause)
+                    if line.peer is not None:
+                        self._closed(line.peer, cause)
                 case Deliver(frame):
-                    if peer is not None:
-                        self._deliver(peer, frame)
-        self._take(port, route, link)
-        if entry.listens and link.state is State.CLOSED and entry.links.get(route, (None,))[0] is link:
-            del entry.links[route]
+                    if line.peer is not None:
+                        self._deliver(line.peer, frame)
+                case Complaint(error):
+                    log.warning("peer refused a frame", peer=str(line.peer), code=error.code, reason=error.message)
+        self._take(line)
+        entry = self._ports.get(line.port)
+        if link.state is State.CLOSED and entry and entry.listens and entry.lines.get(line.route) is line:
+            del entry.lines[line.route]
 
-    def _take(self, port: str, route: bytes, link: Link) -> None:
-        self._out.extend(Outgoing(port, route, frames) for frames in link.out)
-        link.out.clear()
+    def _take(self, line: _Line) -> None:
+        self._out.extend(Outgoing(line.port, line.route, frames) for frames in line.link.out)
+        line.link.out.clear()
 
     def _collect(self) -> None:
-        for port in self._dirty:
-            if port in self._ports:
-                for route, (link, _) in self._ports[port].links.items():
-                    self._take(port, route, link)
+        for line in self._dirty:
+            self._take(line)
         self._dirty.clear()
 
     def _opened(self, peer: Peer) -> None:
         for callback in self._up:
-            callback(peer)
-        for pending in list(self._pending.values()):
-            if pending.resume is not None and pending.port == peer.port and pending.peer is None:
+            self._call(callback, peer)
+        for number, pending in list(self._pending.items()):
+            if pending.resume is not None and pending.port == peer.port and number in self._pending:
                 pending.resume(peer)
 
     def _closed(self, peer: Peer, cause: PieError) -> None:
         peer.alive, peer.cause = False, cause
         for number, pending in list(self._pending.items()):
             if pending.peer is peer:
-                self._finish(number, Answer(None, PeerLost(f"{peer}: {cause.message}", cause=cause.code)))
+                self._finish(number, Answer(None, self._lost_answer(peer, cause)))
         for callback in self._down:
-            callback(peer, cause)
+            self._call(callback, peer, cause)
+
+    @staticmethod
+    def _lost_answer(peer: Peer, cause: PieError | None) -> PieError:
+        return PeerLost(f"{peer}: {cause.message}", cause=cause.code) if cause else PeerLost(f"{peer} is gone")
+
+    @staticmethod
+    def _call(callback: Callable[..., None], *arguments: object) -> None:
+        try:
+            callback(*arguments)
+        except Exception:
+            log.exception("callback failed")
 
     def _deliver(self, peer: Peer, frame: Frame) -> None:
         if frame.verb in (OK, ERROR):
@@ -530,13 +596,18 @@ class Hub:
     def _finish(self, number: int, answer: Answer[Any]) -> None:
         pending = self._pending.pop(number, None)
         if pending is not None:
-            pending.then(answer)
+            self._call(pending.then, answer)
 
 
-class _Major(msgspec.Struct):
+class _Opening(msgspec.Struct):
+    """What any version's hello says, whatever else it holds."""
+
     major: int = 0
+    attempt: int = 0
 
 
-def decode_major(frame: Frame) -> int:
-    """The version in a hello, readable whatever else it holds."""
-    return cast(_Major, decode_body(_Major, frame.body)).major
+def _opening(frame: Frame) -> _Opening:
+    try:
+        return cast(_Opening, decode_body(_Opening, frame.body))
+    except PieError:
+        return _Opening()

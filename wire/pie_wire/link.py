@@ -12,6 +12,7 @@ dialer                         acceptor
 from __future__ import annotations
 
 import enum
+import itertools
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from pie_wire import PROTOCOL_VERSION
 from pie_wire.channel import Channel
 from pie_wire.codec import Buffer, Frame, Header, decode, encode, encode_body
-from pie_wire.errors import PeerLost, PieError, ProtocolError, VersionMismatch, from_info
+from pie_wire.errors import BadField, PeerLost, PieError, ProtocolError, VersionMismatch, from_info
 from pie_wire.messages.link import Beat, Bye, Hello, Identity, LinkMessage, Ready, Refused, Rehello, Resend
 
 
@@ -28,6 +29,8 @@ class Timing:
     """Seconds. `dead` must exceed the longest stall that is to be survived (a stopped or overloaded peer)."""
 
     hello: float = 0.25
+    refused: float = 1.0
+    """Pause of a dialer that was refused, before it greets again."""
     beat: float = 0.5
     stuck: float = 2.0
     dead: float = 15.0
@@ -42,6 +45,7 @@ class State(enum.Enum):
 @dataclass(frozen=True)
 class Up:
     identity: Identity
+    session: int
 
 
 @dataclass(frozen=True)
@@ -54,16 +58,33 @@ class Deliver:
     frame: Frame
 
 
-LinkEvent = Up | Down | Deliver
+@dataclass(frozen=True)
+class Complaint:
+    """The peer could not use a frame of this side's; the session goes on."""
+
+    error: PieError
+
+
+LinkEvent = Up | Down | Deliver | Complaint
 
 
 class Link:
     """Either end. Feed frames and ticks in; take `out` (frames to send) and `events` away after each call."""
 
-    def __init__(self, me: Callable[[], Identity], *, dialer: bool, timing: Timing, now: float) -> None:
+    def __init__(
+        self,
+        me: Callable[[], Identity],
+        *,
+        dialer: bool,
+        timing: Timing,
+        now: float,
+        attempts: Callable[[], int] | None = None,
+    ) -> None:
+        """`attempts` gives growing numbers; links that follow each other on one socket must share it."""
         self._me = me
         self._dialer = dialer
         self._timing = timing
+        self._attempts = attempts or itertools.count(1).__next__
         self.state = State.GREETING
         self.identity: Identity | None = None
         self.out: list[list[Buffer]] = []
@@ -73,8 +94,11 @@ class Link:
         """Why the acceptor refused the last hello; a dialer keeps trying unless versions differ."""
         self.progress: Callable[[], int] = lambda: 0
         self._channel: Channel | None = None
+        self._attempt = self._attempts() if dialer else 0
+        """Dialer: of the next new session. Acceptor: of the hello that opened the present one."""
         self._heard = now
         self._next_hello = now
+        self._next_rehello = now
         self._next_beat = now
         self._ticked = now
 
@@ -95,16 +119,19 @@ class Link:
         return self.state is State.UP and self.silent_for(now) > self._timing.stuck
 
     def accept(self, hello: Hello, session: int, now: float) -> None:
-        """Acceptor: open (or resume) the link for this hello."""
+        """Acceptor: open the link for this hello, resume it, or ignore a hello that a newer one has overtaken."""
+        same_process = self.identity is not None and self.identity.incarnation == hello.identity.incarnation
+        if same_process and 0 < hello.attempt < self._attempt:
+            return
         self._heard = now
         self.identity = hello.identity
-        resumed = self._channel is not None and hello.session == self._channel.session
-        if not resumed:
-            self._lose(PeerLost(f"{hello.identity.kind} {hello.identity.name} started a new session"))
-            self._channel = Channel(session)
         channel = self._channel
-        if channel is None:
-            raise ProtocolError("link without a session")
+        repeated = same_process and 0 < hello.attempt == self._attempt
+        resumed = channel is not None and (repeated or hello.session == channel.session)
+        if channel is None or not resumed:
+            self._lose(PeerLost(f"{hello.identity.kind} {hello.identity.name} started a new session"))
+            channel = self._channel = Channel(session)
+            self._attempt = hello.attempt
         ready = Ready(
             *PROTOCOL_VERSION,
             identity=self._me(),
@@ -112,6 +139,7 @@ class Link:
             received=channel.received,
             beat_ms=int(self._timing.beat * 1000),
             dead_ms=int(self._timing.dead * 1000),
+            attempt=hello.attempt,
         )
         self._control(ready)
         if resumed:
@@ -119,7 +147,7 @@ class Link:
             self._repair(hello.received + 1)
         else:
             self.state = State.UP
-            self.events.append(Up(hello.identity))
+            self.events.append(Up(hello.identity, channel.session))
 
     def send(self, verb: bytes, header: Header, body: bytes, buffers: Sequence[Buffer] = ()) -> None:
         """Queue a numbered frame. The link must be up; PeerLost otherwise."""
@@ -128,7 +156,7 @@ class Link:
         try:
             self._channel.queue(verb, header, body, buffers)
         except PieError as exc:
-            self.close(exc)
+            self.give_up(exc)
             raise
         self.out.extend(self._channel.flush())
 
@@ -144,6 +172,7 @@ class Link:
             return
         channel = self._channel
         if self.state is not State.UP or channel is None or frame.header.session != channel.session:
+            self._stray(now)
             return
         self._heard = now
         channel.on_ack(frame.header.ack)
@@ -167,7 +196,7 @@ class Link:
                 self._hello(now)
         elif self.state is State.UP and self._channel is not None:
             if self.silent_for(now) > self._timing.dead:
-                self.close(PeerLost(f"nothing heard for {self._timing.dead:g} s"))
+                self.give_up(PeerLost(f"nothing heard for {self._timing.dead:g} s"))
             elif now >= self._next_beat or self._channel.owes_ack:
                 self._beat(now)
 
@@ -177,34 +206,30 @@ class Link:
         self._channel = None
         self.state = State.GREETING if self._dialer else State.CLOSED
 
-    def close(self, cause: PieError) -> None:
-        """Leave: a last gasp to the peer, Down to this side, nothing after that. A dialer must be remade."""
+    def give_up(self, cause: PieError) -> None:
+        """End the session, with a last gasp to the peer. A dialer greets again for a new one."""
         if self.state is State.UP:
             self._control(Bye(cause.info()))
-        self._lose(cause)
-        self._channel = None
-        self.state = State.CLOSED
+        if self.state is not State.CLOSED:
+            self.lost(cause)
 
-    def rehello(self) -> None:
-        """Dialer: greet again with the session it has."""
-        self._next_hello = 0.0
+    def close(self, cause: PieError) -> None:
+        """Leave: a last gasp to the peer, Down to this side, nothing after that. A dialer must be remade."""
+        self.give_up(cause)
+        self.state = State.CLOSED
 
     def _receive_control(self, message: LinkMessage, header: Header, now: float) -> None:
         match message:
             case Ready() if self._dialer:
                 self._on_ready(message, now)
-            case Refused() if self._dialer:
-                error = from_info(message.error)
-                if self.state is State.GREETING or isinstance(error, VersionMismatch):
-                    self.refusal = error
-                    if isinstance(error, VersionMismatch):
-                        self._lose(error)
-                        self.state = State.CLOSED
+            case Refused():
+                self._on_refused(message, now)
             case Rehello() if self._dialer:
-                if self.state is State.UP and now >= self._next_hello:
-                    self._hello(now)
+                self._stray(now)
             case Beat() | Resend() | Bye():
                 if self._channel is None or header.session != self._channel.session:
+                    if not isinstance(message, Bye):
+                        self._stray(now)
                     return
                 self._heard = now
                 self._channel.on_ack(header.ack)
@@ -221,22 +246,54 @@ class Link:
 
     def _on_ready(self, ready: Ready, now: float) -> None:
         if ready.major != PROTOCOL_VERSION[0]:
-            self.refusal = VersionMismatch(f"peer speaks version {ready.major}, this side {PROTOCOL_VERSION[0]}")
-            self._lose(self.refusal)
-            self.state = State.CLOSED
+            self._on_refused(
+                Refused(VersionMismatch(f"peer speaks version {ready.major}, this side {PROTOCOL_VERSION[0]}").info()),
+                now,
+            )
             return
-        self._heard = now
-        self.refusal = None
+        if ready.session < 1:
+            raise BadField(f"link.ready: a session number is positive, got {ready.session}")
         if self._channel is not None and self._channel.session == ready.session:
+            self._heard = now
+            self.identity = ready.identity
             self._channel.on_ack(ready.received)
             self._repair(ready.received + 1)
             return
+        if ready.attempt != self._attempt:
+            return  # the answer to a hello of an older session, which nobody wants any more
+        self._heard = now
+        self.refusal = None
         self._lose(PeerLost(f"{ready.identity.kind} {ready.identity.name} has lost this session (restarted?)"))
         self._channel = Channel(ready.session)
+        self._attempt = self._attempts()
         self.identity = ready.identity
         self.state = State.UP
         self._next_beat = now
-        self.events.append(Up(ready.identity))
+        self.events.append(Up(ready.identity, ready.session))
+
+    def _on_refused(self, refused: Refused, now: float) -> None:
+        error = from_info(refused.error)
+        if not self._dialer:
+            self.events.append(Complaint(error))
+        elif isinstance(error, VersionMismatch):
+            self.refusal = error
+            self.lost(error)
+            self.state = State.CLOSED
+        elif self.state is State.UP and refused.attempt != self._attempt:
+            self.events.append(Complaint(error))
+        elif refused.attempt in (0, self._attempt):
+            self.refusal = error
+            self.lost(error)
+            self._next_hello = now + self._timing.refused
+
+    def _stray(self, now: float) -> None:
+        """A frame of a session that this side does not have: at most one side remembers it, so let the dialer greet."""
+        if self._dialer:
+            if self.state is State.UP and now >= self._next_hello:
+                self._hello(now)
+        elif now >= self._next_rehello:
+            self._next_rehello = now + self._timing.hello / 2
+            self._control(Rehello())
 
     def _repair(self, start: int) -> None:
         if self._channel is None:
@@ -245,8 +302,7 @@ class Link:
             self.out.extend(self._channel.resend(start))
             self.out.extend(self._channel.flush())
         except PeerLost as exc:
-            if self._channel.acked >= start:
-                self.close(exc)
+            self.give_up(exc)
 
     def _ask_for_gap(self, peer_sent: int, now: float) -> None:
         if self._channel is None:
@@ -258,7 +314,15 @@ class Link:
     def _hello(self, now: float) -> None:
         self._next_hello = now + self._timing.hello
         received = self._channel.received if self._channel else 0
-        self._control(Hello(*PROTOCOL_VERSION, identity=self._me(), session=self.session, received=received))
+        self._control(
+            Hello(
+                *PROTOCOL_VERSION,
+                identity=self._me(),
+                session=self.session,
+                received=received,
+                attempt=self._attempt,
+            )
+        )
 
     def _beat(self, now: float) -> None:
         self._next_beat = now + self._timing.beat
@@ -273,3 +337,5 @@ class Link:
         if self.state is State.UP:
             self.events.append(Down(cause))
             self.state = State.GREETING
+            if self._dialer:
+                self._attempt = self._attempts()

@@ -38,6 +38,8 @@ class Hello(LinkMessage, frozen=True, omit_defaults=True):
     """The session to resume, 0 for a new one."""
     received: int = 0
     """Last number received in that session."""
+    attempt: int = 0
+    """Numbers the dialer's wishes for a new session, growing; a repeated hello keeps it and gets the same session."""
 
 
 class Ready(LinkMessage, frozen=True, omit_defaults=True):
@@ -51,6 +53,8 @@ class Ready(LinkMessage, frozen=True, omit_defaults=True):
     received: int = 0
     beat_ms: int = 500
     dead_ms: int = 15000
+    attempt: int = 0
+    """That of the hello it answers."""
 
 
 class Refused(LinkMessage, frozen=True, omit_defaults=True):
@@ -58,6 +62,8 @@ class Refused(LinkMessage, frozen=True, omit_defaults=True):
 
     verb: ClassVar[str] = "link.refused"
     error: ErrorInfo
+    attempt: int = 0
+    """That of the hello it refuses; 0 when it complains of another frame, which leaves the session as it is."""
 
 
 class Rehello(LinkMessage, frozen=True, omit_defaults=True):
