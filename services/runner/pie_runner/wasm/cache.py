@@ -13,8 +13,8 @@ import secrets
 from pathlib import Path
 
 import structlog
-import wasmtime
 
+from pie_runner.wasm import ffi
 from pie_runner.wasm.engine import EngineSettings
 
 log = structlog.get_logger()
@@ -39,7 +39,7 @@ class CodeCache:
 
     def path(self, wasm_sha256: str) -> Path:
         """Where the code for that wasm is, if it is there."""
-        return self.directory / f"{wasm_sha256}-{wasmtime.__version__}-{self._settings.digest}.cwasm"
+        return self.directory / f"{wasm_sha256}-{ffi.VERSION}-{self._settings.digest}.cwasm"
 
     def find(self, wasm_sha256: str) -> Path | None:
         """The entry, checked and marked as used; None when there is none. A forged or damaged one is removed."""

@@ -35,6 +35,7 @@ from ctypes import (
     c_void_p,
 )
 from collections.abc import Iterable
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import wasmtime
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from _ctypes import _Pointer
 
 KNOWN_VERSION = "50.0.1"
+VERSION = version("wasmtime")
 
 # Discriminants of wasmtime_component_val_t.
 BOOL, S8, U8, S16, U16, S32, U32, S64, U64, F32, F64, CHAR, STRING = range(13)
