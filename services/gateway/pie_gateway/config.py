@@ -1,0 +1,37 @@
+"""The gateway's configuration: `[gateway]` in the file, `PIE_GATEWAY_*` in the environment, flags of the same names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pie_wire.config import option, pie_home
+
+
+@dataclass(frozen=True)
+class GatewayConfig:
+    """All of a gateway's settings; times in seconds, sizes in bytes."""
+
+    name: str = option("gateway", "member name; also names its event log")
+    endpoint: str = option(f"ipc://{pie_home()}/run/gateway.sock", "where clients dial")
+    runners_endpoint: str = option(f"ipc://{pie_home()}/run/gateway-runners.sock", "where runners dial")
+    kvstore_endpoint: str = option(f"ipc://{pie_home()}/run/kvstore.sock", "where kvstore listens")
+    data: str = option(str(pie_home() / "gateway"), "folder of the process table and the event logs")
+    http_host: str = option("127.0.0.1", "address of the HTTP front; empty for none")
+    http_port: int = option(8080, "port of the HTTP front; 0 picks a free one")
+    http_body: int = option(2 << 20, "largest HTTP request body")
+    chat_program: str = option("chat", "program behind /v1/chat/completions")
+    chat_timeout: float = option(600.0, "longest chat completion")
+    queue: int = option(1024, "launches that may wait for a runner")
+    queue_timeout: float = option(10.0, "how long a launch waits for a runner with room")
+    start_timeout: float = option(30.0, "how long a runner may take to accept a process")
+    kill_timeout: float = option(5.0, "how long a runner may take to end a process")
+    recovery_grace: float = option(5.0, "after a restart: how long runners have to announce their processes")
+    reattach_grace: float = option(30.0, "after a restart: how long a client that owns a process may stay away")
+    keep_ended: float = option(600.0, "how long events of ended processes are kept")
+    keep_ended_count: int = option(10_000, "how many ended processes are kept at most")
+    keep_ids: float = option(86_400.0, "how long ids of forgotten processes are refused")
+    log_process_bytes: int = option(64 << 20, "events kept of one process")
+    log_total_bytes: int = option(4 << 30, "events kept of all processes; the oldest ended ones go first")
+    uploads: int = option(16, "uploads under way at once")
+    upload_idle: float = option(60.0, "an upload without a new chunk for so long makes room for another")
+    log_level: str = option("info", "debug, info, warning or error")

@@ -1,0 +1,275 @@
+"""Launches: resolve the program, find a runner with room, start. Each id is executed at most once.
+
+launch --resolve--> queue --place--> starting --runner says done--> running
+                      |                  |
+                      deadline:          refused before anything ran: back to the queue
+                      overloaded         lost or unknown: the process ends with `process_lost`
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from pie_wire.errors import (
+    BadField,
+    BadRequest,
+    Conflict,
+    DeadlineExceeded,
+    Gone,
+    NotFound,
+    Overloaded,
+    PeerLost,
+    PieError,
+    ProcessLost,
+    Terminated,
+    TooLarge,
+    Unavailable,
+    Unsupported,
+)
+from pie_wire.hub import Answer, Hub, Scope
+from pie_wire.messages.base import Done
+from pie_wire.messages.common import MAX_INPUT_BYTES, ProgramRef
+from pie_wire.messages.gateway import Launch, Launched
+from pie_wire.messages.runner import Start
+
+from pie_gateway.config import GatewayConfig
+from pie_gateway.process import Process
+from pie_gateway.programs import ProgramCatalogue
+from pie_gateway.record import ProcessRecord, fingerprint
+from pie_gateway.runners import Runner, RunnerPool
+from pie_gateway.session import Call, Session
+from pie_gateway.streams import EventStreams
+from pie_gateway.table import ProcessTable
+
+PID = re.compile(r"[0-9a-f]{32}")
+MAX_FILENAME = 200
+
+
+@dataclass(eq=False)
+class _Pending:
+    """A launch that no runner has confirmed yet."""
+
+    launch: Launch
+    scope: Scope
+    fingerprint: bytes
+    calls: list[Call[Launch]]
+    deadline: float
+    program: ProgramRef | None = None
+    process: Process | None = None
+    """Set once it has been placed."""
+
+
+class Launcher:
+    def __init__(
+        self,
+        config: GatewayConfig,
+        hub: Hub,
+        table: ProcessTable,
+        streams: EventStreams,
+        runners: RunnerPool,
+        programs: ProgramCatalogue,
+        wall: Callable[[], float],
+    ) -> None:
+        self._config = config
+        self._hub = hub
+        self._table = table
+        self._streams = streams
+        self._runners = runners
+        self._programs = programs
+        self._wall = wall
+        self._pending: dict[str, _Pending] = {}
+        self._queue: dict[str, _Pending] = {}
+        """Those of `_pending` that wait for a runner, first come first."""
+        streams.on_end(self._ended)
+
+    @property
+    def queued(self) -> int:
+        return len(self._queue)
+
+    def launch(self, call: Call[Launch]) -> None:
+        """Accept a launch, or join the one with the same id.
+
+        Raises:
+            BadField, TooLarge, Conflict, Gone, Overloaded
+        """
+        message, scope = call.message, call.scope
+        _check(message)
+        print_ = fingerprint(message, scope.tenant, scope.user)
+        process = self._table.get(message.pid)
+        pending = self._pending.get(message.pid)
+        known = process.record if process else self._table.expired(message.pid)
+        if (known and known.fingerprint != print_) or (pending and pending.fingerprint != print_):
+            raise Conflict(f"process id {message.pid} is taken by another launch: choose a new random one")
+        if pending is not None:
+            pending.calls.append(call)
+        elif process is not None:
+            self._accepted(call, process, again=True)
+        elif known is not None:
+            raise Gone(f"process {message.pid} ended and its events are no longer kept: launch with a new id")
+        else:
+            self._begin(call, print_)
+
+    def cancel(self, pid: str, scope: Scope, error: PieError) -> bool:
+        """Give up a launch that has not been placed. False if there is none."""
+        pending = self._pending.get(pid)
+        if pending is None or pending.process is not None or pending.scope != scope:
+            return False
+        self._fail(pending, error)
+        return True
+
+    def forget(self, session: Session) -> None:
+        """The session has gone: launches that only it waits for and that have not been placed are dropped."""
+        for pending in list(self._pending.values()):
+            pending.calls = [c for c in pending.calls if c.session is not session]
+            if not pending.calls and pending.process is None:
+                self._fail(pending, PeerLost("the client has gone"))
+
+    def place(self) -> None:
+        """Start queued launches as far as runners have room."""
+        while self._queue:
+            runner = self._runners.pick()
+            if runner is None:
+                return
+            pid = next(iter(self._queue))
+            self._start(self._queue.pop(pid), runner)
+
+    def tick(self) -> None:
+        now = self._hub.clock()
+        self.place()
+        for pending in list(self._queue.values()):
+            if now < pending.deadline:
+                break  # the queue is in order of deadlines
+            waited = f"for {self._config.queue_timeout:g} s"
+            if len(self._runners):
+                self._fail(pending, Overloaded(f"every runner has been full {waited}: try again, or add runners"))
+            else:
+                self._fail(pending, Unavailable(f"no runner has been there {waited}: is one running? see `pie status`"))
+
+    # -- stages
+
+    def _begin(self, call: Call[Launch], print_: bytes) -> None:
+        if len(self._pending) >= self._config.queue:
+            raise Overloaded(f"{self._config.queue} launches are waiting already: try again later")
+        pid = call.message.pid
+        deadline = self._hub.clock() + self._config.queue_timeout
+        pending = self._pending[pid] = _Pending(call.message, call.scope, print_, [call], deadline)
+
+        def resolved(ref: ProgramRef) -> None:
+            if self._pending.get(pid) is pending:
+                pending.program = ref
+                pending.deadline = self._hub.clock() + self._config.queue_timeout
+                self._queue[pid] = pending
+                self.place()
+
+        def failed(error: PieError) -> None:
+            if self._pending.get(pid) is pending:
+                self._fail(pending, error)
+
+        try:
+            self._programs.resolve(call.message, call.scope, resolved, failed)
+        except PieError:
+            del self._pending[pid]
+            raise
+
+    def _start(self, pending: _Pending, runner: Runner) -> None:
+        launch, ref = pending.launch, pending.program
+        if ref is None:
+            raise BadRequest("a launch without a resolved program cannot be placed")
+        process = self._table.add(
+            ProcessRecord(
+                pid=launch.pid,
+                program=f"{ref.name}@{ref.version}" if ref.version else ref.name,
+                fingerprint=pending.fingerprint,
+                tenant=pending.scope.tenant,
+                user=pending.scope.user,
+                on_disconnect=launch.on_disconnect,
+                created_at=self._wall(),
+                runner=runner.name,
+                incarnation=runner.peer.identity.incarnation,
+            )
+        )
+        pending.process = process
+        process.owner = pending.calls[-1].session
+        process.owner.owned.add(launch.pid)
+        self._runners.assign(process, runner)
+        self._hub.request(
+            runner.peer,
+            Start(launch.pid, ref, launch.input, filename=launch.filename, on_full=launch.on_full),
+            lambda answer: self._on_started(pending, process, runner, answer),
+            timeout=self._config.start_timeout,
+            scope=pending.scope,
+        )
+
+    def _on_started(self, pending: _Pending, process: Process, runner: Runner, answer: Answer[Done]) -> None:
+        if self._pending.get(process.pid) is not pending:
+            return  # ended in the meantime, and answered
+        error = answer.error
+        if error is None:
+            self._settle(pending, process)
+        elif isinstance(error, PeerLost | DeadlineExceeded):
+            self._runners.kill(runner.peer, process.pid, "its start was not confirmed in time")
+            self._streams.end(process, ProcessLost(f"runner {runner.name} did not confirm the start: {error.message}"))
+        elif isinstance(error, BadRequest | NotFound | Unsupported | Unavailable):
+            self._withdraw(process, runner)
+            if process.kill_reason:
+                self._fail(pending, Terminated(process.kill_reason))
+            elif isinstance(error, Overloaded):
+                self._runners.refused(runner)
+                pending.process = None
+                self._queue = {process.pid: pending, **self._queue}
+                self.place()
+            else:
+                self._fail(pending, error)
+        else:
+            self._runners.kill(runner.peer, process.pid, "its start failed")
+            self._streams.end(process, error)
+
+    def _withdraw(self, process: Process, runner: Runner) -> None:
+        """The runner refused: nothing ran, so the id is free again and there is nothing left to end."""
+        runner.processes.pop(process.pid, None)
+        if process.owner is not None:
+            process.owner.owned.discard(process.pid)
+        self._table.forget(process)
+        for answer in process.on_end:
+            answer()
+
+    def _settle(self, pending: _Pending, process: Process) -> None:
+        del self._pending[process.pid]
+        for number, call in enumerate(pending.calls):
+            self._accepted(call, process, again=number > 0)
+
+    def _accepted(self, call: Call[Launch], process: Process, *, again: bool) -> None:
+        call.reply(Launched(process.pid, process.record.program, again))
+        if call.message.attach and call.session.alive:
+            self._streams.attach(process, call.session, 1)
+            self._streams.resume(process)
+
+    def _ended(self, process: Process) -> None:
+        pending = self._pending.get(process.pid)
+        if pending is not None:
+            self._settle(pending, process)
+
+    def _fail(self, pending: _Pending, error: PieError) -> None:
+        self._pending.pop(pending.launch.pid, None)
+        self._queue.pop(pending.launch.pid, None)
+        for call in pending.calls:
+            call.fail(error)
+
+
+def _check(launch: Launch) -> None:
+    if not PID.fullmatch(launch.pid):
+        raise BadField(f"pid is {launch.pid!r}, expected 32 lower-case hex digits")
+    size = len(launch.input.encode())
+    if size > MAX_INPUT_BYTES:
+        raise TooLarge(f"an input of {size} bytes exceeds {MAX_INPUT_BYTES}: send large data as messages")
+    try:
+        msgspec.json.decode(launch.input, type=Any)
+    except msgspec.DecodeError as exc:
+        raise BadField(f"input is not JSON: {exc}") from exc
+    name = launch.filename
+    if not 0 < len(name) <= MAX_FILENAME or "/" in name or not name.isprintable():
+        raise BadField(f"filename is {name!r}, expected a plain file name of up to {MAX_FILENAME} characters")

@@ -1,0 +1,50 @@
+"""The durable process index in kvstore, fed in batches and caught up after an outage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pie_wire.errors import PieError
+from pie_wire.messages.base import Done
+from pie_wire.messages.common import ProcessInfo
+from pie_wire.messages.kvstore import PutProcesses
+
+from pie_gateway.process import Process
+from pie_gateway.store import Store
+from pie_gateway.table import ProcessTable
+
+EVERY = 0.5
+RETRY = 1.0
+ROWS = 256
+
+
+class ProcessIndex:
+    """Holds what has changed, by pid: never more than the process table has."""
+
+    def __init__(self, table: ProcessTable, store: Store, clock: Callable[[], float]) -> None:
+        self._store = store
+        self._clock = clock
+        self._changed: dict[str, ProcessInfo] = {p.pid: p.record.info() for p in table}
+        self._asking = False
+        self._next = 0.0
+
+    def changed(self, process: Process) -> None:
+        self._changed[process.pid] = process.record.info()
+
+    def tick(self) -> None:
+        now = self._clock()
+        if not self._changed or self._asking or now < self._next or not self._store.is_up:
+            return
+        pids = [pid for pid, _ in zip(self._changed, range(ROWS), strict=False)]
+        rows = [self._changed.pop(pid) for pid in pids]
+        self._asking, self._next = True, now + EVERY
+
+        def done(reply: Done) -> None:
+            self._asking = False
+
+        def failed(error: PieError) -> None:
+            self._asking, self._next = False, self._clock() + RETRY
+            for row in rows:
+                self._changed.setdefault(row.pid, row)  # a newer row wins
+
+        self._store.ask(PutProcesses(rows), done, failed)

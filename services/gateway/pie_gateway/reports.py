@@ -1,0 +1,60 @@
+"""What operators ask: which services are there, which models, who holds the pages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from pie_wire.membership import Membership
+from pie_wire.messages.common import MemberInfo, ModelFacts
+from pie_wire.messages.gateway import Pages, PagesReport, Status, StatusReport
+from pie_wire.messages.kvstore import ListMembers, ListPages
+
+from pie_gateway.session import Call
+from pie_gateway.store import Store
+from pie_gateway.table import ProcessTable
+
+
+class Reports:
+    """`http` gives the address of the HTTP front, empty without one."""
+
+    def __init__(self, table: ProcessTable, store: Store, membership: Membership, http: Callable[[], str]) -> None:
+        self._table = table
+        self._store = store
+        self._membership = membership
+        self._http = http
+
+    def status(self, call: Call[Status]) -> None:
+        """From kvstore; while it is away, from the last list it sent."""
+
+        def answer(members: Sequence[MemberInfo]) -> None:
+            models = models_of(members)
+            call.reply(StatusReport(list(members), models, self._http(), self._table.live_count))
+
+        if not self._store.is_up:
+            answer(self._membership.members)
+            return
+        self._store.ask(ListMembers(), lambda r: answer(r.members), lambda _: answer(self._membership.members))
+
+    def pages(self, call: Call[Pages]) -> None:
+        self._store.ask(ListPages(), lambda r: call.reply(PagesReport(r.engines)), call.fail, scope=call.scope)
+
+
+def models_of(members: Sequence[MemberInfo]) -> list[ModelFacts]:
+    """One entry per model name that some live engine serves."""
+    models: dict[str, ModelFacts] = {}
+    for member in members:
+        if member.kind == "engine" and member.state != "lost" and (name := str(member.info.get("model", ""))):
+            info = member.info
+            models.setdefault(
+                name,
+                ModelFacts(
+                    name=name,
+                    vocab=int(info.get("vocab", 0)),
+                    max_context=int(info.get("max_context", 0)),
+                    page_size=int(info.get("page_size", 16)),
+                    dtype=str(info.get("dtype", "")),
+                    backend=str(info.get("backend", "")),
+                    device=str(info.get("device", "")),
+                ),
+            )
+    return list(models.values())

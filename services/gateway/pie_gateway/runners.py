@@ -1,0 +1,97 @@
+"""The runners that have announced themselves: what they hold, how loaded they are, which one is next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from pie_wire.hub import Hub, Peer
+from pie_wire.messages.runner import Credit, Kill
+
+from pie_gateway.process import Process
+
+REFUSAL_PAUSE = 0.5
+"""Seconds a runner that said it is full is left alone."""
+
+
+@dataclass(eq=False)
+class Runner:
+    """One incarnation of a runner on one link."""
+
+    peer: Peer
+    capacity: int
+    processes: dict[str, Process] = field(default_factory=dict[str, Process])
+    lag_ms: float = 0.0
+    full_until: float = 0.0
+
+    @property
+    def name(self) -> str:
+        return self.peer.name
+
+    @property
+    def load(self) -> float:
+        """Share of its capacity in use."""
+        return len(self.processes) / self.capacity if self.capacity > 0 else 1.0
+
+
+class RunnerPool:
+    """Who runs what. Placement is by least load; a runner at its capacity gets nothing."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self._runners: dict[Peer, Runner] = {}
+
+    def __iter__(self) -> Iterator[Runner]:
+        return iter(list(self._runners.values()))
+
+    def __len__(self) -> int:
+        return len(self._runners)
+
+    def get(self, peer: Peer) -> Runner | None:
+        return self._runners.get(peer)
+
+    def add(self, peer: Peer, capacity: int) -> Runner:
+        """A runner that has just announced itself. Doing so again on the same link keeps what it has."""
+        runner = self._runners.setdefault(peer, Runner(peer, capacity))
+        runner.capacity = capacity
+        return runner
+
+    def remove(self, peer: Peer) -> list[Process]:
+        """A runner that has gone. Returns what it had."""
+        runner = self._runners.pop(peer, None)
+        return list(runner.processes.values()) if runner else []
+
+    def pick(self) -> Runner | None:
+        """The least loaded runner with room."""
+        now = self._hub.clock()
+        free = [r for r in self._runners.values() if len(r.processes) < r.capacity and now >= r.full_until]
+        return min(free, key=lambda r: (r.load, r.lag_ms, r.name), default=None)
+
+    def refused(self, runner: Runner) -> None:
+        """It has less room than it said."""
+        runner.full_until = self._hub.clock() + REFUSAL_PAUSE
+
+    def assign(self, process: Process, runner: Runner) -> None:
+        process.runner = runner
+        runner.processes[process.pid] = process
+
+    def release(self, process: Process) -> None:
+        """The process has ended."""
+        if process.runner is not None:
+            process.runner.processes.pop(process.pid, None)
+
+    def kill(self, peer: Peer, pid: str, reason: str) -> None:
+        self._hub.send(peer, Kill(pid, reason))
+
+    def credit(self, moved: Iterable[Process]) -> None:
+        """Tell each runner how far the streams of its processes are durable and consumed."""
+        columns: dict[Peer, list[tuple[str, int, int]]] = {}
+        for process in moved:
+            numbers = (process.record.last_seq, process.record.consumed)
+            if process.runner is None or process.record.closed_here or numbers == process.credited:
+                continue
+            process.credited = numbers
+            columns.setdefault(process.runner.peer, []).append((process.pid, *numbers))
+        for peer, rows in columns.items():
+            pids, durable, consumed = zip(*rows, strict=True)
+            self._hub.send(peer, Credit(list(pids), list(durable), list(consumed)))

@@ -1,0 +1,65 @@
+"""The gateway's shell: sockets, the event log file, the HTTP server and the clock around the core."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+import structlog
+from pie_wire.errors import PeerLost
+from pie_wire.hub import Hub
+from pie_wire.membership import KVSTORE, Membership
+from pie_wire.process import identity
+from pie_wire.transport import AsyncTransport
+
+from pie_gateway.config import GatewayConfig
+from pie_gateway.core import CLIENTS, RUNNERS, GatewayCore
+from pie_gateway.http import HttpFront
+from pie_gateway.sqlite_log import SqliteEventLog
+
+TICK = 0.05
+
+log = structlog.get_logger("pie.gateway")
+
+
+async def serve(config: GatewayConfig, stop: asyncio.Event) -> None:
+    """Run a gateway until `stop` is set.
+
+    Raises:
+        LogError: the event log failed. PieError: an endpoint, the HTTP port or the log cannot be had.
+    """
+    hub = Hub(identity("gateway", config.name), time.monotonic)
+    transport = AsyncTransport(hub)
+    event_log = SqliteEventLog(Path(config.data) / f"{config.name}.sqlite")
+    try:
+        membership = Membership(hub, endpoint=config.runners_endpoint, info={"clients": config.endpoint})
+        core = GatewayCore(config, hub, event_log, membership, time.time)
+        for endpoint in (config.endpoint, config.runners_endpoint):
+            if endpoint.startswith("ipc://"):
+                Path(endpoint.removeprefix("ipc://")).parent.mkdir(parents=True, exist_ok=True)
+        transport.bind(CLIENTS, config.endpoint)
+        transport.bind(RUNNERS, config.runners_endpoint)
+        transport.dial(KVSTORE, config.kvstore_endpoint)
+        transport.start()
+        http = HttpFront(config, core, transport.soon) if config.http_host else None
+        if http is not None:
+            core.http = await http.start()
+            membership.update(http=core.http)
+        log.info("ready", clients=config.endpoint, runners=config.runners_endpoint, http=core.http)
+        try:
+            while not stop.is_set() and core.fatal is None:
+                core.tick()
+                transport.soon()
+                await asyncio.sleep(TICK)
+        finally:
+            if http is not None:
+                await http.stop()
+        if core.fatal is not None:
+            raise core.fatal
+        membership.leave()
+        transport.soon()
+        await asyncio.sleep(TICK)
+    finally:
+        transport.close(PeerLost(f"gateway {config.name} is shutting down"))
+        event_log.close()
