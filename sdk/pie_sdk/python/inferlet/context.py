@@ -156,20 +156,19 @@ class Context:
         sampler: Sampler | None = None,
         *,
         max_tokens: int | None = None,
-        stop: Iterable[int] | None = None,
+        stop: Iterable[int | str] | None = None,
         seed: int | None = None,
         window: int | None = None,
         auto_flush: bool = True,
     ) -> Generator:
         """Decode from here: `async for step in ctx.generate(...)`, or `await ctx.generate(...).text()`.
 
-        `stop`: ids that end the generation, instead of the model's own stop ids. `window`: how far the engine may run
+        `stop`: ids that end the generation, instead of the model's own; or strings, besides them. `window`: how far the engine may run
         ahead (1: lockstep). After turns, the assistant's turn is opened first unless `auto_flush` is False.
         """
         if auto_flush and self._turns is not None and self._turns.wants_cue:
             self.cue()
-        stop_ids = self._model.stop_ids if stop is None else list(stop)
-        return Generator(self, sampler or Sampler(), max_tokens, stop_ids, seed, window)
+        return Generator(self, sampler or Sampler(), max_tokens, stop, seed, window)
 
     def forward(self) -> Forward:
         """One explicit pass of the model."""

@@ -11,6 +11,7 @@ from wit_world.imports import generation as raw
 from inferlet import loop
 from inferlet.errors import host_errors, unwrap
 from inferlet.sample import Sampler
+from inferlet.stops import StopStrings
 
 if TYPE_CHECKING:
     from inferlet.context import Context
@@ -43,14 +44,16 @@ class Generator:
         context: Context,
         sampler: Sampler,
         max_tokens: int | None,
-        stop: list[int],
+        stop: Iterable[int | str] | None,
         seed: int | None,
         window: int | None,
     ) -> None:
         self._context = context
         self._sampler = sampler
         self._max_tokens = max_tokens
-        self._stop = stop
+        self._strings: StopStrings | None = None
+        self._stop: list[int] = context.model.stop_ids
+        self.stop(stop or ())
         self._seed = seed
         self._window = window
         self._run: raw.Run | None = None
@@ -62,9 +65,15 @@ class Generator:
         self._max_tokens = n
         return self
 
-    def stop(self, tokens: Iterable[int]) -> Generator:
-        """End at these ids instead. Before the first step."""
-        self._stop = list(tokens)
+    def stop(self, stops: Iterable[int | str]) -> Generator:
+        """End at these. Ids replace the model's own stop ids; strings are looked for in the text besides them, and are not
+        part of it. Before the first step."""
+        stops = [stops] if isinstance(stops, str) else list(stops)
+        strings = [stop for stop in stops if isinstance(stop, str) and stop]
+        ids = [stop for stop in stops if not isinstance(stop, str)]
+        self._strings = StopStrings(strings) if strings else None
+        if ids:
+            self._stop = ids
         return self
 
     def add_stop(self, tokens: Iterable[int]) -> Generator:
@@ -89,12 +98,20 @@ class Generator:
         if step.tokens:
             self.tokens_generated += len(step.tokens)
             self._context._wrote(step.tokens)
+        text = step.text
         if step.finish is not None:
             self.finish_reason = step.finish.name.lower()
+        if self._strings is not None:
+            text, found = self._strings.feed(text)
+            if found:
+                self.finish_reason = "stop"
+            elif self.finish_reason is not None:
+                text += self._strings.finish()
+        if self.finish_reason is not None:
             self.close()
-            if not step.tokens and not step.text:
+            if not step.tokens and not text:
                 raise StopAsyncIteration
-        return GenStep(step.tokens, step.text, self.finish_reason)
+        return GenStep(step.tokens, text, self.finish_reason)
 
     def _open(self) -> raw.Run:
         spec = raw.Spec(self._sampler.wit, self._seed, self._stop, self._max_tokens, self._window, True)
