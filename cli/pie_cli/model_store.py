@@ -184,6 +184,13 @@ def _row(store: ModelStore, info: ModelInfo) -> dict[str, object]:
     }
 
 
+@model_group.command("path")
+@click.argument("model")
+def path_command(model: str) -> None:
+    """Print the folder of a model that is there: its name, its source, or path:DIR."""
+    click.echo(resolve(model))
+
+
 @model_group.command("rm")
 @click.argument("name")
 def rm_command(name: str) -> None:

@@ -77,6 +77,7 @@ class KvstoreCore:
         self._pushed = 0
         self._sweep_at = 0.0
         self._engines_died = True
+        self._stopping = False
         self._check_schema()
         self.members.load()
         hub.listen(PORT)
@@ -100,6 +101,10 @@ class KvstoreCore:
                 self.processes.sweep()
         except StoreUnavailable as exc:
             log.warning("housekeeping delayed", reason=exc.message)
+
+    def stop(self) -> None:
+        """kvstore is about to close its links: their ends say nothing about the members."""
+        self._stopping = True
 
     def _handlers(self) -> None:
         on = self._hub.on
@@ -140,6 +145,8 @@ class KvstoreCore:
         return Done()
 
     def _on_down(self, peer: Peer, cause: object) -> None:
+        if self._stopping:
+            return
         self.members.link_down(peer)
         self._push_members()
 

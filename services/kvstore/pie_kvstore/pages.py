@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import msgspec
-from pie_wire.errors import StaleEpoch
+from pie_wire.errors import Conflict, StaleEpoch
 from pie_wire.messages.common import PageRow
 from pie_wire.messages.kvstore import EnginePages, PutPages
 
@@ -21,21 +21,24 @@ class PageRows:
         self._store = store
 
     def put(self, change: PutPages) -> None:
-        """Apply a net change in one transaction. What an earlier epoch of the engine wrote goes first.
+        """Apply a net change in one transaction; a full one replaces all rows, those of earlier epochs too.
 
         Raises:
             StaleEpoch: a newer incarnation of the engine has written already.
+            Conflict: a first report that is not full, because earlier rows are gone with an outage or a lost lease.
         """
         names.member(change.engine)
         head = self._heads().get(change.engine)
         if head is not None and head.epoch > change.epoch:
             raise StaleEpoch(f"engine {change.engine} has a newer incarnation: this one must stop")
+        if not change.full and (head is None or head.epoch != change.epoch):
+            raise Conflict(f"no rows of engine {change.engine} to change: report them in full")
         rows = {_field(r.runner, r.epoch, r.context): msgspec.json.encode(r) for r in change.rows}
         gone = [f for f in (_field(*d) for d in change.dropped) if f not in rows]
         key = self._store.keys.pages(change.engine)
         with self._store.use() as redis:
             pipe = redis.pipeline(transaction=True)
-            if change.full or head is None or head.epoch != change.epoch:
+            if change.full:
                 pipe.delete(key)
             if gone:
                 pipe.hdel(key, *gone)

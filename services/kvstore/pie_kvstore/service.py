@@ -47,6 +47,7 @@ def serve(config: Config, shutdown: Shutdown) -> None:
                 hub.progress += 1
             log.info("stopping")
         finally:
+            core.stop()
             transport.close(PeerLost("kvstore is shutting down"))
     finally:
         backend.close()
