@@ -205,7 +205,13 @@ def convert_gguf(gguf: Path, folder: Path, steps: Steps) -> None:
         tempfile.TemporaryFile("w+", encoding="utf-8") as complaints,
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=complaints, text=True, env=environment) as process,
     ):
-        limit = threading.Timer(CONVERT_LIMIT, process.kill)
+        expired = threading.Event()
+
+        def give_up() -> None:
+            expired.set()
+            process.kill()
+
+        limit = threading.Timer(CONVERT_LIMIT, give_up)
         limit.start()
         try:
             for line in process.stdout or ():
@@ -215,11 +221,10 @@ def convert_gguf(gguf: Path, folder: Path, steps: Steps) -> None:
             process.kill()
             raise
         finally:
-            expired = limit.finished.is_set()
             limit.cancel()
         if status == 0:
             return
-        if expired:
+        if expired.is_set():
             raise DeadlineExceeded(f"the conversion of {gguf.name} took more than {CONVERT_LIMIT:.0f} s; try again")
         complaints.seek(0)
         reason = _last_error(complaints.read()) or f"the converter ended with status {status}"

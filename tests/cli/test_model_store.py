@@ -19,7 +19,16 @@ from pie_cli.model_folder import INFO_FILE, check_folder, read_info
 from pie_cli.model_sources import Fetched, HubRepository, LocalFolder, SmolLM2Wheel, convert_gguf, parse_source
 from pie_cli.model_store import ModelStore, model_group
 from pie_cli.steps import Steps
-from pie_wire.errors import BadField, BadRequest, Conflict, HashMismatch, NotFound, Unavailable, Unsupported
+from pie_wire.errors import (
+    BadField,
+    BadRequest,
+    Conflict,
+    DeadlineExceeded,
+    HashMismatch,
+    NotFound,
+    Unavailable,
+    Unsupported,
+)
 
 
 def write_model(folder: Path) -> Path:
@@ -215,6 +224,7 @@ def test_commands_pull_list_and_remove(monkeypatch: pytest.MonkeyPatch, tmp_path
     listed = json.loads(run.invoke(model_group, ["list", "--json"], catch_exceptions=False).stdout)
     assert [(row["name"], row["chat"]) for row in listed["models"]] == [("mine", True)]
     assert "mine" in run.invoke(model_group, ["list"], catch_exceptions=False).stdout
+    assert run.invoke(model_group, ["path", "mine"], catch_exceptions=False).stdout == pulled.stdout
     run.invoke(model_group, ["rm", "mine"], catch_exceptions=False)
     assert json.loads(run.invoke(model_group, ["list", "--json"]).stdout) == {"models": []}
 
@@ -302,6 +312,12 @@ def test_garbage_is_no_gguf(tmp_path: Path):
     garbage.write_bytes(b"GGUF but not really")
     with pytest.raises(BadRequest, match=r"x\.gguf"):
         convert_gguf(garbage, tmp_path / "out", Steps())
+
+
+def test_a_conversion_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setattr(model_sources, "CONVERT_LIMIT", 0.05)
+    with pytest.raises(DeadlineExceeded, match="try again"):
+        convert_gguf(tmp_path / "x.gguf", tmp_path / "out", Steps())
 
 
 def test_the_pulled_model_is_whole(smollm2: Path):
