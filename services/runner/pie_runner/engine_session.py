@@ -1,0 +1,199 @@
+"""One link to one engine process: operations out, batched per loop turn; step results in.
+
+loop turn:  submit, submit, ... , flush ->  eng.ops(first, [...])   ->  engine
+            handle failures, acks, tokens  <-  run.step             <-  engine step
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from pie_wire.codec import Buffer
+from pie_wire.errors import PieError, from_info
+from pie_wire.hub import Hub, Peer
+from pie_wire.messages import engine as ops
+from pie_wire.messages.common import ModelFacts
+from pie_wire.messages.runner import OpFailure, Step
+
+if TYPE_CHECKING:
+    from pie_runner.contexts import Context
+    from pie_runner.models import Model
+    from pie_runner.passes import PendingOutput
+    from pie_runner.runs import Run
+    from pie_runner.waitables import Completion
+
+MAX_OPS_WEIGHT = 1_000_000
+"""Ops and tokens in one message: keeps its body far below the wire's limit."""
+
+
+class Session:
+    """One link to one engine process. When it ends, all contexts made on it are lost."""
+
+    def __init__(self, hub: Hub, peer: Peer, model: Model, context_ids: itertools.count[int]) -> None:
+        self._hub = hub
+        self.peer = peer
+        self.model = model
+        self.error: PieError | None = None
+        """Why it ended."""
+        self.acked = 0
+        self.contexts: dict[int, Context] = {}
+        self.runs: dict[int, Run] = {}
+        self.openings: dict[int, Run] = {}
+        """Runs by the number of their opening operation, until it is acknowledged."""
+        self.flushes: dict[int, tuple[Context, Completion]] = {}
+        self.passes: dict[int, tuple[Context, PendingOutput]] = {}
+        self.unreported: set[Run] = set()
+        """Runs with consumption the engine has not been told of."""
+        self.journaled: set[Context] = set()
+        self.wasted = 0
+        """Tokens decoded ahead and not consumed, as the engine reported them."""
+        self._barriers: list[tuple[int, Callable[[], None]]] = []
+        self._context_ids = context_ids
+        self._next_run = 1
+        self._next_op = 1
+        self._batch: list[ops.Op] = []
+
+    @property
+    def facts(self) -> ModelFacts:
+        return self.model.facts
+
+    @property
+    def last_op(self) -> int:
+        """Number of the newest operation."""
+        return self._next_op - 1
+
+    def check(self) -> None:
+        """Raise why the session has ended, if it has."""
+        if self.error is not None:
+            raise self.error
+
+    def next_context(self) -> int:
+        """An id no context of this runner ever had."""
+        return next(self._context_ids)
+
+    def next_run(self) -> int:
+        number = self._next_run
+        self._next_run += 1
+        return number
+
+    def submit(self, op: ops.Op) -> int:
+        """Queue an operation for the end of the loop turn. Returns its number."""
+        number = self._next_op
+        self._next_op += 1
+        if self.error is None:
+            self._batch.append(op)
+        return number
+
+    def after_ack(self, then: Callable[[], None]) -> None:
+        """Call when everything submitted so far has been applied or refused, or the session has ended."""
+        if self.acked >= self.last_op or self.error is not None:
+            then()
+        else:
+            self._barriers.append((self.last_op, then))
+
+    def flush(self) -> None:
+        """Report consumption and send what is queued."""
+        for run in list(self.unreported):
+            run.report()
+        self.unreported.clear()
+        batch, self._batch = self._batch, []
+        first = self._next_op - len(batch)
+        start = weight = 0
+        for i, op in enumerate(batch):
+            weight += 8 + (len(op.tokens) if isinstance(op, ops.Append | ops.Forward) else 0)
+            if weight >= MAX_OPS_WEIGHT or i == len(batch) - 1:
+                self._hub.send(self.peer, ops.Ops(first + start, batch[start : i + 1]))
+                start, weight = i + 1, 0
+
+    def on_step(self, step: Step, buffers: Sequence[Buffer]) -> None:
+        """What one engine step has for this runner."""
+        failures: dict[int, list[OpFailure]] = {}
+        for failure in step.failed:
+            failures.setdefault(failure.context, []).append(failure)
+        for context_id, failed in failures.items():
+            self._refuse(context_id, failed, step.acked)
+        self._acknowledge(step.acked)
+        at = 0
+        for number, count in zip(step.runs, step.counts, strict=True):
+            run = self.runs.get(number)
+            if run is not None:
+                run.push(step.tokens[at : at + count])
+            at += count
+        for end in step.ends:
+            self.wasted += end.wasted
+            run = self.runs.get(end.run)
+            if run is not None:
+                run.end(end)
+        for done in step.outputs:
+            context, pending = self.passes.pop(done.op, (None, None))
+            if context is not None and pending is not None:
+                context.executed(done.op)
+                pending.deliver(done.slots, buffers)
+        for number in step.flushed:
+            _, completion = self.flushes.pop(number, (None, None))
+            if completion is not None:
+                completion.complete()
+
+    def end(self, error: PieError) -> None:
+        """The engine is gone: everything made on this session fails with the same error."""
+        if self.error is not None:
+            return
+        self.error = error
+        self._batch.clear()
+        for context in list(self.contexts.values()):
+            context.lose(error)
+        for _, completion in self.flushes.values():
+            completion.complete(error)
+        for _, pending in self.passes.values():
+            pending.fail(error)
+        barriers, self._barriers = self._barriers, []
+        for _, then in barriers:
+            then()
+        for table in (self.contexts, self.runs, self.openings, self.flushes, self.passes):
+            table.clear()
+        self.unreported.clear()
+        self.journaled.clear()
+
+    def _refuse(self, context_id: int, failed: list[OpFailure], acked: int) -> None:
+        context = self.contexts.get(context_id)
+        roots = [f for f in failed if f.error.code != "skipped"]
+        if roots:
+            error = from_info(roots[0].error)
+        elif context is not None and context.cause is not None:
+            error = context.cause
+        else:
+            error = from_info(failed[0].error)
+        told = False
+        for failure in failed:
+            run = self.openings.pop(failure.op, None)
+            if run is not None:
+                self.runs.pop(run.number, None)
+                run.fail(error)
+                told = True
+            _, completion = self.flushes.pop(failure.op, (None, None))
+            if completion is not None:
+                completion.complete(error)
+                told = True
+            _, pending = self.passes.pop(failure.op, (None, None))
+            if pending is not None:
+                pending.fail(error)
+                told = True
+        if context is not None:
+            context.refuse(failed, error, acked, told=told, root=bool(roots))
+
+    def _acknowledge(self, acked: int) -> None:
+        if acked <= self.acked:
+            return
+        self.acked = acked
+        for context in list(self.journaled):
+            context.acknowledge(acked)
+            if not context.has_unsettled:
+                self.journaled.discard(context)
+        for number in [n for n in self.openings if n <= acked]:
+            del self.openings[number]
+        due = [then for number, then in self._barriers if number <= acked]
+        self._barriers = [(number, then) for number, then in self._barriers if number > acked]
+        for then in due:
+            then()

@@ -1,0 +1,28 @@
+"""Host functions: what programs can call, as one table in the form of `wasm.hostcall`.
+
+A module per WIT interface. Functions find their state in the process of the fiber that calls; they check what the
+program gave them and raise typed errors, which the program sees.
+"""
+
+from __future__ import annotations
+
+from pie_runner.host import chat, clocks, context, forward, futures, generation, log, model, random, runtime, session
+from pie_runner.wasm.hostcall import HostFunction
+
+TABLE: dict[tuple[str, str], HostFunction] = {
+    (interface, name): function
+    for interface, functions in {
+        "chat": chat.FUNCTIONS,
+        "clocks": clocks.FUNCTIONS,
+        "context": context.FUNCTIONS,
+        "forward": forward.FUNCTIONS,
+        "futures": futures.FUNCTIONS,
+        "generation": generation.FUNCTIONS,
+        "log": log.FUNCTIONS,
+        "model": model.FUNCTIONS,
+        "random": random.FUNCTIONS,
+        "runtime": runtime.FUNCTIONS,
+        "session": session.FUNCTIONS,
+    }.items()
+    for name, function in functions.items()
+}

@@ -1,0 +1,41 @@
+"""Waiting."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from pie_runner.process import process_of
+from pie_runner.wasm.hostcall import Err, HostFunction, Ok, Pending
+
+if TYPE_CHECKING:
+    from pie_runner.waitables import Completion, Waitable
+    from pie_runner.wasm.fiber import Fiber
+
+
+class EmptyWaitError(Exception):
+    """`wait-any` of nothing: traps, for nothing could ever wake the instance."""
+
+
+def wait_any(fiber: Fiber, ids: Sequence[int]) -> list[int] | Pending:
+    """Ready ids, in the order asked."""
+    if not len(ids):
+        raise EmptyWaitError("wait-any was called with an empty list")
+    return process_of(fiber).waitables.wait(fiber, [int(i) for i in ids])
+
+
+def waitable_id(_fiber: Fiber, item: Waitable) -> int:
+    """For `wait-any`."""
+    return item.id
+
+
+def done_get(_fiber: Fiber, done: Completion) -> Ok | Err | None:
+    """None until complete."""
+    return done.get()
+
+
+FUNCTIONS: Mapping[str, HostFunction] = {
+    "wait-any": wait_any,
+    "[method]done.id": waitable_id,
+    "[method]done.get": done_get,
+}

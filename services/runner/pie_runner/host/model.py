@@ -1,0 +1,93 @@
+"""Models and tokenizers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from pie_wire.errors import PieError
+
+from pie_runner.detokenizer import Detokenizer
+from pie_runner.host import checks
+from pie_runner.host.methods import method, reading
+from pie_runner.host.offloaded import encoded
+from pie_runner.models import Model
+from pie_runner.process import process_of
+from pie_runner.tokenizers import Tokenizer
+from pie_runner.wasm.hostcall import HostFunction, Pending
+
+if TYPE_CHECKING:
+    from pie_runner.wasm.fiber import Fiber
+
+
+class ModelHandle:
+    """The WIT's `model`: cheap, owns nothing."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+
+class TokenizerHandle:
+    """The WIT's `tokenizer`."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+
+def load(fiber: Fiber, name: str) -> ModelHandle | Pending:
+    """By name. Parks while an engine is on its way."""
+    services = process_of(fiber).services
+    found = services.engines.find(checks.text(name, "the model's name", 1000))
+    if found is not None:
+        return ModelHandle(found)
+
+    def then(model: Model | None, error: PieError | None) -> None:
+        if model is not None:
+            pending.resolve(ModelHandle(model))
+        elif error is not None:
+            pending.fail(error)
+
+    pending = Pending(fiber)
+    pending.on_abandon = services.engines.when_loaded(name, services.model_wait, then)
+    return pending
+
+
+def encode(fiber: Fiber, handle: TokenizerHandle, text: str) -> list[int] | Pending:
+    """Ids of a text."""
+    return encoded(fiber, handle.tokenizer, checks.text(text, "the text to encode"))
+
+
+def decode(_fiber: Fiber, handle: TokenizerHandle, ids: Sequence[int], skip_special: bool) -> str:
+    """Text of ids."""
+    plain = checks.plain(ids)
+    handle.tokenizer.check(plain)
+    return handle.tokenizer.decode(plain, skip_special=skip_special)
+
+
+def feed(_fiber: Fiber, decoder: Detokenizer, ids: Sequence[int]) -> str:
+    """Ids in, whole characters out."""
+    return decoder.feed(checks.plain(ids))
+
+
+FUNCTIONS: Mapping[str, HostFunction] = {
+    "[static]model.load": load,
+    "[method]model.name": reading(ModelHandle, lambda handle: handle.model.name),
+    "[method]model.max-context": reading(ModelHandle, lambda handle: handle.model.facts.max_context),
+    "[method]model.page-size": reading(ModelHandle, lambda handle: handle.model.facts.page_size),
+    "[method]model.vocab-size": reading(ModelHandle, lambda handle: handle.model.facts.vocab),
+    "[method]model.stop-ids": reading(ModelHandle, lambda handle: handle.model.stop_ids),
+    "[method]model.eos-ids": reading(ModelHandle, lambda handle: handle.model.eos_ids),
+    "[method]model.tokenizer": reading(ModelHandle, lambda handle: TokenizerHandle(handle.model.tokenizer)),
+    "[method]tokenizer.encode": encode,
+    "[method]tokenizer.decode": decode,
+    "[method]tokenizer.special-tokens": reading(TokenizerHandle, lambda handle: handle.tokenizer.special_tokens),
+    "[method]tokenizer.detokenizer": reading(TokenizerHandle, lambda handle: Detokenizer(handle.tokenizer)),
+    "[method]detokenizer.feed": feed,
+    "[method]detokenizer.finish": method(Detokenizer.finish),
+}

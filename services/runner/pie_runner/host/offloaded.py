@@ -1,0 +1,34 @@
+"""Work that would hold up the loop: inline when small, else on a worker thread with the fiber parked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from pie_runner.process import process_of
+from pie_runner.tokenizers import INLINE_CHARACTERS, Tokenizer
+from pie_runner.wasm.hostcall import Pending
+
+if TYPE_CHECKING:
+    from pie_runner.wasm.fiber import Fiber
+
+
+def offloaded(fiber: Fiber, work: Callable[[], object]) -> Pending:
+    """A Pending for the result of `work`, which runs on a worker thread and must touch nothing that changes."""
+    pending = Pending(fiber)
+
+    def then(result: object, error: Exception | None) -> None:
+        if error is None:
+            pending.resolve(result)
+        else:
+            pending.fail(error)
+
+    process_of(fiber).services.offload(work, then)
+    return pending
+
+
+def encoded(fiber: Fiber, tokenizer: Tokenizer, text: str) -> list[int] | Pending:
+    """Ids of a text, now if it is short."""
+    if len(text) <= INLINE_CHARACTERS:
+        return tokenizer.encode(text)
+    return offloaded(fiber, lambda: tokenizer.encode(text))

@@ -1,0 +1,105 @@
+"""Messages from the client, in order, each for one `session.receive`."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from pie_wire.errors import Closed, Overloaded
+
+from pie_runner.waitables import Waitable, Waitables
+from pie_runner.wasm.hostcall import Case, Err, Ok
+
+MAX_MESSAGES = 1024
+MAX_BYTES = 8 << 20
+
+
+@dataclass(frozen=True)
+class Letter:
+    """A message: text, or bytes with tag `data`."""
+
+    tag: str
+    value: str | bytes
+
+
+class Mailbox:
+    """Letters not asked for yet, and receives not answered yet; never both."""
+
+    def __init__(self, waitables: Waitables) -> None:
+        self._waitables = waitables
+        self._letters: deque[Letter] = deque()
+        self._bytes = 0
+        self._receives: deque[PendingMessage] = deque()
+
+    def deliver(self, letter: Letter) -> None:
+        """A message came in.
+
+        Raises:
+            Overloaded: the program does not receive, and the box is full.
+        """
+        if len(self._letters) >= MAX_MESSAGES or self._bytes + len(letter.value) > MAX_BYTES:
+            raise Overloaded(f"{len(self._letters)} messages wait for the program: try again when it has received some")
+        if self._receives:
+            self._receives.popleft().give(letter)
+        else:
+            self._letters.append(letter)
+            self._bytes += len(letter.value)
+
+    def receive(self) -> PendingMessage:
+        """Ask for the next message."""
+        pending = PendingMessage(self._waitables, self)
+        if self._letters:
+            letter = self._letters.popleft()
+            self._bytes -= len(letter.value)
+            pending.give(letter)
+        else:
+            self._receives.append(pending)
+        return pending
+
+    def put_back(self, letter: Letter) -> None:
+        """A message that was given but never got: it is the next one again."""
+        if self._receives:
+            self._receives.popleft().give(letter)
+        else:
+            self._letters.appendleft(letter)
+            self._bytes += len(letter.value)
+
+    def forget(self, pending: PendingMessage) -> None:
+        """A receive was dropped before its message came."""
+        if pending in self._receives:
+            self._receives.remove(pending)
+
+
+class PendingMessage(Waitable):
+    """The WIT's `pending-message`."""
+
+    def __init__(self, table: Waitables, box: Mailbox) -> None:
+        super().__init__(table)
+        self._box = box
+        self._letter: Letter | None = None
+        self._taken = False
+
+    @property
+    def ready(self) -> bool:
+        return self._letter is not None or self._taken
+
+    def give(self, letter: Letter) -> None:
+        """Its message has come."""
+        self._letter = letter
+        self.notify()
+
+    def get(self) -> Ok | Err | None:
+        if self._taken:
+            return Err(Closed("this message was already received: call `receive` for the next one").info())
+        if self._letter is None:
+            return None
+        letter, self._letter, self._taken = self._letter, None, True
+        return Ok(Case(letter.tag, letter.value))
+
+    def close(self) -> None:
+        super().close()
+        letter, self._letter = self._letter, None
+        if letter is not None:
+            self._box.put_back(letter)
+        elif not self._taken:
+            self._box.forget(self)

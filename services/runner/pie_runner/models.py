@@ -1,0 +1,115 @@
+"""A model as programs see it: facts, tokenizer, chat template. Loaded from the files its engine sends."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any, cast
+
+import msgspec
+from pie_wire.errors import PieError, Unsupported
+from pie_wire.messages.common import ModelFacts
+
+from pie_runner.templates import ChatTemplate
+from pie_runner.tokenizers import Tokenizer
+
+TOKENIZER = "tokenizer.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
+GENERATION_CONFIG = "generation_config.json"
+CHAT_TEMPLATE = "chat_template.jinja"
+
+_PROBE = "\ue000answer\ue000"
+
+
+class Model:
+    """Immutable after loading; shared by all processes of the runner."""
+
+    def __init__(self, facts: ModelFacts, tokenizer: Tokenizer, template: ChatTemplate | None, eos: list[int]) -> None:
+        self.facts = facts
+        self.tokenizer = tokenizer
+        self._template = template
+        self.eos_ids = eos
+        self.stop_ids = sorted({*eos, *self._turn_ends()})
+
+    @property
+    def name(self) -> str:
+        return self.facts.name
+
+    @property
+    def template(self) -> ChatTemplate:
+        """Raises Unsupported when the model has none."""
+        if self._template is None:
+            raise Unsupported(f"model {self.name} has no chat template: append plain text instead")
+        return self._template
+
+    def _turn_ends(self) -> set[int]:
+        """The special token that the template puts right after an answer."""
+        if self._template is None:
+            return set()
+        turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": _PROBE}]
+        try:
+            _, found, tail = self._template.render(turns, cue=False).rpartition(_PROBE)
+        except PieError:
+            return set()
+        ids = self.tokenizer.encode(tail) if found else []
+        special = {number for number, _ in self.tokenizer.special_tokens}
+        return {ids[0]} & special if ids else set()
+
+
+def model_key(facts: ModelFacts, files: Mapping[str, bytes]) -> bytes:
+    """A digest of everything a Model is made of."""
+    digest = hashlib.sha256(msgspec.msgpack.encode(facts))
+    for name in sorted(files):
+        digest.update(name.encode() + b"\0" + hashlib.sha256(files[name]).digest())
+    return digest.digest()
+
+
+def load_model(facts: ModelFacts, files: Mapping[str, bytes]) -> Model:
+    """Takes 0.1 to 1 s: call it off the loop.
+
+    Raises:
+        Unsupported: no tokenizer.json, or files that cannot be read.
+    """
+    if TOKENIZER not in files:
+        raise Unsupported(f"model {facts.name} comes without {TOKENIZER}: convert its tokenizer to that format")
+    tokenizer = Tokenizer(files[TOKENIZER], facts.vocab)
+    config = _json(files, TOKENIZER_CONFIG)
+    tokens = {key: text for key in config if key.endswith("_token") and (text := _token(config[key])) is not None}
+    source = files[CHAT_TEMPLATE].decode() if CHAT_TEMPLATE in files else _template_of(config)
+    eos = {*facts.eos, *_ids(_json(files, GENERATION_CONFIG).get("eos_token_id"))}
+    named = tokenizer.id_of(tokens.get("eos_token", ""))
+    if named is not None:
+        eos.add(named)
+    template = ChatTemplate(source, tokens) if source else None
+    return Model(facts, tokenizer, template, sorted(i for i in eos if 0 <= i < facts.vocab))
+
+
+def _json(files: Mapping[str, bytes], name: str) -> dict[str, Any]:
+    if name not in files:
+        return {}
+    try:
+        value = msgspec.json.decode(files[name])
+    except msgspec.DecodeError as exc:
+        raise Unsupported(f"{name} of the model is not valid JSON: {exc}") from exc
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+
+
+def _token(value: Any) -> str | None:
+    if isinstance(value, dict):
+        value = cast("dict[str, Any]", value).get("content")
+    return value if isinstance(value, str) else None
+
+
+def _template_of(config: Mapping[str, Any]) -> str:
+    """The template inside tokenizer_config.json: a string, or a list of named ones."""
+    value = config.get("chat_template")
+    if isinstance(value, list):
+        named = {item["name"]: item["template"] for item in cast("list[dict[str, str]]", value)}
+        value = named.get("default") or next(iter(named.values()), "")
+    return value if isinstance(value, str) else ""
+
+
+def _ids(value: Any) -> list[int]:
+    if isinstance(value, int):
+        return [value]
+    return [i for i in cast("list[Any]", value) if isinstance(i, int)] if isinstance(value, list) else []

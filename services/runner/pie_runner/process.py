@@ -1,0 +1,212 @@
+"""One process: a program with its events, messages, waitables and contexts. Freed all at once at its end."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import msgspec
+from pie_wire.errors import ErrorInfo, PieError, ProgramError, TooLarge
+from pie_wire.hub import Scope
+from pie_wire.messages.common import MAX_EVENT_BYTES, Account, EventKind, ProgramRef
+from pie_wire.messages.runner import Start
+
+from pie_runner.draws import Draws
+from pie_runner.events import EventLog
+from pie_runner.mailbox import Mailbox
+from pie_runner.waitables import Waitables
+from pie_runner.wasm.hostcall import Pending
+
+if TYPE_CHECKING:
+    from pie_runner.contexts import Context
+    from pie_runner.programs import Outcome, RunningProgram
+    from pie_runner.services import Services
+    from pie_runner.wasm.fiber import Fiber
+
+State = Literal["fetching", "starting", "running", "ended"]
+
+
+class Started(msgspec.Struct, frozen=True):
+    """JSON text of the `started` event. `draws` is the key (hex) of all randomness that the program sees."""
+
+    program: str
+    runner: str
+    draws: str
+
+
+class Watcher(Protocol):
+    """Whoever sends a process's events on."""
+
+    def written(self, process: Process) -> None:
+        """It has new events."""
+        ...
+
+    def ended(self, process: Process) -> None:
+        """Its terminal event is written."""
+        ...
+
+
+_Output = tuple[EventKind, str, bytes]
+
+
+@dataclass(slots=True)
+class _Parked:
+    """Output that waits for room, and the call to answer then."""
+
+    events: deque[_Output]
+    pending: Pending
+
+
+class Process:
+    """See the module's text. Exactly one terminal event is ever written."""
+
+    def __init__(self, start: Start, scope: Scope, services: Services, watcher: Watcher, key: bytes) -> None:
+        self.pid = start.pid
+        self.ref: ProgramRef = start.program
+        self.input = start.input
+        self.filename = start.filename
+        self.account: Account = start.account
+        self.scope = scope
+        self.services = services
+        self.state: State = "fetching"
+        self.events = EventLog()
+        self.waitables = Waitables()
+        self.mailbox = Mailbox(self.waitables)
+        self.draws = Draws(key)
+        self.contexts: set[Context] = set()
+        self.homes: dict[str, str] = {}
+        """Name of the home engine by model."""
+        self.program: RunningProgram | None = None
+        self.stop_fetching: Callable[[], None] = lambda: None
+        self.log_second = 0.0
+        self.log_lines = 0
+        """Lines written to the operator's log in that second."""
+        self._drops = start.on_full == "drop"
+        self._watcher = watcher
+        self._parked: _Parked | None = None
+
+    @property
+    def title(self) -> str:
+        """`name@version`, or the file's name."""
+        return f"{self.ref.name}@{self.ref.version}" if self.ref.version else (self.ref.name or self.filename)
+
+    # -- life
+
+    def running(self) -> None:
+        """The program is about to make its first step."""
+        if self.state in ("fetching", "starting"):
+            self.state = "running"
+            facts = Started(self.title, self.services.name, self.draws.key.hex())
+            self._write("started", msgspec.json.encode(facts).decode())
+
+    def exited(self, outcome: Outcome) -> None:
+        """The program ended by itself."""
+        if isinstance(outcome, PieError):
+            self.end(outcome)
+        elif len(outcome.encode()) > MAX_EVENT_BYTES:
+            self.end(TooLarge(f"the program's result exceeds {MAX_EVENT_BYTES} bytes: use session.send for large data"))
+        else:
+            try:
+                msgspec.json.decode(outcome or "null")
+            except msgspec.DecodeError as exc:
+                self.end(ProgramError(f"the program's result is not JSON: {exc}"))
+            else:
+                self._finish("return", outcome or "null", None)
+
+    def kill(self, reason: PieError) -> None:
+        """End it from outside, in whatever state it is. Repeats are harmless."""
+        self.end(reason)
+
+    def end(self, error: PieError) -> None:
+        """End it with an error event, unless it has ended."""
+        self._finish("error", "", error)
+
+    def _finish(self, kind: EventKind, text: str, error: PieError | None) -> None:
+        if self.state == "ended":
+            return
+        self.state = "ended"
+        program, self.program = self.program, None
+        self.stop_fetching()
+        if program is not None and error is not None:
+            program.kill(error)
+        for context in list(self.contexts):
+            context.close()
+        self.services.engines.release(self)
+        self._parked = None
+        info = None
+        if error is not None:
+            info = error.info()
+            if len(info.message) > MAX_EVENT_BYTES // 4:
+                cut = info.message[: MAX_EVENT_BYTES // 4] + " ... (cut)"
+                info = msgspec.structs.replace(info, message=cut)
+        self._write(kind, text, error=info)
+        self._watcher.ended(self)
+
+    # -- output
+
+    def emit(
+        self, fiber: Fiber, kind: EventKind, text: str = "", data: bytes = b"", *, drop: bool = False
+    ) -> Pending | None:
+        """Write an event; None when done. While the client's unacknowledged limit is reached, the answer is a Pending
+        that resolves once there is room, or (with `drop`, or a launch with `on_full=drop`) the event is dropped."""
+        if self.events.is_full:
+            if drop or self._drops:
+                self.events.drop()
+                return None
+            return self._park(fiber, deque([(kind, text, data)]))
+        self._write(kind, text, data)
+        return None
+
+    def emit_text(self, fiber: Fiber, kind: EventKind, text: str) -> Pending | None:
+        """Write a text of any length as one or more events; parks like `emit`."""
+        size = MAX_EVENT_BYTES // 4
+        if len(text) <= size:
+            return self.emit(fiber, kind, text)
+        parts: deque[_Output] = deque((kind, text[at : at + size], b"") for at in range(0, len(text), size))
+        while parts and not self.events.is_full:
+            self._write(*parts.popleft())
+        if not parts:
+            return None
+        if self._drops:
+            for _ in parts:
+                self.events.drop()
+            return None
+        return self._park(fiber, parts)
+
+    def credit(self, durable: int, consumed: int) -> int:
+        """Progress of the event log; output that waits goes on. Returns the bytes that became durable."""
+        freed = self.events.credit(durable, consumed)
+        if self.state == "ended":
+            return freed
+        if self.events.flush_gap():
+            self._watcher.written(self)
+        parked = self._parked
+        if parked is not None:
+            while parked.events and not self.events.is_full:
+                self._write(*parked.events.popleft())
+            if not parked.events:
+                self._parked = None
+                parked.pending.resolve()
+        return freed
+
+    def _park(self, fiber: Fiber, events: deque[_Output]) -> Pending:
+        pending = Pending(fiber, self._forget_parked)
+        self._parked = _Parked(events, pending)
+        return pending
+
+    def _forget_parked(self) -> None:
+        self._parked = None
+
+    def _write(self, kind: EventKind, text: str = "", data: bytes = b"", error: ErrorInfo | None = None) -> None:
+        self.events.add(kind, text, data, error)
+        self._watcher.written(self)
+
+
+def process_of(fiber: Fiber) -> Process:
+    """The process that a fiber runs."""
+    data = fiber.data
+    if not isinstance(data, Process):
+        raise TypeError("this fiber belongs to no process")
+    return data

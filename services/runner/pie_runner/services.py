@@ -1,0 +1,29 @@
+"""What host functions may use besides their own process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pie_wire.hub import Hub
+
+from pie_runner.engines import Engines, Offload
+from pie_runner.timers import Timers
+
+
+@dataclass(frozen=True)
+class Services:
+    """Shared by all processes of a runner."""
+
+    name: str
+    """Of this runner."""
+    hub: Hub
+    engines: Engines
+    timers: Timers
+    offload: Offload
+    wall: Callable[[], float]
+    """Unix seconds."""
+    window: int
+    """Tokens the engine may be ahead when the program does not say."""
+    model_wait: float
+    """Seconds that `model.load` waits for an engine that is starting."""

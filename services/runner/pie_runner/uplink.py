@@ -1,0 +1,168 @@
+"""The runner's side of its link to the gateway: announce, push events, take credit.
+
+On each new link the runner announces what it holds; the gateway answers with what it has durably, and everything after
+that is sent again. Until then nothing is pushed. Processes that the gateway does not know are ended: nobody could ever
+read them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import structlog
+from pie_wire.errors import Terminated
+from pie_wire.hub import Answer, Hub, Peer
+from pie_wire.messages.common import Event
+from pie_wire.messages.gateway import Announce, Events, Recovered, RunnerLoad, RunningProcess
+from pie_wire.messages.runner import Credit
+
+from pie_runner.process import Process
+
+PORT = "gateway"
+ANNOUNCE_TIMEOUT = 10.0
+EVENT_PAUSE = 0.002
+"""Seconds between two pushes: what comes up meanwhile travels together."""
+MESSAGE_BYTES = 1 << 20
+FAIR_SHARE = 256 << 10
+"""Bytes of one process in one message."""
+IN_FLIGHT_BYTES = 64 << 20
+"""Pushed and not yet durable, over all processes: beyond it events wait here, where they are counted."""
+
+log = structlog.get_logger("pie.uplink")
+
+
+class Uplink:
+    """Owns the order of pushes; the processes own their events."""
+
+    def __init__(
+        self, hub: Hub, processes: dict[str, Process], capacity: int, forget: Callable[[Process], None]
+    ) -> None:
+        self._hub = hub
+        self._processes = processes
+        self._capacity = capacity
+        self._forget = forget
+        self._peer: Peer | None = None
+        self._recovered = False
+        self._dirty: dict[str, Process] = {}
+        self._in_flight = 0
+        self._last_push = 0.0
+        self._announced: set[str] = set()
+
+    @property
+    def connected(self) -> bool:
+        """The gateway knows our processes."""
+        return self._recovered
+
+    def up(self, peer: Peer) -> None:
+        """A new session with a gateway."""
+        self._peer = peer
+        self._recovered = False
+        self._announce(peer)
+
+    def down(self, peer: Peer) -> None:
+        """The gateway is away: processes go on and keep their events."""
+        if self._peer is peer:
+            self._peer = None
+            self._recovered = False
+
+    def written(self, process: Process) -> None:
+        """A process has new events."""
+        self._dirty[process.pid] = process
+
+    def drop(self, process: Process) -> None:
+        """A process is forgotten."""
+        self._dirty.pop(process.pid, None)
+
+    def credit(self, message: Credit) -> None:
+        """Progress of event logs."""
+        for pid, durable, consumed in zip(message.pids, message.durable, message.consumed, strict=True):
+            process = self._processes.get(pid)
+            if process is not None:
+                self._credit(process, durable, consumed)
+
+    def load(self, live: int, lag_ms: float) -> None:
+        """Report the load."""
+        if self._peer is not None and self._recovered:
+            self._hub.send(self._peer, RunnerLoad(live, self._capacity, lag_ms))
+
+    def due_at(self) -> float | None:
+        """When `flush` has something to push."""
+        return self._last_push + EVENT_PAUSE if self._dirty and self._recovered and not self._is_stopped else None
+
+    def flush(self, now: float) -> None:
+        """End of a loop turn: push what is there, if the pause is over."""
+        while self._dirty and self._recovered and not self._is_stopped and now >= self._last_push + EVENT_PAUSE:
+            if not self._push():
+                self._last_push = now
+
+    @property
+    def _is_stopped(self) -> bool:
+        return self._in_flight >= IN_FLIGHT_BYTES
+
+    def _push(self) -> bool:
+        """One message. True if it was full, and another one should follow at once."""
+        if self._peer is None:
+            return False
+        pids: list[str] = []
+        counts: list[int] = []
+        events: list[Event] = []
+        size = 0
+        for pid, process in list(self._dirty.items()):
+            taken = process.events.unsent(min(FAIR_SHARE, MESSAGE_BYTES - size))
+            if taken:
+                pids.append(pid)
+                counts.append(len(taken))
+                events.extend(taken)
+                size += sum(event.size for event in taken)
+            del self._dirty[pid]
+            if process.events.has_unsent:
+                self._dirty[pid] = process
+            if size >= MESSAGE_BYTES:
+                break
+        if not events:
+            return False
+        self._in_flight += size
+        self._hub.send(self._peer, Events(pids, counts, events))
+        return bool(self._dirty) and not self._is_stopped
+
+    def _announce(self, peer: Peer) -> None:
+        held = [
+            RunningProcess(p.pid, p.events.first_kept, p.events.last_seq, p.state == "ended")
+            for p in self._processes.values()
+        ]
+        self._announced = {p.pid for p in held}
+
+        def answered(answer: Answer[Recovered]) -> None:
+            if self._peer is not peer:
+                return
+            if answer.error is not None:
+                log.warning("the gateway does not answer the announcement", reason=answer.error.message)
+                self._announce(peer)
+                return
+            self._recover(answer.value())
+
+        self._hub.request(peer, Announce(self._capacity, held), answered, timeout=ANNOUNCE_TIMEOUT)
+
+    def _recover(self, recovered: Recovered) -> None:
+        self._recovered = True
+        self._in_flight = 0
+        for pid in self._announced:
+            process = self._processes.get(pid)
+            if process is None:
+                continue
+            durable = recovered.durable.get(pid)
+            if durable is None:
+                log.warning("the gateway does not know a process: ending it", pid=pid)
+                process.kill(Terminated("the gateway has no record of this process"))
+                self._forget(process)
+                continue
+            process.events.sent = min(durable, process.events.last_seq)
+            self._credit(process, durable, recovered.consumed.get(pid, 0))
+            if process.pid in self._processes and process.events.has_unsent:
+                self._dirty[pid] = process
+
+    def _credit(self, process: Process, durable: int, consumed: int) -> None:
+        freed = process.credit(durable, consumed)
+        self._in_flight = max(0, self._in_flight - freed)
+        if process.events.is_settled:
+            self._forget(process)
