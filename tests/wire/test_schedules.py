@@ -1,4 +1,4 @@
-"""Two hubs over a network that drops, delays, repeats and reorders: what one side sends, the other gets once, in order."""
+"""Two hubs over a network that drops, delays, repeats and reorders: each message arrives once and in order."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from pie_wire.codec import Buffer
 from pie_wire.errors import PeerLost, PieError
 from pie_wire.hub import Answer, Hub, Incoming, Peer
