@@ -11,7 +11,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -27,7 +27,7 @@ _KEEP = 2
 _BUILD_SECONDS = 600
 
 
-class BuildFailed(PieError):
+class BuildError(PieError):
     """A toolchain failed; the message has the end of its output."""
 
     code = "build_failed"
@@ -82,9 +82,9 @@ def prepare_python_runtime(home: Path, progress: Progress | None = None) -> Path
     """The compiled generic component (`.cwasm`), built and compiled first if need be.
 
     The first time takes 20 to 60 seconds, a line of `progress` for each step; afterwards milliseconds. Processes that
-    prepare at once wait for each other. Raises BuildFailed, Unsupported.
+    prepare at once wait for each other. Raises BuildError, Unsupported.
     """
-    say = progress or (lambda _: None)
+    say = progress or _silent
     runtime = PythonRuntime.current(home)
     found = runtime.compiled()
     if found is not None:
@@ -102,6 +102,10 @@ def prepare_python_runtime(home: Path, progress: Progress | None = None) -> Path
             _forget_old(runtime)
             say("the Python runtime is ready")
     return found
+
+
+def _silent(_: str) -> None:
+    pass
 
 
 def sdk_folder() -> Path:
@@ -147,17 +151,17 @@ def _compile(wasm: Path, cache: Path, say: Progress) -> Path:
         if "error" in message:
             raise from_info(ErrorInfo(**message["error"]))
         say(message["progress"])
-    raise BuildFailed("The compiler ended without an answer; is pie-mq[runner] installed?")
+    raise BuildError("The compiler ended without an answer; is pie-mq[runner] installed?")
 
 
 def _run(command: list[str], what: str) -> str:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_BUILD_SECONDS, check=False)
     except subprocess.TimeoutExpired:
-        raise BuildFailed(f"{what} took longer than {_BUILD_SECONDS} s.") from None
+        raise BuildError(f"{what} took longer than {_BUILD_SECONDS} s.") from None
     if done.returncode != 0 and '"error"' not in done.stdout:
         tail = "\n".join((done.stdout + done.stderr).strip().splitlines()[-20:])
-        raise BuildFailed(f"{what} failed with status {done.returncode}:\n{tail}")
+        raise BuildError(f"{what} failed with status {done.returncode}:\n{tail}")
     return done.stdout
 
 
@@ -176,7 +180,7 @@ def _forget_old(runtime: PythonRuntime) -> None:
 
 
 @contextmanager
-def _locked(path: Path, say: Progress) -> Iterator[None]:
+def _locked(path: Path, say: Progress) -> Generator[None]:
     with path.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -4,7 +4,7 @@ With `interactive` every answer is followed by {"end": {...}} (what is returned 
 client is the next user turn. An empty message, or the client's leaving, ends the chat.
 """
 
-from inferlet import Context, Model, PieError, Sampler, session
+from inferlet import Context, Generator, Model, PieError, Sampler, session
 
 
 async def main(
@@ -26,7 +26,9 @@ async def main(
         wanted = bool(messages) and messages[-1]["role"] != "assistant"
         while True:
             if wanted or not interactive:
-                generation = ctx.cue().generate(Sampler.top_p(temperature, top_p), max_tokens=max_tokens, seed=seed, stop=stop)
+                generation = ctx.cue().generate(
+                    Sampler.top_p(temperature, top_p), max_tokens=max_tokens, seed=seed, stop=stop
+                )
                 answer = await respond(ctx, generation)
             if not interactive:
                 return answer
@@ -39,7 +41,7 @@ async def main(
             wanted = True
 
 
-async def respond(ctx, generation) -> dict:
+async def respond(ctx: Context, generation: Generator) -> dict:
     prompt_tokens = ctx.seq_len
     pieces = []
     async for step in generation:

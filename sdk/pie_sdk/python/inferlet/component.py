@@ -16,5 +16,5 @@ class WitWorld(wit_world.WitWorld):
     def run(self, input: str) -> str:  # noqa: A002 - the name of the WIT parameter
         try:
             return entry.run_source(input)
-        except entry.ProgramFailure as exc:
+        except entry.ProgramFailedError as exc:
             raise Err(str(exc)) from None

@@ -18,8 +18,8 @@ from inferlet.turns import Turns
 class Context:
     """A growing list of tokens. Turns and tokens can be chained: `ctx.system(...).user(...)`.
 
-    Appending, forking and truncating do not wait for the engine; an error of theirs is raised by the next call that does
-    (`flush`, a step of a generation). Pages are freed when the context is released or collected.
+    Appending, forking and truncating do not wait for the engine; an error of theirs is raised by the next call that
+    does (`flush`, a step of a generation). Pages are freed when the context is released or collected.
     """
 
     def __init__(self, model: Model | None = None) -> None:
@@ -163,8 +163,9 @@ class Context:
     ) -> Generator:
         """Decode from here: `async for step in ctx.generate(...)`, or `await ctx.generate(...).text()`.
 
-        `stop`: ids that end the generation, instead of the model's own; or strings, besides them. `window`: how far the engine may run
-        ahead (1: lockstep). After turns, the assistant's turn is opened first unless `auto_flush` is False.
+        `stop`: ids that end the generation, instead of the model's own; or strings, besides them. `window`: how far the
+        engine may run ahead (1: lockstep). After turns, the assistant's turn is opened first unless `auto_flush` is
+        False.
         """
         if auto_flush and self._turns is not None and self._turns.wants_cue:
             self.cue()

@@ -21,7 +21,7 @@ from inferlet import loop, stdio
 _MODULE = "inferlet_main"
 
 
-class ProgramFailure(Exception):
+class ProgramFailedError(Exception):
     """The text that the client will see."""
 
 
@@ -40,26 +40,26 @@ def run_source(envelope: str) -> str:
         exec(compile(source, filename, "exec", dont_inherit=True), module.__dict__)  # noqa: S102 - this is its purpose
         main = getattr(module, "main", None)
         if not callable(main):
-            raise ProgramFailure(f"{filename} defines no function `main`.")
+            raise ProgramFailedError(f"{filename} defines no function `main`.")
         return main
 
     return run_program(load, request["input"])
 
 
 def run_program(load: Callable[[], Callable[..., Any]], value: Any) -> str:
-    """Load `main`, call it with the input, return its result as JSON text. Raises ProgramFailure."""
+    """Load `main`, call it with the input, return its result as JSON text. Raises ProgramFailedError."""
     random.seed(int.from_bytes(host_random.get_bytes(32), "little"))
     stdio.install()
     try:
         return _encode(_call(load(), value))
-    except ProgramFailure:
+    except ProgramFailedError:
         raise
     except SystemExit as exc:
         if exc.code in (None, 0):
             return "null"
-        raise ProgramFailure(f"exit: {exc.code}") from None
-    except BaseException as exc:
-        raise ProgramFailure(_report(exc)) from None
+        raise ProgramFailedError(f"exit: {exc.code}") from None
+    except BaseException as exc:  # noqa: BLE001 - whatever ends the program is its answer
+        raise ProgramFailedError(_report(exc)) from None
     finally:
         stdio.flush()
 
@@ -101,10 +101,10 @@ def _bind(main: Callable[..., Any], value: Any) -> tuple[list[Any], dict[str, An
     names = {p.name for p in named}
     unknown = [key for key in value if key not in names]
     if unknown and not spreads:
-        raise ProgramFailure(f"The input has no use for {', '.join(map(repr, unknown))}; main takes {sorted(names)}.")
+        raise ProgramFailedError(f"The input has no use for {', '.join(map(repr, unknown))}; it takes {sorted(names)}.")
     missing = [p.name for p in named if p.default is kinds.empty and p.name not in value]
     if missing:
-        raise ProgramFailure(f"The input lacks {', '.join(map(repr, missing))}; main takes {sorted(names)}.")
+        raise ProgramFailedError(f"The input lacks {', '.join(map(repr, missing))}; main takes {sorted(names)}.")
     return [], value
 
 
@@ -114,7 +114,7 @@ def _encode(result: Any) -> str:
     try:
         return json.dumps(result, default=_plain, ensure_ascii=False)
     except (TypeError, ValueError) as exc:
-        raise ProgramFailure(f"main returned something that is not JSON: {exc}") from None
+        raise ProgramFailedError(f"main returned something that is not JSON: {exc}") from None
 
 
 def _plain(value: Any) -> Any:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, TypeVar
 
-from componentize_py_types import Err
+from componentize_py_types import Err, Ok
+from wit_world.imports import types
+
+T = TypeVar("T")
 
 
 class PieError(Exception):
@@ -18,14 +22,14 @@ class PieError(Exception):
         self.retryable = retryable
 
 
-def unwrap(result):
+def unwrap(result: Ok[T] | Err[Any]) -> T:
     """The value of a WIT result, or its error raised."""
     if isinstance(result, Err):
         raise from_wit(result.value)
     return result.value
 
 
-def from_wit(error) -> PieError:
+def from_wit(error: types.Error) -> PieError:
     """The exception for a WIT error record."""
     return PieError(error.code, error.message, error.retryable)
 

@@ -36,8 +36,8 @@ class GenStep:
 
 
 class Generator:
-    """An asynchronous iterator of steps. The engine decodes ahead of it; leaving the loop early costs nothing: the context
-    then ends at the last step that was taken, and the rest is discarded."""
+    """An asynchronous iterator of steps. The engine decodes ahead of it; leaving the loop early costs nothing: the
+    context then ends at the last step that was taken, and the rest is discarded."""
 
     def __init__(
         self,
@@ -66,8 +66,8 @@ class Generator:
         return self
 
     def stop(self, stops: Iterable[int | str]) -> Generator:
-        """End at these. Ids replace the model's own stop ids; strings are looked for in the text besides them, and are not
-        part of it. Before the first step."""
+        """End at these. Ids replace the model's own stop ids; strings are looked for in the text besides them, and are
+        not part of it. Before the first step."""
         stops = [stops] if isinstance(stops, str) else list(stops)
         strings = [stop for stop in stops if isinstance(stop, str) and stop]
         ids = [stop for stop in stops if not isinstance(stop, str)]

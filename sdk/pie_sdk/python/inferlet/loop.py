@@ -4,10 +4,26 @@ from __future__ import annotations
 
 import asyncio
 from asyncio import base_events
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol, TypeVar
 
 from wit_world.imports import clocks, futures
 
+T = TypeVar("T")
+
 _POLL_EVERY = 16
+
+
+class Waitable(Protocol):
+    """A host resource that `wait-any` knows by its id."""
+
+    def id(self) -> int: ...
+
+
+class Pollable(Waitable, Protocol):
+    """A waitable that is got once."""
+
+    def get(self) -> Any: ...
 
 
 class HostSelector:
@@ -58,7 +74,7 @@ class HostLoop(base_events.BaseEventLoop):
     def selector(self) -> HostSelector:
         return self._selector
 
-    def _process_events(self, event_list) -> None:
+    def _process_events(self, event_list: list[asyncio.Future[None]]) -> None:
         for future in event_list:
             if not future.done():
                 future.set_result(None)
@@ -66,26 +82,26 @@ class HostLoop(base_events.BaseEventLoop):
     def _write_to_self(self) -> None:
         pass
 
-    def run_in_executor(self, executor, func, *args):
+    def run_in_executor(self, executor: object, func: Callable[..., T], *args: object) -> asyncio.Future[T]:
         """There are no threads: the function runs here and now."""
         future = self.create_future()
         try:
             future.set_result(func(*args))
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001 - it belongs to whoever awaits the future
             future.set_exception(exc)
         return future
 
-    async def shutdown_default_executor(self, timeout=None) -> None:
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - asyncio's
         pass
 
 
-def run(coroutine):
+def run(coroutine: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine to its end on a fresh loop."""
     with asyncio.Runner(loop_factory=HostLoop) as runner:
         return runner.run(coroutine)
 
 
-async def ready(waitable) -> None:
+async def ready(waitable: Waitable) -> None:
     """Suspend this task until a waitable has something to get."""
     loop = asyncio.get_running_loop()
     if not isinstance(loop, HostLoop):
@@ -99,7 +115,7 @@ async def ready(waitable) -> None:
         loop.selector.discard(id_)
 
 
-async def result(waitable):
+async def result(waitable: Pollable) -> Any:
     """The result of a waitable that is got once: its WIT result, when it is there."""
     while (got := waitable.get()) is None:
         await ready(waitable)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import io
 import sys
+from collections.abc import Callable
 
 from wit_world.imports import log
 
@@ -12,14 +13,14 @@ from wit_world.imports import log
 class _HostRaw(io.RawIOBase):
     """Whole characters to one of the host's output functions."""
 
-    def __init__(self, emit) -> None:
+    def __init__(self, emit: Callable[[str], None]) -> None:
         self._emit = emit
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def writable(self) -> bool:
         return True
 
-    def write(self, data) -> int:
+    def write(self, data: bytes | bytearray | memoryview) -> int:
         text = self._decoder.decode(bytes(data))
         if text:
             self._emit(text)

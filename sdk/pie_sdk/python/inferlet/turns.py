@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from wit_world.imports import chat as raw
 
 from inferlet.errors import host_errors
+from inferlet.model import Model
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Turns:
         self._reply = reply
 
     @classmethod
-    def start(cls, model) -> Turns:
+    def start(cls, model: Model) -> Turns:
         return cls(raw.Conversation(model.handle), [], [])
 
     def fork(self) -> Turns:
@@ -71,7 +73,7 @@ class Turns:
         if self.open:
             self._reply += tokens
 
-    def truncated(self, length: int, tokens) -> None:
+    def truncated(self, length: int, tokens: Callable[[], list[int]]) -> None:
         """The context was cut to `length`; `tokens` is a function that returns what it holds."""
         if not self._marks:
             return

@@ -1,6 +1,6 @@
 """Compiled code on disk: found again by what it was compiled from and for, trusted only if this installation wrote it.
 
-wasmtime runs whatever a `.cwasm` file says, so loading a file that someone else wrote would be running their machine code.
+wasmtime runs whatever a `.cwasm` file says, so loading one that someone else wrote would be running their machine code.
 Every entry carries a keyed digest; the key is made once per directory and readable by its owner alone.
 """
 
@@ -26,11 +26,13 @@ _DIGEST_BYTES = 32
 class CodeCache:
     """A directory of `.cwasm` files with a size limit; the least recently used go first.
 
-    Several processes may share it: entries appear by rename, and losing an entry between look-up and load is an error of
-    the load that the caller retries by compiling.
+    Several processes may share it: entries appear by rename, and losing an entry between look-up and load is an error
+    of the load, after which the caller compiles again.
     """
 
-    def __init__(self, directory: Path, settings: EngineSettings | None = None, limit_bytes: int = DEFAULT_LIMIT) -> None:
+    def __init__(
+        self, directory: Path, settings: EngineSettings | None = None, limit_bytes: int = DEFAULT_LIMIT
+    ) -> None:
         self.directory = directory
         self._settings = settings or EngineSettings()
         self._limit = limit_bytes
@@ -77,7 +79,7 @@ class CodeCache:
 
     def evict(self, keep: Path | None = None) -> None:
         """Remove the least recently used entries beyond the size limit."""
-        entries = sorted(((path.stat().st_mtime, path.stat().st_size, path) for path in self.directory.glob("*.cwasm")))
+        entries = sorted((path.stat().st_mtime, path.stat().st_size, path) for path in self.directory.glob("*.cwasm"))
         total = sum(size for _, size, _ in entries)
         for _, size, path in entries:
             if total <= self._limit:

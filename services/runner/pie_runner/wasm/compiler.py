@@ -1,6 +1,6 @@
 """wasm to machine code, in a process of its own: compilation takes seconds and must not stop the fibers.
 
-As a program, `python -m pie_runner.wasm.compiler WASM DIRECTORY` compiles into the cache at DIRECTORY and prints JSON lines:
+`python -m pie_runner.wasm.compiler WASM DIRECTORY` compiles into the cache at DIRECTORY and prints JSON lines:
 `{"progress": "..."}` any number of times, then `{"path": "..."}` or `{"error": {...}}`.
 """
 
@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from pie_wire.errors import BadProgram, DeadlineExceeded, InternalError, PieError, from_info, ErrorInfo, to_error
+from pie_wire.errors import BadProgram, DeadlineExceeded, ErrorInfo, InternalError, PieError, from_info, to_error
 from wasmtime import WasmtimeError
 from wasmtime.component import Component
 
@@ -44,8 +44,8 @@ class Compiler:
     async def compile(self, wasm: Path, on_progress: Progress = _silent) -> Path:
         """The compiled form of a component, from the cache or made now.
 
-        Raises BadProgram (malformed, or wanting imports that are not offered), DeadlineExceeded. Cancelling one of several
-        callers leaves the others their result.
+        Raises BadProgram (malformed, or wanting imports that are not offered), DeadlineExceeded. Cancelling one of
+        several callers leaves the others their result.
         """
         digest = await asyncio.to_thread(sha256_of, wasm)
         found = await asyncio.to_thread(self._cache.find, digest)
@@ -123,7 +123,7 @@ def compile_here(wasm: Path, cache: CodeCache, settings: EngineSettings, on_prog
     on_progress(f"compiling {wasm.name} ({wasm.stat().st_size / 1e6:.1f} MB)")
     engine = WasmEngine(settings)
     try:
-        component = Component.from_file(engine.raw, wasm)
+        component = Component(engine.raw, wasm.read_bytes())
     except WasmtimeError as exc:
         raise BadProgram(f"This is not a component that can be compiled: {_first_lines(str(exc))}") from exc
     check_imports(read_imports(component, engine.raw), offered_world())

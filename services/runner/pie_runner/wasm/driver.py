@@ -99,7 +99,7 @@ class Driver:
         self.host.current = fiber
         try:
             outcome = fiber.run_slice()
-        except Exception as exc:  # noqa: BLE001 - a defect of one fiber must not end the others
+        except Exception as exc:
             log.exception("running a fiber failed")
             outcome = to_error(exc)
         finally:

@@ -1,7 +1,7 @@
 """wasmtime's C API as far as fibers need it: the only module that declares C functions.
 
-The published bindings have no asynchronous component calls in Python and declare a few wrong types, so this module opens
-the same library under its own handle with its own prototypes. Opaque pointers are plain integers here (0 is null).
+The published bindings have no asynchronous component calls and declare a few wrong types, so this module
+opens the same library under its own handle with its own prototypes. Opaque pointers are plain integers (0 is null).
 
 Nothing in this module is safe on two threads at once, except `increment_epoch`.
 """
@@ -12,6 +12,7 @@ Nothing in this module is safe on two threads at once, except `increment_epoch`.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterable
 from ctypes import (
     CFUNCTYPE,
     POINTER,
@@ -34,9 +35,8 @@ from ctypes import (
     c_uint64,
     c_void_p,
 )
-from collections.abc import Iterable
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
 import wasmtime
 import wasmtime.component
@@ -44,6 +44,8 @@ from wasmtime import _ffi as stock
 
 if TYPE_CHECKING:
     from _ctypes import _Pointer
+
+    ValPointer: TypeAlias = "_Pointer[Val]"
 
 KNOWN_VERSION = "50.0.1"
 VERSION = version("wasmtime")
@@ -169,7 +171,6 @@ ValUnion._fields_ = [
 Val._fields_ = [("kind", c_uint8), ("of", ValUnion)]
 RecordEntry._fields_ = [("name", ByteVec), ("val", Val)]
 
-ValPointer = POINTER(Val)
 VAL_SIZE = ctypes.sizeof(Val)
 PAYLOAD_OFFSET: int = Val.of.offset  # type: ignore[attr-defined]
 
@@ -409,9 +410,9 @@ def delete_val(val: Val) -> None:
     _val_delete(byref(val))
 
 
-def list_memory(pointer: _Pointer[Val], size: int) -> ctypes.Array[c_char]:
-    """The raw bytes of `size` values: valid as long as the list is."""
-    return (c_char * (size * VAL_SIZE)).from_address(ctypes.addressof(pointer.contents))
+def list_memory(pointer: _Pointer[Val], size: int) -> memoryview:
+    """The raw bytes of `size` values, writable: valid as long as the list is."""
+    return memoryview((c_char * (size * VAL_SIZE)).from_address(ctypes.addressof(pointer.contents)))
 
 
 # Resources
@@ -574,7 +575,10 @@ def add_resource(linker_instance: Any, name: str, type_id: int, owner: ResourceO
 
 
 def capture_output(wasi: wasmtime.WasiConfig, stdout: OutputSink, stderr: OutputSink) -> list[int]:
-    """Send what the guest writes to its WASI stdout and stderr to these sinks. Returns handles to `forget` after the store."""
+    """Send what the guest writes to its WASI stdout and stderr to these sinks.
+
+    Returns handles to `forget` after the store.
+    """
     handles: list[int] = []
     for setter, sink in ((_stdout_custom, stdout), (_stderr_custom, stderr)):
         index = _new_id()
@@ -619,7 +623,9 @@ class Call:
                 self._error.value = None
 
 
-def instantiate(linker: wasmtime.component.Linker, context: int, component: wasmtime.component.Component) -> tuple[Call, Instance]:
+def instantiate(
+    linker: wasmtime.component.Linker, context: int, component: wasmtime.component.Component
+) -> tuple[Call, Instance]:
     """Start to instantiate; the instance may be used when the call is done."""
     instance = Instance()
     error = c_void_p()

@@ -140,7 +140,7 @@ class Fiber:
                 host = self.driver.host
                 self._call, self._instance = ffi.instantiate(host.linker, self._context, self.program.component)
             while self._call.poll():
-                if self._args is not None and self._result.kind == ffi.RESULT:
+                if self._result.kind == ffi.RESULT:
                     return self._outcome()
                 self._start_run()
         except WasmError as exc:

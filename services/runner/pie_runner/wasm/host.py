@@ -21,7 +21,7 @@ PACKAGE = "pie:inferlet"
 VERSION = "0.1.0"
 
 
-class HostFault(Exception):
+class HostDefectError(Exception):
     """A host function failed in a way it does not state: a defect, logged with its cause."""
 
 
@@ -57,7 +57,7 @@ class Host:
     def running(self) -> Fiber:
         """The fiber that called."""
         if self.current is None:
-            raise HostFault("a host function was called while no fiber runs")
+            raise HostDefectError("a host function was called while no fiber runs")
         return self.current
 
     def drop(self, rep: int) -> None:
@@ -136,8 +136,8 @@ class _Entry:
                 fiber.fault = self._fault(exc)
                 raise
 
-    def _fault(self, cause: BaseException) -> HostFault:
-        fault = HostFault(f"host function {self._key[0]}#{self._key[1]}: {type(cause).__name__}: {cause}")
+    def _fault(self, cause: BaseException) -> HostDefectError:
+        fault = HostDefectError(f"host function {self._key[0]}#{self._key[1]}: {type(cause).__name__}: {cause}")
         fault.__cause__ = cause
         return fault
 

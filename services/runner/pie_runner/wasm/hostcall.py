@@ -1,7 +1,7 @@
 """The contract between host functions and the fibers that call them.
 
-A host function is a plain callable in a table `{(interface, function): callable}`. Interfaces go by their short WIT name
-(`"context"`), functions by the name a component imports (`"wait-any"`, `"[method]context.fork"`,
+A host function is a plain callable in a table `{(interface, function): callable}`. Interfaces go by their short WIT
+name (`"context"`), functions by the name a component imports (`"wait-any"`, `"[method]context.fork"`,
 `"[static]context.create"`, `"[constructor]conversation"`). It is called on the event-loop thread as
 `function(fiber, *arguments)` and must not block.
 
@@ -18,11 +18,12 @@ A host function is a plain callable in a table `{(interface, function): callable
 | result | `Ok(value)` or `Err(error)`; a bare value is accepted as `Ok`, a PieError as `Err` |
 | own, borrow | the Python object that the host function returned when the resource was made |
 
-Returning a `Pending` parks the fiber until it is resolved. Raising a PieError from a function whose result is a `result`
-or an `option` of one answers `err(error)`; any other exception is a defect of the host: it traps the guest and is logged.
+Returning a `Pending` parks the fiber until it is resolved. Raising a PieError from a function whose result is a
+`result` or an `option` of one answers `err(error)`; any other exception is a defect of the host: it traps the guest and
+is logged.
 
-A host object that a function returns as `own` belongs to the fiber: when the guest drops its handle, or the fiber ends in
-whatever way, the object's `close()` is called, exactly once.
+A host object that a function returns as `own` belongs to the fiber: when the guest drops its handle, or the fiber ends
+in whatever way, the object's `close()` is called, exactly once.
 """
 
 from __future__ import annotations
@@ -63,7 +64,9 @@ class HostResource(Protocol):
 
 
 class Pending:
-    """The answer of a host function that is not known yet. Resolve it once, on the loop thread; later answers are ignored.
+    """The answer of a host function that is not known yet.
+
+    Resolve it once, on the loop thread; later answers are ignored.
 
     When the fiber ends first, `on_abandon` is called instead (if given) so that the owner can forget the request.
     """

@@ -51,7 +51,9 @@ def check_imports(imports: Imports, offered: World) -> None:
     for name in imports.interfaces:
         package = base_name(name).rpartition("/")[0]
         if package not in packages and package not in _WASI:
-            raise BadProgram(f"The component imports {name!r}, which is not offered here. Offered: {sorted(packages)}, WASI 0.2.")
+            raise BadProgram(
+                f"The component imports {name!r}, which is not offered here. Offered: {sorted(packages)}, WASI 0.2."
+            )
         if package in _WASI and "@0.2." not in name:
             raise BadProgram(f"The component imports {name!r}; of WASI only version 0.2 is offered.")
     for (interface, function), wanted in imports.functions.items():

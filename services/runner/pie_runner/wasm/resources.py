@@ -53,5 +53,5 @@ class ResourceTable:
             _, resource = self._objects.popitem()
             try:
                 resource.close()
-            except Exception:  # noqa: BLE001 - one defect must not keep the others from being closed
+            except Exception:
                 log.exception("closing a host resource failed", resource=type(resource).__name__)

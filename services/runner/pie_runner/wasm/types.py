@@ -128,9 +128,7 @@ class Unknown:
         return self.name
 
 
-Type = (
-    Prim | ListOf | TupleOf | RecordOf | VariantOf | EnumOf | FlagsOf | OptionOf | ResultOf | Handle | Unknown
-)
+Type = Prim | ListOf | TupleOf | RecordOf | VariantOf | EnumOf | FlagsOf | OptionOf | ResultOf | Handle | Unknown
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,8 @@
 Lists of numbers move through strided numpy views of the library's value arrays instead of element by element: fifteen
 times faster at a thousand elements. What each type looks like in Python is stated in `hostcall`.
 
-Lifting copies and takes nothing over: whoever owns the value frees it. Lowering writes into a value that is `false`; if it
-raises, what was written so far is still a valid value that its owner can delete.
+Lifting copies and takes nothing over: whoever owns the value frees it. Lowering writes into a value that is `false`; if
+it raises, what was written so far is still a valid value that its owner can delete.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import keyword
 from collections import namedtuple
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -248,7 +248,7 @@ def _view(c: Val, name: str) -> NDArray[Any]:
 
 
 def _lift_bytes(c: Val, _: Handles) -> bytes:
-    return cast(bytes, _view(c, "u8")["value"].tobytes()) if c.of.list.size else b""
+    return _view(c, "u8")["value"].tobytes() if c.of.list.size else b""
 
 
 def _lift_numbers(name: str) -> Lift:
@@ -260,11 +260,11 @@ def _lower_numbers(name: str) -> Lower:
     dtype = np.dtype(_NUMBERS[name][1])
 
     def lower(value: Any, c: Val, _: Handles) -> None:
-        if isinstance(value, bytes | bytearray | memoryview):
+        if isinstance(value, bytes | bytearray):
             numbers: NDArray[Any] = np.frombuffer(value, dtype="u1")
         else:
-            # Out-of-range integers raise OverflowError here instead of wrapping.
-            numbers = value if isinstance(value, np.ndarray) else np.array(value, dtype=dtype)
+            # From a list, out-of-range integers raise OverflowError here instead of wrapping.
+            numbers = np.asarray(value, dtype=dtype)
         size = len(numbers)
         ffi.new_list(c, size)
         if size:
@@ -315,9 +315,14 @@ def _lower_tuple(elements: list[Lower]) -> Lower:
     return lower
 
 
+def _named_tuple(names: tuple[str, ...]) -> Callable[..., Any]:
+    # Field names are known only now, so there is no type to state.
+    return namedtuple("Record", names)  # pyright: ignore[reportUntypedNamedTuple]
+
+
 def _lift_record(fields: tuple[tuple[str, Type], ...]) -> Lift:
     lifts = [lifter(type_) for _, type_ in fields]
-    make = cast(Callable[..., Any], namedtuple("Record", [python_name(name) for name, _ in fields]))  # noqa: PYI024
+    make: Callable[..., Any] = _named_tuple(tuple(python_name(name) for name, _ in fields))
 
     def lift(c: Val, handles: Handles) -> Any:
         data = c.of.record.data

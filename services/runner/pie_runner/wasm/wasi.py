@@ -81,30 +81,46 @@ def _poll(table: HostTable) -> dict[str, Callable[..., object]]:
 
         return wait(fiber, pollables, indexes)
 
-    return {
-        "poll": poll,
-        "[method]pollable.block": lambda fiber, pollable: wait(fiber, [pollable], lambda _: None),
-        "[method]pollable.ready": lambda fiber, pollable: get(fiber, pollable.done) is not None,
-    }
+    def block(fiber: Fiber, pollable: _Pollable) -> object:
+        return wait(fiber, [pollable], lambda _: None)
+
+    def ready(fiber: Fiber, pollable: _Pollable) -> bool:
+        return get(fiber, pollable.done) is not None
+
+    return {"poll": poll, "[method]pollable.block": block, "[method]pollable.ready": ready}
 
 
 def _monotonic(table: HostTable) -> dict[str, Callable[..., object]]:
     now: Callable[..., Any] = table["clocks", "monotonic-now"]
     sleep: Callable[..., Any] = table["clocks", "sleep"]
+
+    def resolution(_fiber: Fiber) -> int:
+        return 1
+
+    def subscribe_duration(fiber: Fiber, duration: int) -> _Pollable:
+        return _Pollable(sleep(fiber, duration))
+
+    def subscribe_instant(fiber: Fiber, instant: int) -> _Pollable:
+        return _Pollable(sleep(fiber, max(0, instant - now(fiber))))
+
     return {
         "now": now,
-        "resolution": lambda _: 1,
-        "subscribe-duration": lambda fiber, duration: _Pollable(sleep(fiber, duration)),
-        "subscribe-instant": lambda fiber, instant: _Pollable(sleep(fiber, max(0, instant - now(fiber)))),
+        "resolution": resolution,
+        "subscribe-duration": subscribe_duration,
+        "subscribe-instant": subscribe_instant,
     }
 
 
 def _wall(table: HostTable) -> dict[str, Callable[..., object]]:
-    now: Callable[..., Any] = table["clocks", "wall-now"]
-    return {
-        "now": lambda fiber: Datetime(*divmod(now(fiber), 1_000_000_000)),
-        "resolution": lambda _: Datetime(0, 1),
-    }
+    wall_now: Callable[..., Any] = table["clocks", "wall-now"]
+
+    def now(fiber: Fiber) -> Datetime:
+        return Datetime(*divmod(wall_now(fiber), 1_000_000_000))
+
+    def resolution(_fiber: Fiber) -> Datetime:
+        return Datetime(0, 1)
+
+    return {"now": now, "resolution": resolution}
 
 
 def _random(table: HostTable) -> dict[str, dict[str, Callable[..., object]]]:
@@ -119,8 +135,11 @@ def _random(table: HostTable) -> dict[str, dict[str, Callable[..., object]]]:
     def number(fiber: Fiber) -> int:
         return int.from_bytes(get_bytes(fiber, 8), "little")
 
+    def seed(fiber: Fiber) -> tuple[int, int]:
+        return number(fiber), number(fiber)
+
     return {
         "wasi:random/random": {"get-random-bytes": some, "get-random-u64": number},
         "wasi:random/insecure": {"get-insecure-random-bytes": some, "get-insecure-random-u64": number},
-        "wasi:random/insecure-seed": {"insecure-seed": lambda fiber: (number(fiber), number(fiber))},
+        "wasi:random/insecure-seed": {"insecure-seed": seed},
     }

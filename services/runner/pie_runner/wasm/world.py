@@ -1,7 +1,7 @@
 """What this version offers to components: the types of every function of the WIT world.
 
-Host functions are linked without types, so a component could import them with any; its imports are compared with this list
-when it is compiled. The list is read off a component that imports the whole world:
+Host functions are linked without types, so a component could import them with any; its imports are compared with this
+list when it is compiled. The list is read off a component that imports the whole world:
 
     python -m pie_runner.wasm.world COMPONENT > services/runner/pie_runner/wasm/world.json
 """
@@ -28,7 +28,8 @@ World = Mapping[tuple[str, str], str]
 def offered_world() -> World:
     """The world as this version was built with it."""
     text = files("pie_runner.wasm").joinpath("world.json").read_text()
-    return {(interface, name): types for interface, functions in json.loads(text).items() for name, types in functions.items()}
+    tree: dict[str, dict[str, str]] = json.loads(text)
+    return {(interface, name): types for interface, functions in tree.items() for name, types in functions.items()}
 
 
 def world_of(engine: WasmEngine, component: Component) -> World:
@@ -47,4 +48,4 @@ def to_json(world: World) -> str:
 
 if __name__ == "__main__":
     _engine = WasmEngine()
-    sys.stdout.write(to_json(world_of(_engine, Component.from_file(_engine.raw, Path(sys.argv[1])))))
+    sys.stdout.write(to_json(world_of(_engine, Component(_engine.raw, Path(sys.argv[1]).read_bytes()))))
