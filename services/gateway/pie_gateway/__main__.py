@@ -38,7 +38,11 @@ def main(file: str | None, **flags: object) -> None:
 async def _run(config: GatewayConfig) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    Shutdown(lambda: loop.call_soon_threadsafe(stop.set))
+
+    def ask_to_stop() -> None:
+        loop.call_soon_threadsafe(stop.set)
+
+    Shutdown(ask_to_stop)
     await serve(config, stop)
 
 

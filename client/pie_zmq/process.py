@@ -1,0 +1,189 @@
+"""A launched process as its client sees it: events in order, the result, and the ways to talk to it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import deque
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+
+from pie_wire.errors import Cancelled, DeadlineExceeded, InternalError, PieError, from_info
+from pie_wire.messages.common import TERMINAL_KINDS, Event
+from pie_wire.messages.gateway import AckEvents, Detach, Signal, Terminate
+
+if TYPE_CHECKING:
+    from pie_zmq.connection import Connection
+
+ACK_EVENTS = 128
+ACK_BYTES = 128 << 10
+ACK_WITHIN = 0.05
+"""Seconds until an acknowledgement leaves at the latest."""
+REQUEST_TIMEOUT = 30.0
+
+
+class AsyncProcess:
+    """Made by `AsyncClient.launch` and `attach`. Events wait in a buffer that the gateway's window bounds; what has
+    been taken from it is acknowledged, which lets the process go on."""
+
+    def __init__(self, connection: Connection, pid: str, program: str, start: int = 1) -> None:
+        self.pid = pid
+        self.program = program
+        self.outcome: Event | None = None
+        """The terminal event, as soon as it has arrived."""
+        self.is_attached = False
+        """Events flow, or will again once the gateway is back."""
+        self._connection = connection
+        self._buffer: deque[Event] = deque()
+        self._received = start - 1
+        self._taken = start - 1
+        self._acked = start - 1
+        self._taken_bytes = 0
+        self._failure: PieError | None = None
+        self._readers = 0
+        self._news = asyncio.Event()
+        self._ack_timer: asyncio.TimerHandle | None = None
+
+    @property
+    def next_seq(self) -> int:
+        """The number of the event after the last one that has arrived."""
+        return self._received + 1
+
+    @property
+    def last_seq(self) -> int:
+        """The number of the last event taken; attach from the next one to go on elsewhere."""
+        return self._taken
+
+    async def events(self) -> AsyncIterator[Event]:
+        """Events not taken yet, in order, up to and including the terminal one (`return` or `error`).
+
+        A `gap` event stands for events that are no longer there, or were dropped as the launch asked; its `text` is
+        how many.
+
+        Raises:
+            PieError: no more events will come, because of what it says.
+        """
+        self._readers += 1
+        try:
+            while taken := await self.take(1):
+                yield taken[0]
+        finally:
+            self._readers -= 1
+            self._news.set()
+
+    async def take(self, limit: int) -> list[Event]:
+        """Up to `limit` events, as soon as there is one; none after the terminal one has been taken. For many events
+        at once; `events` is the usual way.
+
+        Raises:
+            PieError: as `events`.
+        """
+        while not self._buffer:
+            if self._is_through:
+                return []
+            if self._failure is not None:
+                raise self._failure
+            await self._wait()
+        return [self._take_one() for _ in range(min(limit, len(self._buffer)))]
+
+    async def result(self, timeout: float | None = None) -> Any:  # noqa: ASYNC109 - a convenience with its own error
+        """What the program returned, decoded. Events that nobody iterates over are passed over.
+
+        Raises:
+            DeadlineExceeded: not within `timeout` seconds. ProgramError, ProcessLost, Terminated and others: the
+            process ended with this error. PieError: its end cannot be learned.
+        """
+        try:
+            async with asyncio.timeout(timeout):
+                while self.outcome is None:
+                    if self._failure is not None:
+                        raise self._failure
+                    if self._readers == 0:
+                        await self.take(1)
+                    else:
+                        await self._wait()
+        except TimeoutError as exc:
+            raise DeadlineExceeded(f"process {self.pid} has not ended within {timeout:g} s") from exc
+        if self._readers == 0:
+            while self._buffer:
+                self._take_one()
+        return _value(self.outcome)
+
+    async def signal(self, message: str | bytes) -> None:
+        """Send a message to the program's `session.receive`. Raises PieError."""
+        if isinstance(message, str):
+            await self._connection.ask(Signal(self.pid, message), timeout=REQUEST_TIMEOUT)
+        else:
+            request = Signal(self.pid, binary=True)
+            await self._connection.ask(request, timeout=REQUEST_TIMEOUT, buffers=[message])
+
+    async def terminate(self, reason: str = "terminated by its owner") -> None:
+        """End the process; returns when it has ended. One that has ended already is no error. Raises PieError."""
+        await self._connection.ask(Terminate(self.pid, reason), timeout=REQUEST_TIMEOUT)
+
+    async def detach(self) -> None:
+        """Take no more events; the process goes on. Raises PieError."""
+        self.is_attached = False
+        self.fail(Cancelled(f"detached from process {self.pid}: attach from event {self._taken + 1} to go on"))
+        await self._connection.ask(Detach(self.pid), timeout=REQUEST_TIMEOUT)
+
+    # -- for the client
+
+    def receive(self, events: list[Event]) -> bool:
+        """Take in events from the gateway; repeated ones are dropped. False if some are missing in between."""
+        for event in events:
+            if event.seq <= self._received:
+                continue
+            if event.seq != self._received + 1 and event.kind != "gap":
+                return False
+            self._received = event.seq
+            self._buffer.append(event)
+            if event.kind in TERMINAL_KINDS:
+                self.outcome = event
+                self.is_attached = False
+        self._news.set()
+        return True
+
+    def fail(self, error: PieError) -> None:
+        """No more events will come."""
+        if self.outcome is None and self._failure is None:
+            self._failure = error
+            self.is_attached = False
+            self._news.set()
+
+    def acknowledge(self) -> None:
+        """Tell the gateway what has been taken."""
+        if self._ack_timer is not None:
+            self._ack_timer.cancel()
+            self._ack_timer = None
+        self._acked, self._taken_bytes = self._taken, 0
+        self._connection.tell(AckEvents(self.pid, self._taken))
+
+    # -- inside
+
+    @property
+    def _is_through(self) -> bool:
+        return self.outcome is not None and self._taken >= self.outcome.seq
+
+    async def _wait(self) -> None:
+        self._news.clear()
+        await self._news.wait()
+
+    def _take_one(self) -> Event:
+        event = self._buffer.popleft()
+        self._taken = event.seq
+        self._taken_bytes += event.size
+        if self._is_through or self._taken - self._acked >= ACK_EVENTS or self._taken_bytes >= ACK_BYTES:
+            self.acknowledge()
+        elif self._ack_timer is None:
+            self._ack_timer = asyncio.get_running_loop().call_later(ACK_WITHIN, self.acknowledge)
+        return event
+
+
+def _value(outcome: Event) -> Any:
+    if outcome.kind == "error":
+        raise from_info(outcome.error) if outcome.error else InternalError("the process ended with an empty error")
+    try:
+        return json.loads(outcome.text) if outcome.text else None
+    except ValueError as exc:
+        raise InternalError(f"the process returned something that is not JSON: {exc}") from exc
