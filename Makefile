@@ -19,7 +19,7 @@ venv: ## create the environment (.venv) with all that is needed to run, develop 
 
 prepare: venv ## get the model (SmolLM2-135M) and prepare the Wasm runtime for Python inferlets
 	@$(BIN)/pie model pull $(MODEL) >/dev/null
-	@$(BIN)/pie runtime prepare
+	@$(BIN)/pie runtime prepare >/dev/null
 
 setup: prepare ## everything above
 

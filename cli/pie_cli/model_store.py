@@ -81,7 +81,6 @@ class ModelStore:
                         f"{name!r} already holds {read_info(target).source}; choose another name with --name, "
                         f"or run `pie model rm {name}` first"
                     )
-                steps.note(f"{name} is already in {target}")
                 return target
             with tempfile.TemporaryDirectory(prefix=f".pull-{name}-", dir=self.root) as scratch:
                 fresh = Path(scratch) / "model"
