@@ -11,6 +11,9 @@ import pytest
 
 TEXT = {".py", ".md", ".toml", ".yaml", ".yml", ".wit", ".sh", ".txt", ".ts", ".rs", ".json", "", ".cfg", ".Dockerfile"}
 
+IMAGE_BUILD = {("compose.yaml", "download.pytorch.org"), ("Dockerfile", "download.pytorch.org")}
+"""Where the CPU build of torch is published: an image built anywhere else would silently get CUDA, or nothing."""
+
 
 @pytest.fixture(scope="module")
 def tracked(root: Path) -> list[Path]:
