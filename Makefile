@@ -36,16 +36,16 @@ format: venv ## let ruff fix and format what it can
 	@$(BIN)/ruff format
 
 test: prepare lint ## set up, check and run the tests (less than 10 minutes on two cores)
-	@$(BIN)/pytest -q -m "$(UNIT)"
+	@$(BIN)/pytest -m "$(UNIT)" --durations 10
 
 test-all: prepare ## the slower tier, to be run after make test
-	@$(BIN)/pytest -q -m "slow and not gpu and not compose and not soak" --timeout 900
+	@$(BIN)/pytest -m "slow and not gpu and not compose and not soak" --timeout 900
 
 soak: prepare ## tests that run for minutes to find leaks
-	@$(BIN)/pytest -q -m soak --timeout 3600
+	@$(BIN)/pytest -m soak --timeout 3600
 
 e2e-compose: prepare ## the stack as containers, with whatever `docker compose` is on PATH
-	@$(BIN)/pytest -q -m compose --timeout 1800
+	@$(BIN)/pytest -m compose --timeout 1800
 
 clean: ## remove the environment and all caches of the checkout (models stay in the Pie home)
 	@rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis dist build
