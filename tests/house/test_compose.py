@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 
 SERVICES = ("gateway", "engine", "runner", "kvstore")
+ENDING = ("model", "programs")
+"""Containers that do one thing and end."""
 
 
 def compose(root: Path, program: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -56,7 +58,7 @@ def test_compose_judges_at_all(root: Path, program: str, tmp_path: Path):
 
 def test_the_profile_alone_brings_the_gpu(root: Path, program: str):
     plain = compose(root, program, "config", "--services").stdout.split()
-    assert sorted(plain) == ["engine", "gateway", "kvstore", "model", "redis", "runner"]
+    assert sorted(plain) == ["engine", "gateway", "kvstore", "model", "programs", "redis", "runner"]
     with_gpu = compose(root, program, "--profile", "gpu", "config", "--services").stdout.split()
     assert set(with_gpu) - set(plain) == {"engine-gpu"}
 
@@ -87,8 +89,15 @@ def test_every_container_is_bounded_and_without_privileges(stack: dict[str, Any]
 
 
 def test_what_runs_is_watched_and_comes_back(stack: dict[str, Any]):
+    awaited = {
+        needed
+        for service in stack["services"].values()
+        for needed, how in service.get("depends_on", {}).items()
+        if how["condition"] == "service_completed_successfully"
+    }
+    assert awaited == set(ENDING)
     for name, service in stack["services"].items():
-        if name != "model":
+        if name not in ENDING:
             assert service["restart"] == "unless-stopped", name
             assert service["healthcheck"]["test"], name
 
