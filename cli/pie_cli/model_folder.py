@@ -48,7 +48,7 @@ def check_folder(folder: Path) -> None:
         raise BadRequest(
             f"{folder / 'config.json'} names no architecture: this is not a causal language model's folder"
         )
-    weights = {path.name for path in folder.glob("*.safetensors")}
+    weights = {path.name for path in folder.glob("*.safetensors") if path.is_file()}
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         parts = _read_json(index).get("weight_map")

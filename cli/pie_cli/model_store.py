@@ -30,6 +30,9 @@ from pie_cli.model_sources import Source, parse_source
 from pie_cli.steps import Steps
 
 
+_NAME = re.compile(r"[A-Za-z0-9][\w.+-]{0,99}")
+
+
 @dataclass(frozen=True)
 class ModelStore:
     """Model folders under `root`. A folder appears whole or not at all, also when two pulls race or one is killed."""
@@ -42,7 +45,7 @@ class ModelStore:
 
     def folder(self, name: str) -> Path:
         """Where the model called `name` lies or would lie. Raises BadField for a name that is no plain file name."""
-        if not re.fullmatch(r"[A-Za-z0-9][\w.+-]{0,99}", name):
+        if not _NAME.fullmatch(name):
             raise BadField(f"{name!r} is no model name; use letters, digits, '.', '-' and '_'")
         return self.root / name
 
@@ -59,12 +62,16 @@ class ModelStore:
             folder = Path(name_or_path.removeprefix("path:")).expanduser().absolute()
             check_folder(folder)
             return folder
-        for info in self.models():
-            if name_or_path in (info.name, info.source):
-                folder = self.folder(info.name)
-                check_folder(folder)
-                return folder
-        known = ", ".join(info.name for info in self.models()) or "none"
+        if _NAME.fullmatch(name_or_path) and self.folder(name_or_path).is_dir():
+            folder = self.folder(name_or_path)
+            read_info(folder)
+            check_folder(folder)
+            return folder
+        models = self.models()
+        for info in models:
+            if name_or_path == info.source:
+                return self.resolve(info.name)
+        known = ", ".join(info.name for info in models) or "none"
         raise NotFound(
             f"no model {name_or_path!r} in {self.root} (there: {known}); run `pie model pull {name_or_path}`"
         )

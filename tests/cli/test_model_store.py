@@ -197,6 +197,23 @@ def test_resolve_knows_names_sources_and_paths(store: ModelStore, origin: Path):
         store.resolve("hf:a/b")
 
 
+def test_a_damaged_model_does_not_hide_the_others(store: ModelStore):
+    folder = store.pull(FakeSource(), Steps())
+    damaged = store.pull(FakeSource(text="fake:2"), Steps(), name="damaged")
+    (damaged / INFO_FILE).write_text("{")
+    assert store.resolve("fake") == folder
+    with pytest.raises(BadRequest, match="pie model rm damaged"):
+        store.resolve("damaged")
+    store.remove("damaged")
+
+
+def test_links_to_weights_that_went_away_are_found_out(store: ModelStore, origin: Path):
+    store.pull(LocalFolder(origin, copy=False), Steps())
+    (origin / "model.safetensors").unlink()
+    with pytest.raises(BadRequest, match="safetensors"):
+        store.resolve("origin")
+
+
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "-rf", ".hidden", "x" * 101])
 def test_names_that_are_no_plain_file_names_are_refused(store: ModelStore, name: str):
     with pytest.raises(BadField):
