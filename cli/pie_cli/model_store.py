@@ -29,7 +29,6 @@ from pie_cli.model_folder import (
 from pie_cli.model_sources import Source, parse_source
 from pie_cli.steps import Steps
 
-
 _NAME = re.compile(r"[A-Za-z0-9][\w.+-]{0,99}")
 
 
