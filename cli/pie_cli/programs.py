@@ -1,0 +1,61 @@
+"""`pie programs` and `pie install`: the registry."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import click
+import msgspec
+
+from pie_cli.connect import connected, run_async
+from pie_cli.ps import age
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def programs(as_json: bool) -> None:
+    """List installed programs, all versions."""
+    run_async(_programs(as_json))
+
+
+async def _programs(as_json: bool) -> None:
+    async with connected() as client:
+        found = await client.programs()
+    if as_json:
+        click.echo(json.dumps(msgspec.to_builtins(found), indent=2))
+        return
+    if not found:
+        click.echo("nothing is installed: `pie install DIR`", err=True)
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for title in ("PROGRAM", "VERSION", "KIND", "SIZE", "INSTALLED", "SHA256"):
+        table.add_column(title)
+    now = time.time()
+    for program in found:
+        ref = program.ref
+        size = f"{program.size / 1000:.1f} kB" if program.size < 10**6 else f"{program.size / 10**6:.1f} MB"
+        table.add_row(ref.name, ref.version, ref.kind, size, f"{age(now - program.installed_at)} ago", ref.sha256[:12])
+    Console(highlight=False, soft_wrap=True).print(table)
+
+
+@click.command()
+@click.argument("source", type=click.Path(exists=True, path_type=Path), metavar="DIR|FILE")
+@click.option("--replace", is_flag=True, help="Put these bytes in the place of others under the same version.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def install(source: Path, replace: bool, as_json: bool) -> None:
+    """Install the program in a folder (Pie.toml and main.py or a .wasm), or a file with Pie.toml beside it."""
+    run_async(_install(source, replace, as_json))
+
+
+async def _install(source: Path, replace: bool, as_json: bool) -> None:
+    async with connected() as client:
+        program = await client.install(source, replace=replace)
+    if as_json:
+        click.echo(json.dumps(msgspec.to_builtins(program), indent=2))
+        return
+    click.echo(f"installed {program.ref.name}@{program.ref.version}", err=True)
