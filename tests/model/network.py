@@ -69,6 +69,11 @@ class Network:
         self._last_arrival: dict[tuple[str, str, bytes, str], float] = {}
         self._later: list[tuple[float, int, Callable[[], None]]] = []
 
+    @property
+    def is_whole(self) -> bool:
+        """Nothing is cut, stopped or dead."""
+        return not self.cut and all(node.alive and not node.stopped for node in self.nodes.values())
+
     def spawn(self, kind: str, name: str, *, timing: Timing | None = None) -> Node:
         """A new incarnation under this name; wire its ports, then set `core`."""
         serial = next(self._incarnations)
