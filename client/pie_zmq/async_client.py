@@ -28,6 +28,7 @@ from pie_wire.messages.gateway import (
     PagesReport,
     Status,
     StatusReport,
+    Terminate,
     Upload,
 )
 
@@ -226,6 +227,11 @@ class AsyncClient:
     async def list(self, *, ended: bool = False) -> builtins.list[ProcessInfo]:
         """Running processes; with `ended` also those whose events are still kept. Raises PieError."""
         return (await self._connection.ask(ListProcesses(ended), timeout=self._timeout)).processes
+
+    async def terminate(self, pid: str, reason: str = "terminated by its owner") -> None:
+        """End a process without attaching to it; returns when it has ended. One that has ended already is no error.
+        Raises NotFound, Gone, PieError."""
+        await self._connection.ask(Terminate(pid, reason), timeout=self._timeout)
 
     # -- operators
 
