@@ -17,7 +17,7 @@ from pie_wire.errors import BadRequest, Closed, PieError, TooLarge
 from pie_wire.messages import engine as ops
 from pie_wire.messages.runner import OpFailure
 
-from pie_runner.passes import PendingOutput
+from pie_runner.passes import PendingOutput, Shape
 from pie_runner.runs import Run, RunSpec
 from pie_runner.waitables import Completion
 
@@ -33,8 +33,6 @@ class _Undo:
     number: int
     keep: int
     tail: list[int]
-    executes: bool = False
-    """A pass: not settled by its acknowledgement, only by its outputs."""
 
 
 @dataclass(slots=True)
@@ -127,7 +125,7 @@ class Context:
         if error is not None:
             done.complete(error)
         else:
-            self.session.flushes[self.session.submit(ops.Flush(self.id, self.generation))] = (self, done)
+            self.session.flushes[self.session.submit(ops.Flush(self.id, self.generation))] = done
         return done
 
     def open_run(self, spec: RunSpec) -> Run:
@@ -151,8 +149,8 @@ class Context:
             self.run = run
         return run
 
-    def forward(self, tokens: Sequence[int], outputs: list[ops.Output], shape: Sequence[int]) -> PendingOutput:
-        """One explicit pass; `shape` counts the rows of each draw, the probes follow.
+    def forward(self, tokens: Sequence[int], outputs: list[ops.Output], shape: Shape) -> PendingOutput:
+        """One explicit pass; `shape` tells what its outputs are.
 
         Raises:
             TooLarge: the model's context would overflow. BadRequest: nothing to run on.
@@ -170,9 +168,9 @@ class Context:
             return pending
         keep = len(self.tokens)
         op = ops.Forward(self.id, self.generation, list(tokens), outputs)
-        number = self._record(op, keep, [], executes=True)
+        number = self._record(op, keep, [])
         self.tokens.extend(tokens)
-        self.session.passes[number] = (self, pending)
+        self.session.passes[number] = pending
         return pending
 
     def close_run(self) -> None:
@@ -230,31 +228,28 @@ class Context:
         self._journal.clear()
 
     @property
+    def last_op(self) -> int:
+        """Number of the newest operation that the engine may still refuse; 0 when there is none."""
+        return self._journal[-1].number if self._journal else 0
+
+    @property
     def has_unsettled(self) -> bool:
         """The engine may still refuse something."""
         return bool(self._journal)
 
     def acknowledge(self, acked: int) -> None:
         """Operations up to `acked` were applied: they need no undoing any more."""
-        while self._journal and self._journal[0].number <= acked and not self._journal[0].executes:
+        while self._journal and self._journal[0].number <= acked:
             self._journal.popleft()
 
-    def executed(self, number: int) -> None:
-        """Pass `number` ran."""
-        for entry in self._journal:
-            if entry.number == number:
-                entry.executes = False
-
-    def refuse(self, failures: Sequence[OpFailure], error: PieError, acked: int, *, told: bool, root: bool) -> None:
-        """Operations failed: take back what was not applied. `told`: a waitable of the program carries the error;
-        `root`: not all of them were merely skipped."""
+    def refuse(self, failures: Sequence[OpFailure], error: PieError, *, told: bool, root: bool) -> None:
+        """Operations failed: take back what was not applied, which is the first of them and all after it, since a
+        context carries out its operations in order. `told`: a waitable of the program carries the error; `root`: not
+        all of them were merely skipped."""
         self.generation = max(self.generation, *(f.generation for f in failures))
         self.cause = error
-        numbers = {f.op for f in failures}
-        first = next((i for i, e in enumerate(self._journal) if e.number in numbers), None)
-        if first is None:
-            first = next((i for i, e in enumerate(self._journal) if e.number > acked), len(self._journal))
-        while len(self._journal) > first:
+        first = min(f.op for f in failures)
+        while self._journal and self._journal[-1].number >= first:
             entry = self._journal.pop()
             if isinstance(entry, _Birth):
                 self.dead = error
@@ -268,9 +263,9 @@ class Context:
         elif root:
             self.fault = error
 
-    def _record(self, op: ops.Op, keep: int, tail: list[int], *, executes: bool = False) -> int:
+    def _record(self, op: ops.Op, keep: int, tail: list[int]) -> int:
         number = self.session.submit(op)
-        self._journal.append(_Undo(number, keep, tail, executes))
+        self._journal.append(_Undo(number, keep, tail))
         self.session.journaled.add(self)
         return number
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pie_runner.runs import Run
     from pie_runner.waitables import Completion
 
+MAX_UNACKED_OPS = 16_384
 MAX_OPS_WEIGHT = 1_000_000
 """Ops and tokens in one message: keeps its body far below the wire's limit."""
 
@@ -42,8 +43,8 @@ class Session:
         self.runs: dict[int, Run] = {}
         self.openings: dict[int, Run] = {}
         """Runs by the number of their opening operation, until it is acknowledged."""
-        self.flushes: dict[int, tuple[Context, Completion]] = {}
-        self.passes: dict[int, tuple[Context, PendingOutput]] = {}
+        self.flushes: dict[int, Completion] = {}
+        self.passes: dict[int, PendingOutput] = {}
         self.unreported: set[Run] = set()
         """Runs with consumption the engine has not been told of."""
         self.journaled: set[Context] = set()
@@ -86,12 +87,17 @@ class Session:
             self._batch.append(op)
         return number
 
-    def after_ack(self, then: Callable[[], None]) -> None:
-        """Call when everything submitted so far has been applied or refused, or the session has ended."""
-        if self.acked >= self.last_op or self.error is not None:
+    def after_ack(self, number: int, then: Callable[[], None]) -> None:
+        """Call when operations up to `number` have been applied or refused, or the session has ended."""
+        if self.acked >= number or self.error is not None:
             then()
         else:
-            self._barriers.append((self.last_op, then))
+            self._barriers.append((number, then))
+
+    @property
+    def is_flooded(self) -> bool:
+        """So many operations are unacknowledged that programs should wait before they add more."""
+        return self.error is None and self.last_op - self.acked > MAX_UNACKED_OPS
 
     def flush(self) -> None:
         """Report consumption and send what is queued."""
@@ -113,7 +119,7 @@ class Session:
         for failure in step.failed:
             failures.setdefault(failure.context, []).append(failure)
         for context_id, failed in failures.items():
-            self._refuse(context_id, failed, step.acked)
+            self._refuse(context_id, failed)
         self._acknowledge(step.acked)
         at = 0
         for number, count in zip(step.runs, step.counts, strict=True):
@@ -127,12 +133,11 @@ class Session:
             if run is not None:
                 run.end(end)
         for done in step.outputs:
-            context, pending = self.passes.pop(done.op, (None, None))
-            if context is not None and pending is not None:
-                context.executed(done.op)
+            pending = self.passes.pop(done.op, None)
+            if pending is not None:
                 pending.deliver(done.slots, buffers)
         for number in step.flushed:
-            _, completion = self.flushes.pop(number, (None, None))
+            completion = self.flushes.pop(number, None)
             if completion is not None:
                 completion.complete()
 
@@ -144,9 +149,9 @@ class Session:
         self._batch.clear()
         for context in list(self.contexts.values()):
             context.lose(error)
-        for _, completion in self.flushes.values():
+        for completion in self.flushes.values():
             completion.complete(error)
-        for _, pending in self.passes.values():
+        for pending in self.passes.values():
             pending.fail(error)
         barriers, self._barriers = self._barriers, []
         for _, then in barriers:
@@ -156,7 +161,7 @@ class Session:
         self.unreported.clear()
         self.journaled.clear()
 
-    def _refuse(self, context_id: int, failed: list[OpFailure], acked: int) -> None:
+    def _refuse(self, context_id: int, failed: list[OpFailure]) -> None:
         context = self.contexts.get(context_id)
         roots = [f for f in failed if f.error.code != "skipped"]
         if roots:
@@ -172,16 +177,16 @@ class Session:
                 self.runs.pop(run.number, None)
                 run.fail(error)
                 told = True
-            _, completion = self.flushes.pop(failure.op, (None, None))
+            completion = self.flushes.pop(failure.op, None)
             if completion is not None:
                 completion.complete(error)
                 told = True
-            _, pending = self.passes.pop(failure.op, (None, None))
+            pending = self.passes.pop(failure.op, None)
             if pending is not None:
                 pending.fail(error)
                 told = True
         if context is not None:
-            context.refuse(failed, error, acked, told=told, root=bool(roots))
+            context.refuse(failed, error, told=told, root=bool(roots))
 
     def _acknowledge(self, acked: int) -> None:
         if acked <= self.acked:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from pie_wire.codec import Buffer
 from pie_wire.errors import Closed, InternalError, PieError
 from pie_wire.messages.runner import Slot
@@ -28,10 +31,26 @@ class Output(NamedTuple):
     probes: list[Case]
 
 
-class PendingOutput(Waitable):
-    """The WIT's `pending-output`. `shape`: number of rows of each draw; probe slots follow those of the draws."""
+@dataclass(frozen=True)
+class Softmax:
+    """A distribution to make here from raw logits: of this temperature, the `top` most probable."""
 
-    def __init__(self, table: Waitables, shape: Sequence[int]) -> None:
+    temperature: float
+    top: int
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the slots of an answer are, in order: rows of each draw, then the probes (made here, if not None)."""
+
+    draws: Sequence[int]
+    probes: Sequence[Softmax | None]
+
+
+class PendingOutput(Waitable):
+    """The WIT's `pending-output`."""
+
+    def __init__(self, table: Waitables, shape: Shape) -> None:
         super().__init__(table)
         self._shape = shape
         self._answer: Ok | Err | None = None
@@ -45,7 +64,7 @@ class PendingOutput(Waitable):
         """The pass ran."""
         try:
             self._set(Ok(self._output(slots, buffers)))
-        except (IndexError, PieError) as exc:
+        except (IndexError, ValueError, PieError) as exc:
             self._set(Err(InternalError(f"the engine's answer does not fit the pass: {exc}").info()))
 
     def fail(self, error: PieError) -> None:
@@ -68,16 +87,27 @@ class PendingOutput(Waitable):
     def _output(self, slots: Sequence[Slot], buffers: Sequence[Buffer]) -> Output:
         tokens: list[list[int]] = []
         at = 0
-        for rows in self._shape:
+        for rows in self._shape.draws:
             drawn = slots[at : at + rows]
             if len(drawn) != rows or any(slot.kind != "token" for slot in drawn):
                 raise InternalError("a drawn token is missing")
             tokens.append([slot.token for slot in drawn])
             at += rows
-        return Output(tokens, [_probe(slot, buffers) for slot in slots[at:]])
+        probes = zip(slots[at:], self._shape.probes, strict=True)
+        return Output(tokens, [_probe(slot, softmax, buffers) for slot, softmax in probes])
 
 
-def _probe(slot: Slot, buffers: Sequence[Buffer]) -> Case:
+def _probe(slot: Slot, softmax: Softmax | None, buffers: Sequence[Buffer]) -> Case:
+    if softmax is not None:
+        return Case("distribution", _distribution(np.frombuffer(buffers[slot.buffer], dtype="<f4"), softmax))
     if slot.kind == "logits":
         return Case("logits", base64.b64encode(buffers[slot.buffer]).decode("ascii"))
     return Case("distribution", Distribution(slot.ids, slot.probs))
+
+
+def _distribution(logits: NDArray[np.float32], softmax: Softmax) -> Distribution:
+    scaled = logits.astype(np.float64) / softmax.temperature
+    weights = np.exp(scaled - scaled.max())
+    weights /= weights.sum()
+    order = np.argsort(-weights, kind="stable")[: softmax.top]
+    return Distribution(order.tolist(), weights[order].tolist())

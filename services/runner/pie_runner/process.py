@@ -175,6 +175,14 @@ class Process:
             return None
         return self._park(fiber, parts)
 
+    def write_output(self, kind: EventKind, text: str) -> None:
+        """Output from where the program cannot be parked: dropped while the limit is reached."""
+        if self.state == "running" and text:
+            if self.events.is_full:
+                self.events.drop()
+            else:
+                self._write(kind, text)
+
     def credit(self, durable: int, consumed: int) -> int:
         """Progress of the event log; output that waits goes on. Returns the bytes that became durable."""
         freed = self.events.credit(durable, consumed)

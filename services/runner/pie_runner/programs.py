@@ -32,8 +32,8 @@ class ProgramHost(Protocol):
         on_running: Callable[[], None],
         on_exit: Callable[[Outcome], None],
     ) -> RunningProgram:
-        """Take on a program: its bytes are in `artifact()`. `on_running` is called before its first host call,
-        `on_exit` exactly once unless it is killed. Neither is called before this returns.
+        """Take on a program: its bytes are in `artifact()`. `on_running` is called once before its first host call,
+        `on_exit` exactly once unless it is killed, and never before this returns.
 
         Raises:
             PieError: it cannot be taken on.

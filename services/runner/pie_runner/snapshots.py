@@ -39,7 +39,7 @@ def save(fiber: Fiber, context: Context, name: str) -> Pending:
         snapshot = Snapshot(name, context.session.facts.name, list(context.tokens), process.services.wall())
         _request(fiber, pending, PutSnapshot(snapshot), lambda _: pending.resolve(Ok()))
 
-    context.session.after_ack(accepted)
+    context.session.after_ack(context.last_op, accepted)
     return pending
 
 

@@ -1,0 +1,124 @@
+"""The runner's shell: one thread, one loop, which owns the sockets, the fibers and the worker threads."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import structlog
+from pie_wire.config import pie_home
+from pie_wire.errors import PeerLost, Terminated
+from pie_wire.hub import Hub
+from pie_wire.membership import KVSTORE
+from pie_wire.process import Shutdown, identity
+from pie_wire.transport import TICK, Transport
+
+from pie_runner.config import RunnerConfig
+from pie_runner.core import RunnerCore
+from pie_runner.disk_cache import DiskCache
+from pie_runner.host import TABLE
+from pie_runner.uplink import PORT as GATEWAY
+from pie_runner.wasm.cache import CodeCache
+from pie_runner.wasm.driver import Driver
+from pie_runner.wasm.engine import WasmEngine
+from pie_runner.wasm.fiber import Limits
+from pie_runner.wasm.host import Host
+from pie_runner.wasm.selftest import self_test
+from pie_runner.wasm_programs import WasmPrograms
+from pie_runner.workers import Workers
+
+STOP_SECONDS = 2.0
+"""How long the last events may take to be stored when the runner stops."""
+
+log = structlog.get_logger("pie.runner")
+
+
+class RunnerService:
+    """Made ready by the constructor, which raises PieError when this machine cannot run programs."""
+
+    def __init__(self, config: RunnerConfig, shutdown: Shutdown) -> None:
+        self_test()
+        self._shutdown = shutdown
+        self._budget = config.slice_budget
+        self._clock = time.monotonic
+        home = pie_home()
+        self._hub = Hub(identity("runner", config.name), self._clock)
+        self._transport = Transport(self._hub)
+        self._workers = Workers(1, self._transport.wake, "work")
+        self._preparers = Workers(1, self._transport.wake, "prepare")
+        self._wasm = WasmEngine()
+        self._driver = Driver(Host(self._wasm, TABLE))
+        artifacts = DiskCache(home / "cache" / "programs", config.cache_bytes)
+        self._programs = WasmPrograms(
+            self._driver,
+            CodeCache(home / "code", self._wasm.settings, config.code_bytes),
+            self._preparers,
+            runtime=lambda: find_python_runtime(config.python_runtime, home),
+            artifact_path=artifacts.path,
+            limits=Limits(memory_bytes=config.memory),
+        )
+        self.core = RunnerCore(
+            self._hub,
+            host=self._programs,
+            cache=artifacts,
+            dialer=self._transport,
+            offload=self._workers,
+            random_bytes=os.urandom,
+            wall=time.time,
+            capacity=config.capacity,
+            window=config.window,
+            model_wait=config.model_wait,
+        )
+        self._transport.dial(KVSTORE, config.kvstore_endpoint)
+        self._transport.dial(GATEWAY, config.gateway_endpoint)
+        self._programs.warm_up()
+
+    def run(self) -> None:
+        """Serve until asked to stop; a second signal ends the process at once."""
+        log.info("ready", name=self._hub.identity.name)
+        while not self._shutdown.requested.is_set():
+            self.turn()
+        self._stop()
+
+    def turn(self) -> None:
+        """messages -> handlers -> ready programs -> everything out."""
+        self._transport.poll(0.0 if self._driver.has_work else self._wait())
+        began = self._clock()
+        self._workers.drain()
+        self._preparers.drain()
+        self.core.tick()
+        self._driver.run_ready(self._budget)
+        self.core.flush()
+        self._hub.progress += 1
+        self.core.observe_lag(self._clock() - began)
+
+    def close(self) -> None:
+        """Release everything."""
+        self._driver.close(Terminated("the runner was shut down"))
+        self._transport.close(PeerLost(f"runner {self._hub.identity.name} is shutting down"))
+        self._workers.close()
+        self._preparers.close()
+        self._wasm.close()
+
+    def _wait(self) -> float:
+        due = self.core.next_due()
+        return TICK if due is None else max(0.0, min(TICK, due - self._clock()))
+
+    def _stop(self) -> None:
+        log.info("stopping", processes=self.core.live)
+        self.core.stop()
+        deadline = self._clock() + STOP_SECONDS
+        while not self.core.is_settled and self._clock() < deadline:
+            self.turn()
+        self.core.membership.leave()
+        self.turn()
+
+
+def find_python_runtime(configured: str, home: Path) -> Path | None:
+    """The component that runs Python source: the configured one, else the newest in the Pie home."""
+    if configured:
+        path = Path(configured).expanduser()
+        return path if path.exists() else None
+    found = sorted((home / "runtime").glob("python-*.wasm"), key=lambda path: path.stat().st_mtime)
+    return found[-1] if found else None

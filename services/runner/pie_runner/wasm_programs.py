@@ -1,0 +1,185 @@
+"""Programs as Wasm fibers. Components are compiled in a process of their own; Python source runs in a prepared one."""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import msgspec
+import structlog
+from pie_wire.errors import BadProgram, InternalError, PieError, Unavailable, to_error
+from pie_wire.messages.common import EventKind, ProgramRef
+
+from pie_runner.engines import Offload
+from pie_runner.process import Process
+from pie_runner.programs import Outcome
+from pie_runner.wasm.cache import CodeCache
+from pie_runner.wasm.compiler import Compiler
+from pie_runner.wasm.driver import Driver
+from pie_runner.wasm.fiber import Fiber, Limits
+from pie_runner.wasm.program import Program
+from pie_runner.wasm.world import offered_world
+
+MAX_LOADED = 64
+"""Compiled programs kept in memory; the least recently started go first."""
+MAX_SOURCE_BYTES = 8 << 20
+PYTHON = "python"
+
+log = structlog.get_logger("pie.programs")
+
+Decoder = codecs.IncrementalDecoder
+
+
+@dataclass(eq=False)
+class Launch:
+    """One program between being taken on and its end."""
+
+    owner: WasmPrograms
+    process: Process
+    envelope: Callable[[], str]
+    on_running: Callable[[], None]
+    on_exit: Callable[[Outcome], None]
+    fiber: Fiber | None = None
+    killed: bool = False
+    decoders: dict[str, Decoder] = field(default_factory=dict[str, Decoder])
+
+    def kill(self, reason: PieError) -> None:
+        self.killed = True
+        if self.fiber is not None:
+            self.owner.driver.kill(self.fiber, reason)
+
+
+class WasmPrograms:
+    """The real ProgramHost."""
+
+    def __init__(
+        self,
+        driver: Driver,
+        code: CodeCache,
+        prepare: Offload,
+        *,
+        runtime: Callable[[], Path | None],
+        artifact_path: Callable[[str], Path],
+        limits: Limits,
+    ) -> None:
+        """`runtime` finds the generic Python component; `prepare` runs compilations, apart from other work."""
+        self.driver = driver
+        self._code = code
+        self._prepare = prepare
+        self._runtime = runtime
+        self._artifact_path = artifact_path
+        self._limits = limits
+        self._loaded: OrderedDict[str, Program] = OrderedDict()
+        self._waiting: dict[str, list[Launch]] = {}
+
+    def start(
+        self,
+        process: Process,
+        artifact: Callable[[], bytes],
+        on_running: Callable[[], None],
+        on_exit: Callable[[Outcome], None],
+    ) -> Launch:
+        ref = process.ref
+        if ref.kind == "python":
+            envelope = _envelope(process, _source(artifact()))
+        else:
+            envelope = process.input
+        launch = Launch(self, process, lambda: envelope, on_running, on_exit)
+        key = PYTHON if ref.kind == "python" else ref.sha256
+        program = self._loaded.get(key)
+        if program is not None:
+            self._loaded.move_to_end(key)
+            self._spawn(launch, program)
+        elif key in self._waiting:
+            self._waiting[key].append(launch)
+        else:
+            wasm = self._find(ref)
+            self._waiting[key] = [launch]
+            self._prepare(lambda: self._load(wasm), partial(self._prepared, key))
+        return launch
+
+    def warm_up(self) -> None:
+        """Load the Python component, if it is there, before the first program needs it."""
+        wasm = self._runtime()
+        if wasm is not None and PYTHON not in self._waiting:
+            self._waiting[PYTHON] = []
+            self._prepare(lambda: self._load(wasm), partial(self._prepared, PYTHON))
+
+    @property
+    def python_ready(self) -> bool:
+        """Python source starts at once."""
+        return PYTHON in self._loaded
+
+    def _find(self, ref: ProgramRef) -> Path:
+        if ref.kind != "python":
+            return self._artifact_path(ref.sha256)
+        wasm = self._runtime()
+        if wasm is None:
+            raise Unavailable(
+                "the component that runs Python source is not prepared: run `python -m pie_bakery runtime`"
+            )
+        return wasm
+
+    def _load(self, wasm: Path) -> Program:
+        """On a worker thread."""
+        compiled = asyncio.run(_compile(self._code, wasm))
+        return Program.load(self.driver.host.engine, compiled, self._code, offered_world())
+
+    def _prepared(self, key: str, result: object, error: Exception | None) -> None:
+        waiting = self._waiting.pop(key, [])
+        if isinstance(result, Program):
+            self._loaded[key] = result
+            while len(self._loaded) > MAX_LOADED:
+                self._loaded.popitem(last=False)
+            for launch in waiting:
+                if not launch.killed:
+                    self._spawn(launch, result)
+            return
+        failure = to_error(error or InternalError("a program was not prepared, and nobody knows why"))
+        log.warning("a program cannot be prepared", program=key, code=failure.code, reason=failure.message)
+        for launch in waiting:
+            if not launch.killed:
+                launch.on_exit(failure)
+
+    def _spawn(self, launch: Launch, program: Program) -> None:
+        launch.on_running()
+        launch.fiber = self.driver.spawn(
+            program,
+            launch.envelope(),
+            data=launch.process,
+            on_exit=lambda _, outcome: launch.on_exit(outcome),
+            limits=self._limits,
+            on_output=lambda _, stream, data: _forward(launch, stream, data),
+        )
+
+
+async def _compile(cache: CodeCache, wasm: Path) -> Path:
+    return await Compiler(cache).compile(wasm)
+
+
+def _source(data: bytes) -> str:
+    if len(data) > MAX_SOURCE_BYTES:
+        raise BadProgram(f"a Python program has at most {MAX_SOURCE_BYTES} bytes of source, not {len(data)}")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as exc:
+        raise BadProgram(f"the Python source is not UTF-8: {exc}") from exc
+
+
+def _envelope(process: Process, source: str) -> str:
+    """What the generic component takes: the input is spliced in as it is, so that it is parsed only once."""
+    head = msgspec.json.encode({"source": source, "filename": process.filename}).decode()
+    return f'{head[:-1]},"input":{process.input or "null"}}}'
+
+
+def _forward(launch: Launch, stream: str, data: bytes) -> None:
+    decoder = launch.decoders.get(stream)
+    if decoder is None:
+        decoder = launch.decoders[stream] = codecs.getincrementaldecoder("utf-8")("replace")
+    kind: EventKind = "stderr" if stream == "stderr" else "stdout"
+    launch.process.write_output(kind, decoder.decode(data))
