@@ -72,6 +72,7 @@ class GatewayCore:
         self._hub = hub
         self.fatal: LogError | None = None
         """Set when the event log has failed: the gateway must stop, and a successor continues from the log."""
+        self._leaving = False
         self.http = ""
         """Address of the HTTP front."""
         self.membership = membership
@@ -222,6 +223,8 @@ class GatewayCore:
 
     def _down(self, peer: Peer, cause: PieError) -> None:
         session = self._sessions.pop(peer, None)
+        if self._leaving or self.fatal is not None:
+            return
         try:
             if session is not None:
                 self.close_session(session, cause)
@@ -266,6 +269,10 @@ class GatewayCore:
             self.table.tick()
         except LogError as exc:
             self._fail(exc)
+
+    def leave(self) -> None:
+        """The gateway is about to close its links. Their ends say nothing about processes, which go on."""
+        self._leaving = True
 
     def _fail(self, exc: LogError) -> None:
         if self.fatal is None:

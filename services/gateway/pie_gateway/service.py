@@ -55,6 +55,7 @@ async def serve(config: GatewayConfig, stop: asyncio.Event) -> None:
         finally:
             if http is not None:
                 await http.stop()
+        core.leave()
         if core.fatal is not None:
             raise core.fatal
         membership.leave()
