@@ -244,7 +244,7 @@ def test_a_slow_acceptor_answers_repeated_hellos_with_one_session():
         network.clock.now += TICK
         network.dialer.hub.tick()
         hellos += [item.frames for item in network.dialer.hub.outgoing()]
-    assert len(hellos) > 5
+    assert len(hellos) >= 4
     for frames in hellos:
         network.acceptor.hub.receive("x", ROUTE, frames)
     network.settle()

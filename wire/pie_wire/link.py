@@ -29,6 +29,8 @@ class Timing:
     """Seconds. `dead` must exceed the longest stall that is to be survived (a stopped or overloaded peer)."""
 
     hello: float = 0.25
+    """Between the first greetings; unanswered ones become rarer, down to `hello_slow`."""
+    hello_slow: float = 2.0
     refused: float = 1.0
     """Pause of a dialer that was refused, before it greets again."""
     beat: float = 0.5
@@ -98,6 +100,7 @@ class Link:
         """Dialer: of the next new session. Acceptor: of the hello that opened the present one."""
         self._heard = now
         self._next_hello = now
+        self._hello_pause = timing.hello
         self._next_rehello = now
         self._next_beat = now
         self._ticked = now
@@ -255,6 +258,7 @@ class Link:
             raise BadField(f"link.ready: a session number is positive, got {ready.session}")
         if self._channel is not None and self._channel.session == ready.session:
             self._heard = now
+            self._hello_pause = self._timing.hello
             self.identity = ready.identity
             self._channel.on_ack(ready.received)
             self._repair(ready.received + 1)
@@ -262,6 +266,7 @@ class Link:
         if ready.attempt != self._attempt:
             return  # the answer to a hello of an older session, which nobody wants any more
         self._heard = now
+        self._hello_pause = self._timing.hello
         self.refusal = None
         self._lose(PeerLost(f"{ready.identity.kind} {ready.identity.name} has lost this session (restarted?)"))
         self._channel = Channel(ready.session)
@@ -312,7 +317,8 @@ class Link:
             self._control(Resend(start))
 
     def _hello(self, now: float) -> None:
-        self._next_hello = now + self._timing.hello
+        self._next_hello = now + self._hello_pause
+        self._hello_pause = min(self._hello_pause * 1.5, self._timing.hello_slow)
         received = self._channel.received if self._channel else 0
         self._control(
             Hello(

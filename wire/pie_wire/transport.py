@@ -33,6 +33,8 @@ HIGH_WATER = 16_384
 MAX_FRAME_BYTES = 64 << 20
 DEATH_GRACE = 0.1
 """Seconds between a process's death and giving it up, in which its last frames still arrive."""
+LINGER_MS = 500
+"""What the last frames may take to leave a closed socket."""
 BATCH = 512
 """Messages taken from one socket before the others get their turn."""
 
@@ -108,10 +110,10 @@ class Transport:
         if self._dialed.get(port) != endpoint:
             self.hang_up(port)
             socket = self._socket(zmq.DEALER)
+            # ZMQ_IMMEDIATE stays off: with it a disconnect discards what had arrived and was not read yet.
             socket.setsockopt(zmq.ROUTING_ID, b"d" + secrets.token_bytes(12))
             socket.setsockopt(zmq.RECONNECT_IVL, 50)
             socket.setsockopt(zmq.RECONNECT_IVL_MAX, 500)
-            socket.setsockopt(zmq.IMMEDIATE, 1)
             try:
                 socket.connect(endpoint)
             except zmq.ZMQError as exc:
@@ -125,11 +127,12 @@ class Transport:
         """Close a dialed port."""
         socket = self._sockets.get(port)
         if socket is not None:
+            answering = self.hub.peer(port) is not None
             self.hub.hang_up(port, PeerLost("hung up"))
             self._send_all()
             self._remove(port, socket)
             self._dialed.pop(port, None)
-            socket.close()
+            socket.close(linger=LINGER_MS if answering else 0)
 
     def add_fd(self, fd: int, callback: Callable[[], None]) -> None:
         """Call back when a file descriptor is readable."""
@@ -176,6 +179,7 @@ class Transport:
         """Say goodbye, let the last frames leave (half a second at most), release everything."""
         if self._closed:
             return
+        answering = {peer.port for peer in self.hub.peers()}
         self.hub.close(cause or PeerLost(f"{self.hub.identity.kind} {self.hub.identity.name} is shutting down"))
         self._send_all()
         with self._wake_lock:
@@ -185,8 +189,8 @@ class Transport:
         for watching in self._watches.values():
             os.close(watching.fd)
         self._watches.clear()
-        for socket in self._sockets.values():
-            socket.close(linger=500)
+        for port, socket in self._sockets.items():
+            socket.close(linger=LINGER_MS if port in answering else 0)
         self._sockets.clear()
         if self._owns_context:
             self._context.term()
@@ -195,7 +199,7 @@ class Transport:
 
     def _socket(self, kind: int) -> zmq.Socket[bytes]:
         socket = self._context.socket(kind)
-        socket.setsockopt(zmq.LINGER, 500)
+        socket.setsockopt(zmq.LINGER, LINGER_MS)
         socket.setsockopt(zmq.SNDHWM, HIGH_WATER)
         socket.setsockopt(zmq.RCVHWM, HIGH_WATER)
         socket.setsockopt(zmq.MAXMSGSIZE, max(MAX_FRAME_BYTES, MAX_BODY_BYTES))
@@ -236,7 +240,7 @@ class Transport:
             try:
                 socket.send_multipart(frames, zmq.NOBLOCK)
             except zmq.Again:
-                pass  # not connected, or the fuse blew: the link's numbers find and repair the gap
+                pass  # the fuse blew: the link's numbers find and repair the gap
             except zmq.ZMQError as exc:
                 log.warning("send failed", port=item.port, reason=str(exc))
 
