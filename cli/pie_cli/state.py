@@ -41,6 +41,8 @@ class StackState(msgspec.Struct, frozen=True):
     kvstore: str
     http: str = ""
     error: str = ""
+    programs: list[str] = []
+    """Built-in programs installed by this start."""
     services: list[ServiceStatus] = []
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
 import click
@@ -92,6 +92,28 @@ def _row(service: ServiceStatus, members: Sequence[MemberInfo]) -> Row:
     }
 
 
+def describe(facts: Mapping[str, str | int | float]) -> str:
+    """The facts of a member that say what it is."""
+    return ", ".join(str(facts[key]) for key in ("backend", "model", "dtype", "device", "http") if facts.get(key))
+
+
+def load_words(kind: str, load: Mapping[str, str | int | float]) -> str:
+    """The figures of a service that a person looks for first; `--json` has all of them."""
+    if not load:
+        return ""
+    match kind:
+        case "engine":
+            owned, total = load.get("pages_owned", 0), load.get("pages_total", 0)
+            return f"{load.get('active', 0)} active of {load.get('contexts', 0)} contexts, {owned}/{total} pages owned"
+        case "runner":
+            return f"{load.get('live', 0)}/{load.get('capacity', 0)} programs, {load.get('lag_ms', 0)} ms lag"
+        case "gateway":
+            processes, queued = load.get("processes", 0), load.get("queued", 0)
+            return f"{processes} processes, {queued} queued, {load.get('sessions', 0)} clients"
+        case _:
+            return ", ".join(f"{key} {value}" for key, value in load.items())
+
+
 def _print_table(state: StackState, rows: Sequence[Row]) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -99,7 +121,7 @@ def _print_table(state: StackState, rows: Sequence[Row]) -> None:
 
     table = Table(box=None, pad_edge=False, header_style="dim")
     for title in ("SERVICE", "PID", "HEALTH", "RUNS ON", "LOAD"):
-        table.add_column(title)
+        table.add_column(title, no_wrap=True)
     for row in rows:
         health = row["health"]
         note = f"{health} ({row['restarts']} restarts)" if row["restarts"] else health
@@ -107,8 +129,8 @@ def _print_table(state: StackState, rows: Sequence[Row]) -> None:
             row["name"],
             str(row["pid"] or "-"),
             Text(note, HEALTH_COLOURS.get(health, "red")),
-            row["backend"] or row["error"],
-            "  ".join(f"{key} {value}" for key, value in row["load"].items()),
+            describe(row["info"]) or row["error"],
+            load_words(row["kind"], row["load"]),
         )
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"Pie is {'up' if state.phase == 'ready' else state.phase} with {state.model}", highlight=False)

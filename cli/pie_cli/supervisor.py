@@ -107,7 +107,7 @@ class Supervisor:
             if self._programs is None:
                 waiting.append("programs")
             if not waiting:
-                self._save(phase="ready", http=_http(probe.members))
+                self._save(phase="ready", http=_http(probe.members), programs=self._programs)
                 self._listener.ready(self._state)
                 return
             if time.monotonic() > deadline:

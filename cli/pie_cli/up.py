@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 
 import click
-from pie_wire.errors import NotFound, PieError, Unavailable
+from pie_wire.errors import NotFound, PieError, Unavailable, Unsupported
 from rich.console import Console
 
 from pie_cli.log_files import tail
@@ -53,6 +53,7 @@ def up(model: str, runners: int, http_port: int | None, detach: bool, foreground
         _join_running(paths, console)
         return
     folder = _model_folder(model, console)
+    _prepare_runtime(paths, console)
     if detach:
         _detached(paths, console, model, runners, http_port)
         return
@@ -114,7 +115,8 @@ def _follow(paths: StackPaths, console: Console, process: subprocess.Popen[bytes
                 if shown.get(service.name) != service.state and (service.state != "ready" or member is not None):
                     shown[service.name] = service.state
                     display.changed(service, member)
-            if state.phase == "ready" and len(shown) == len(state.services):
+            if state.phase == "ready" and all(shown.get(s.name) == "ready" for s in state.services):
+                display.installed(state.programs)
                 display.ready(state)
                 return state
             if process.poll() is not None:
@@ -156,6 +158,16 @@ def _await_ready(paths: StackPaths, names: Sequence[str]) -> StackState:
             raise Unavailable(f"{failed[0].name} {failed[0].error}; see `pie logs {failed[0].name}`")
         time.sleep(0.1)
     raise Unavailable(f"{', '.join(names)} did not come back in {REVIVE_TIMEOUT:g} s; see `pie logs`")
+
+
+def _prepare_runtime(paths: StackPaths, console: Console) -> None:
+    """What Python programs run in: made once. Without the toolchain for it components run all the same."""
+    from pie_bakery.python_runtime import prepare_python_runtime
+
+    try:
+        prepare_python_runtime(paths.home, lambda line: console.print(line, markup=False))
+    except Unsupported as exc:
+        console.print(f"Python programs will not run: {exc.message}", style="yellow", markup=False)
 
 
 def _model_folder(model: str, console: Console) -> str:

@@ -11,6 +11,7 @@ from rich.status import Status
 from rich.text import Text
 
 from pie_cli.state import ServiceStatus, StackState
+from pie_cli.status import describe
 
 MARKS = {"ready": ("✓", "green"), "failed": ("✗", "red"), "waiting": ("!", "yellow"), "starting": ("↻", "yellow")}
 
@@ -29,7 +30,7 @@ class UpDisplay:
         """One service has come up, died, or starts again."""
         if service.state == "starting" and not service.restarts:
             return
-        words = describe(member) if member is not None else service.error
+        words = describe(member.info) if member is not None else service.error
         if service.state == "starting":
             words = "starting again"
         elif service.state == "waiting":
@@ -76,9 +77,3 @@ class UpDisplay:
         if self._spinner is not None:
             self._spinner.stop()
             self._spinner = None
-
-
-def describe(member: MemberInfo) -> str:
-    """The facts of a member that say what it is."""
-    facts = [str(member.info[key]) for key in ("backend", "model", "device", "http") if member.info.get(key)]
-    return ", ".join(facts)
