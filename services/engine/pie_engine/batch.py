@@ -1,8 +1,8 @@
 """The one form in which work reaches a device: flat arrays over rows, requests and pages.
 
 Vocabulary. A *slot* is a place for the KV of one token. Inside a context slots are counted 0, 1, 2, ... (logical);
-in the pool, slot `page * page_size + offset` (physical). A *row* is one token that the pass feeds to the model. The mask
-of a row, whatever its kind, is a set of intervals over the logical slots of its own context.
+in the pool, slot `page * page_size + offset` (physical). A *row* is one token that the pass feeds to the model. The
+mask of a row, whatever its kind, is a set of intervals over the logical slots of its own context.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ Intervals: TypeAlias = Sequence[tuple[int, int]]
 class Sampler:
     """Draw one token. `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 switch truncation off.
 
-    Order of operations: temperature, top-k, renormalise, top-p. The draw is a function of (seed, absolute position of the
-    new token) alone.
+    Order of operations: temperature, top-k, renormalise, top-p. The draw is a function of (seed, absolute position of
+    the new token) alone.
     """
 
     temperature: float = 0.0
@@ -61,9 +61,9 @@ class Segment:
     """The rows of one context in a pass.
 
     `first_slot` is the logical slot of the first row. With `write_kv` False the KV of the rows is in the pages already
-    (perhaps shared pages), so they only ask. `pages` covers every slot up to the last row's. `masks`, when given, has the
-    visible slot intervals of every row; without it a row sees every slot up to and with its own. Output rows count from
-    the segment's first row.
+    (perhaps shared pages), so they only ask. `pages` covers every slot up to the last row's. `masks`, when given, has
+    the visible slot intervals of every row; without it a row sees every slot up to and with its own. Output rows count
+    from the segment's first row.
     """
 
     tokens: Sequence[int]
@@ -94,15 +94,16 @@ class Load:
 class Batch:
     """One pass over the model. Shapes: T rows, R segments, P page entries, N intervals, O outputs.
 
-    tokens, positions          [T]
-    row_slots                  [T]      logical slot of the row
-    write_slots                [T]      physical slot that takes the row's KV; the scratch page where nothing is to be kept
-    interval_ptr, intervals    [T+1], [N, 2]   visible logical slots [start, end) of row i: interval_ptr[i] : interval_ptr[i+1]
-    segment_rows               [R+1]    rows of segment r
-    page_ptr, pages            [R+1], [P]      page table of segment r
-    copies                     [C, 2]   pages (source, destination) to copy before anything else
-    causal                     no row carries a mask of its own
-    outputs                    in order of segments; `Output.row` counts over the whole batch
+    tokens, positions   [T]
+    row_slots           [T]     logical slot of the row
+    write_slots         [T]     physical slot that takes the row's KV; in the scratch page where nothing is to be kept
+    interval_ptr        [T+1]   intervals[interval_ptr[i] : interval_ptr[i + 1]] are those of row i
+    intervals           [N, 2]  visible logical slots, [start, end)
+    segment_rows        [R+1]   segment_rows[r] : segment_rows[r + 1] are the rows of segment r
+    page_ptr, pages     [R+1], [P]  pages[page_ptr[r] : page_ptr[r + 1]] is the page table of segment r
+    copies              [C, 2]  pages (source, destination) to copy before anything else
+    causal              no row carries a mask of its own
+    outputs             [O]     in order of segments; `Output.row` counts over the whole batch
     """
 
     page_size: int

@@ -1,4 +1,5 @@
-"""Validation of what programs ask for. Each function raises a typed error that says what is wrong and what is allowed."""
+"""Validation of what programs ask for. Each function raises a typed error that says what is wrong and what is
+allowed."""
 
 from __future__ import annotations
 

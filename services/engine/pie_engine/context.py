@@ -11,7 +11,7 @@ from pie_wire.messages.common import Account
 
 if TYPE_CHECKING:
     from pie_engine.runner_link import RunnerLink
-    from pie_engine.work import Queued, Run, Work
+    from pie_engine.work import Flush, Pass, Queued, Run, Work
 
 
 @dataclass(eq=False, slots=True)
@@ -57,7 +57,7 @@ class Context:
     found: int = 0
     """Tokens whose KV was found in the cache since a run last reported it."""
     run: Run | None = None
-    current: Work | None = None
+    current: Pass | Flush | None = None
     """The flush or forward being carried out; the operations behind it wait in `queue`."""
     queue: deque[Queued] = field(default_factory=deque["Queued"])
     last_step: int = 0

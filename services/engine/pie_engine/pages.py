@@ -102,7 +102,8 @@ class PagePool:
             self._free.append(page)
 
     def check_integrity(self, held: dict[int, int]) -> None:
-        """Compare with the references that contexts really hold (`held`: page -> count); InternalError on a difference."""
+        """Compare with the references that contexts really hold (`held`: page -> count); InternalError on a
+        difference."""
         problems: list[str] = []
         for page in range(self.total):
             states = (self._refs[page] > 0) + (page in self._cached)

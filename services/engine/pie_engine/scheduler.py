@@ -1,9 +1,9 @@
 """Chooses the rows of the next pass.
 
-Order: decodes first (requests with one row to go), then prefill chunks by arrival, all within the step's time. When pages
-run out: cached pages go first, then contexts with nothing to do, then the youngest request; its tokens stay, and its KV is
-computed again when its turn comes. Why this ends: a request only ever displaces younger ones, so the oldest always
-advances; and the oldest one that waits is, after a while, served before all decodes.
+Order: decodes first (requests with one row to go), then prefill chunks by arrival, all within the step's time. When
+pages run out: cached pages go first, then contexts with nothing to do, then the youngest request; its tokens stay, and
+its KV is computed again when its turn comes. Why this ends: a request only ever displaces younger ones, so the oldest
+always advances; and the oldest one that waits is, after a while, served before all decodes.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class _Draft:
     planned: set[Context] = field(default_factory=set[Context])
     producing: set[bytes] = field(default_factory=set[bytes])
     """Hashes of pages that prefills of this pass, or their later chunks, will publish."""
-    load: Load = Load()
+    load: Load = field(default_factory=Load)
     claimed: int = 0
     """Pages that the prefills begun here will still need."""
 
@@ -72,7 +72,8 @@ class Scheduler:
 
     def plan(self, active: Iterable[Context], everyone: Collection[Context]) -> Plan | None:
         """The next pass over the work of `active` contexts; None when none has any. `everyone` may lose pages."""
-        works = sorted((w for c in active if (w := c.work) is not None), key=lambda w: w.arrival)
+        works: list[Work] = [work for work in (context.work for context in active) if work is not None]
+        works.sort(key=lambda work: work.arrival)
         if not works:
             return None
         self.step += 1
@@ -153,9 +154,9 @@ class Scheduler:
         # Whoever begins must be able to finish beside those who have begun; a page each keeps decodes going.
         headroom = len(draft.entries) if not context.pages else 0
         wanted = min(total + draft.claimed + headroom, self._cache.pool.total)
-        if not room.make(wanted, work, context.use, own=total):
-            if draft.entries or not room.make(total, work, context.use):
-                return False
+        fits = room.make(wanted, work, context.use, own=total)
+        if not fits and (draft.entries or not room.make(total, work, context.use)):
+            return False
         draft.claimed += total - self._cache.missing_pages(context, stop)
         self._announce(draft, context, work)
         self._add(draft, work, stop)

@@ -1,4 +1,5 @@
-"""What a context can have in the schedule: a run, a lockstep pass, a flush. Also the operations that wait behind one."""
+"""What a context can have in the schedule: a run, a lockstep pass, a flush. Also the operations that wait behind
+one."""
 
 from __future__ import annotations
 

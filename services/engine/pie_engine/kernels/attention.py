@@ -27,8 +27,8 @@ class AttentionPass(Protocol):
     ) -> Tensor:
         """Store `key` and `value` `[T, kv_heads, dim]` in the pages, then attend with `query` `[T, heads, dim]`.
 
-        `window` limits a row to the last so many slots with its own; `softcap` squashes scores by tanh; `sinks` `[heads]`
-        adds one score per head that takes weight and gives no value. Returns `[T, heads, dim]`.
+        `window` limits a row to the last so many slots with its own; `softcap` squashes scores by tanh; `sinks`
+        `[heads]` adds one score per head that takes weight and gives no value. Returns `[T, heads, dim]`.
         """
         ...
 

@@ -1,8 +1,8 @@
 """Batched sampling on the CPU without sorting the vocabulary.
 
-Rows are split by what they need. Greedy rows take an argmax. Untruncated rows invert the cumulative distribution in two
-levels. Truncated rows look at their most likely candidates only, and take more of them when the nucleus reaches further:
-the result is exact top-p, and the work is bounded by the size of the nucleus rather than of the vocabulary.
+Rows are split by what they need. Greedy rows take an argmax. Untruncated rows invert the cumulative distribution in
+two levels. Truncated rows look at their most likely candidates only, and take more of them when the nucleus reaches
+further: the result is exact top-p, and the work is bounded by the size of the nucleus rather than of the vocabulary.
 """
 
 from __future__ import annotations
@@ -69,8 +69,7 @@ def _stochastic(rows: Tensor, samplers: Sequence[Sampler], draws: Tensor) -> Ten
             by_width.setdefault(min(width, vocab), []).append(index)
     if plain:
         drawn[plain] = _inverse_cdf(_select(scaled, plain), draws[plain])
-    if by_width:
-        total = torch.logsumexp(scaled, dim=-1)
+    total = torch.logsumexp(scaled, dim=-1) if by_width else scaled[:, 0]
     while by_width:
         width, members = by_width.popitem()
         top_k = torch.tensor([samplers[i].top_k if 0 < samplers[i].top_k < vocab else vocab for i in members])

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import Final, Protocol
 
 from torch import Tensor
 
 from pie_engine.batch import Batch
 
+TOKENIZER_FILES: Final = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "generation_config.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+)
+
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """Facts of a loaded model. `fingerprint` names everything that decides its KV: weights' identity and number format."""
+    """Facts of a loaded model. `fingerprint` names everything that decides its KV: weights' identity and number
+    format."""
 
     name: str
     fingerprint: str
@@ -45,10 +58,17 @@ class Model(Protocol):
     def forward(self, batch: Batch) -> Tensor:
         """Copy pages, feed all rows, keep their KV; returns logits `[O, vocab]` of the batch's outputs in order.
 
-        Raises whatever the device raises; pages of the batch's own rows are then undefined beyond what was there before.
+        Raises whatever the device raises; pages of the batch's own rows are then undefined beyond what was there
+        before.
         """
         ...
 
     def tokenizer_files(self) -> dict[str, bytes]:
         """Tokenizer and template files by name, as the runners need them."""
         ...
+
+
+def read_tokenizer_files(folder: Path) -> dict[str, bytes]:
+    """Those of TOKENIZER_FILES that a model folder has."""
+    paths = {name: folder / name for name in TOKENIZER_FILES}
+    return {name: path.read_bytes() for name, path in paths.items() if path.is_file()}

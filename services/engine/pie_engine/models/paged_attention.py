@@ -1,12 +1,12 @@
 """Lets transformers' own models attend through our pages: their attention, and only that, is ours.
 
-transformers looks an attention function up by name and builds no mask for a name it has no mask function for, so a model
-runs on a flat row of tokens from many contexts, each row seeing what the pass says.
+transformers looks an attention function up by name and builds no mask for a name it has no mask function for, so a
+model runs on a flat row of tokens from many contexts, each row seeing what the pass says.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -20,7 +20,7 @@ _current: ContextVar[AttentionPass] = ContextVar("pie_attention_pass")
 
 
 @contextmanager
-def attending(attention: AttentionPass) -> Iterator[None]:
+def attending(attention: AttentionPass) -> Generator[None]:
     """Within this block models with attention `NAME` attend through `attention`."""
     token = _current.set(attention)
     try:

@@ -16,21 +16,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 from pie_engine.batch import Batch, Segment, build
 from pie_engine.kernels.attention import Attention
 from pie_engine.kernels.kv_pool import KvPool, page_bytes
-from pie_engine.models.base import ModelInfo
+from pie_engine.models.base import ModelInfo, read_tokenizer_files
 from pie_engine.models.packed_linear import can_pack, pack_linears
 from pie_engine.models.paged_attention import NAME, attending
 
 DTYPES: Final[Mapping[str, torch.dtype]] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-TOKENIZER_FILES: Final = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-    "generation_config.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-)
 _CHECK_LENGTHS: Final = (37, 5, 70)
 
 
@@ -89,14 +79,12 @@ class TransformersModel:
             return result.logits[0]
 
     def tokenizer_files(self) -> dict[str, bytes]:
-        if self._folder is None:
-            return {}
-        files = {name: self._folder / name for name in TOKENIZER_FILES}
-        return {name: path.read_bytes() for name, path in files.items() if path.is_file()}
+        return read_tokenizer_files(self._folder) if self._folder is not None else {}
 
 
 def load(folder: Path, attention: Attention, *, dtype: str = "bfloat16", name: str = "") -> TransformersModel:
-    """Load a model folder (config.json, safetensors). Raises NotFound, BadRequest or Unsupported, each with the remedy."""
+    """Load a model folder (config.json, safetensors). Raises NotFound, BadRequest or Unsupported, each with the
+    remedy."""
     if not (folder / "config.json").is_file():
         raise NotFound(f"{folder} has no config.json; give a model folder, or pull one with `pie model pull smollm2`")
     if dtype not in DTYPES:
@@ -196,8 +184,7 @@ def _head_dim(config: Any) -> int:
 
 
 def _eos_ids(model: PreTrainedModel) -> tuple[int, ...]:
-    generation = model.generation_config
-    found = generation.eos_token_id if generation is not None else None
+    found: int | list[int] | None = getattr(model.generation_config, "eos_token_id", None)
     if found is None:
         found = model.config.get_text_config().eos_token_id
     if found is None:
@@ -206,7 +193,8 @@ def _eos_ids(model: PreTrainedModel) -> tuple[int, ...]:
 
 
 def _fingerprint(model: PreTrainedModel, folder: Path | None) -> str:
-    """Digest over configuration, number format and the head of every weight: what makes KV of two models exchangeable."""
+    """Digest over configuration, number format and the head of every weight: what makes KV of two models
+    exchangeable."""
     digest = hashlib.blake2b(digest_size=16)
     digest.update(json.dumps(model.config.to_dict(), sort_keys=True, default=str).encode())
     digest.update(str(model.dtype).encode())

@@ -1,0 +1,43 @@
+"""From the configured model name to a model that is ready for passes."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+
+import structlog
+from pie_wire.errors import BadField
+
+from pie_engine.config import EngineConfig
+from pie_engine.device import Device
+from pie_engine.models.base import Model
+from pie_engine.models.model_device import ModelDevice
+
+log = structlog.get_logger("pie.engine")
+
+
+def load_model(config: EngineConfig) -> Model:
+    """The model without its KV pool. Raises a typed error that says what is wrong with the folder or script."""
+    # transformers takes seconds to import, which a script need not wait for.
+    if config.script is not None:
+        from pie_engine.models.scripted import load_script
+
+        return load_script(config.script)
+    from pie_engine.kernels.torch_attention import TorchAttention
+    from pie_engine.models.transformers_model import load
+
+    return load(Path(config.model).expanduser(), TorchAttention(), dtype=config.dtype)
+
+
+def ready_device(config: EngineConfig) -> tuple[Model, Device, int]:
+    """Load, allocate the pool, and return model, device and number of pages."""
+    model = load_model(config)
+    per_page = model.page_bytes(config.page_size)
+    pages = config.kv_bytes() // per_page
+    if pages < 2:
+        raise BadField(f"kv_memory {config.kv_memory} holds no two pages of {per_page} bytes: give it more")
+    model.allocate(pages, config.page_size)
+    gc.collect()
+    gc.freeze()
+    log.info("model loaded", model=model.info.name, backend=model.info.backend, pages=pages, page_bytes=per_page)
+    return model, ModelDevice(model, threads=config.threads), pages

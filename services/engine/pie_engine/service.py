@@ -1,0 +1,163 @@
+"""The shell of the engine: sockets on the main thread, the model on another.
+
+    load the model -> [poll -> apply -> plan -> execute -> finish -> flush]* -> leave, close
+
+While the device executes, the main thread goes on with links and leases; what arrives waits for the step border.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from concurrent.futures import Future
+from typing import TypeVar
+
+import structlog
+from pie_wire.errors import Cancelled, EngineLost, PieError, to_error
+from pie_wire.hub import Hub
+from pie_wire.membership import KVSTORE, Membership
+from pie_wire.messages.common import ModelFacts
+from pie_wire.process import Shutdown, identity
+from pie_wire.transport import TICK, Transport
+
+from pie_engine.batch import Batch
+from pie_engine.config import EngineConfig
+from pie_engine.core import EngineCore
+from pie_engine.device import Device
+from pie_engine.limits import Limits
+from pie_engine.models.base import Model
+from pie_engine.models.loading import ready_device
+from pie_engine.worker import Worker
+
+R = TypeVar("R")
+
+PORT = "runners"
+_FAREWELL = 2.0
+
+log = structlog.get_logger("pie.engine")
+
+
+def serve(config: EngineConfig, shutdown: Shutdown) -> None:
+    """Run until asked to stop. Raises PieError if the engine cannot start."""
+    config.check()
+    hub = Hub(identity("engine", config.name), time.monotonic)
+    transport = Transport(hub)
+    worker = Worker(transport.wake)
+    try:
+        transport.dial(KVSTORE, config.kvstore_endpoint)
+        Engine(config, hub, transport, worker, shutdown).run()
+    except Cancelled:
+        log.info("stopped while loading the model")
+    finally:
+        transport.close(EngineLost(f"engine {config.name} is shutting down"))
+        if not worker.stop(_FAREWELL):
+            # A native call cannot be interrupted, and tearing the interpreter down under it would crash.
+            sys.stderr.flush()
+            os._exit(0)
+
+
+class Engine:
+    """A core, its device and its sockets."""
+
+    def __init__(
+        self, config: EngineConfig, hub: Hub, transport: Transport, worker: Worker, shutdown: Shutdown
+    ) -> None:
+        self._config = config
+        self._hub = hub
+        self._transport = transport
+        self._worker = worker
+        self._shutdown = shutdown
+        self._membership: Membership | None = None
+
+    def run(self) -> None:
+        """Load, serve, leave."""
+        log.info("loading the model", model=self._config.model)
+        model, device, pages = self._wait(self._worker.submit(ready_device, self._config))
+        core = self._core(model, pages)
+        endpoint = self._transport.bind(PORT, self._config.endpoint)
+        advertised = self._config.advertise or endpoint
+        membership = Membership(self._hub, endpoint=advertised, info=_info(model, self._config))
+        membership.report(core.stats)
+        self._membership = membership
+        log.info("ready", endpoint=endpoint, advertised=advertised)
+        try:
+            while not self._shutdown.requested.is_set():
+                self._turn(core, device)
+        finally:
+            membership.leave()
+            self._transport.flush()
+
+    def _core(self, model: Model, pages: int) -> EngineCore:
+        config, info = self._config, model.info
+        limits = Limits(
+            pages=pages,
+            page_size=config.page_size,
+            max_context=info.max_context,
+            vocab=info.vocab_size,
+            step_ms=config.step_ms,
+            max_rows=config.max_rows,
+        )
+        facts = ModelFacts(
+            name=info.name,
+            vocab=info.vocab_size,
+            max_context=limits.context_limit(0),
+            page_size=config.page_size,
+            eos=list(info.eos_ids),
+            dtype=info.dtype,
+            backend=info.backend,
+        )
+        return EngineCore(self._hub, facts, model.tokenizer_files(), info.fingerprint, limits, time.time)
+
+    def _turn(self, core: EngineCore, device: Device) -> None:
+        """One step, or a wait for something to do."""
+        self._poll(0.0 if core.has_work else TICK)
+        core.apply()
+        core.tick()
+        batch = core.plan()
+        if batch is not None:
+            self._execute(core, device, batch)
+        self._hub.progress += 1
+        self._transport.flush()
+
+    def _execute(self, core: EngineCore, device: Device, batch: Batch) -> None:
+        started = time.perf_counter()
+        future = self._worker.submit(device.execute, batch)
+        while not future.done():
+            self._poll(TICK)
+        failure = future.exception()
+        if failure is None:
+            core.finish(future.result(), time.perf_counter() - started)
+        else:
+            log.error("a pass failed", rows=batch.rows, requests=batch.segments, exc_info=failure)
+            core.fail(failure)
+
+    def _wait(self, future: Future[R]) -> R:
+        """The result of a long call, with links alive; Cancelled when asked to stop meanwhile."""
+        while not future.done():
+            if self._shutdown.requested.is_set():
+                raise Cancelled("the engine was asked to stop")
+            self._poll(TICK)
+        failure = future.exception()
+        if failure is not None:
+            raise failure if isinstance(failure, PieError) else to_error(failure) from failure
+        return future.result()
+
+    def _poll(self, timeout: float) -> None:
+        if self._membership is not None:
+            self._membership.tick()
+        self._transport.poll(timeout)
+
+
+def _info(model: Model, config: EngineConfig) -> dict[str, str | int | float]:
+    info = model.info
+    return {
+        "model": info.name,
+        "architecture": info.architecture,
+        "backend": info.backend,
+        "dtype": info.dtype,
+        "device": config.device,
+        "vocab": info.vocab_size,
+        "max_context": info.max_context,
+        "page_size": config.page_size,
+    }

@@ -1,0 +1,130 @@
+"""Greedy tokens of the real model through the whole core, equal to `transformers.generate` in float32."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import pytest
+import torch
+from pie_engine.kernels.torch_attention import TorchAttention
+from pie_engine.limits import Limits
+from pie_engine.models.model_device import ModelDevice
+from pie_engine.models.transformers_model import TransformersModel, load
+from pie_wire.messages import engine as wire
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+PROMPTS = (
+    "The capital of France is",
+    "Once upon a time, in a village by the sea, there lived",
+    "def fibonacci(n):\n    ",
+    "Water boils at 100 degrees because",
+    "List three colours and say why each is used in road signs:\n1.",
+)
+COUNT = 64
+PAGES = 256
+
+
+@dataclass
+class Oracle:
+    folder: Path
+
+    @cached_property
+    def prompts(self) -> list[list[int]]:
+        tokenizer = AutoTokenizer.from_pretrained(self.folder)
+        return [tokenizer(text).input_ids for text in PROMPTS]
+
+    @cached_property
+    def expected(self) -> list[list[int]]:
+        plain = AutoModelForCausalLM.from_pretrained(self.folder, dtype=torch.float32).eval()
+        # Without an end token every prompt gives all of its tokens.
+        plain.generation_config.eos_token_id = None
+        return [
+            plain.generate(
+                torch.tensor([ids]),
+                attention_mask=torch.ones(1, len(ids), dtype=torch.long),
+                max_new_tokens=COUNT,
+                do_sample=False,
+                pad_token_id=0,
+            )[0, len(ids) :].tolist()
+            for ids in self.prompts
+        ]
+
+    @cached_property
+    def model(self) -> TransformersModel:
+        model = load(self.folder, TorchAttention(), dtype="float32")
+        model.allocate(PAGES, 16)
+        return model
+
+
+@pytest.fixture(scope="module")
+def oracle(smollm2: Path) -> Oracle:
+    return Oracle(smollm2)
+
+
+@pytest.fixture
+def real(oracle, bench):
+    """A bench whose device is the real model."""
+    info = oracle.model.info
+    limits = Limits(PAGES, 16, info.max_context, info.vocab_size)
+    return type(bench)(ModelDevice(oracle.model), limits)
+
+
+@pytest.mark.timeout(300)
+def test_stream_alone(oracle, real):
+    for ids, expected in zip(oracle.prompts, oracle.expected, strict=True):
+        run = real.open_run(real.create(ids), COUNT)
+        real.settle()
+        assert real.runner.tokens[run] == expected
+
+
+@pytest.mark.timeout(300)
+def test_stream_batched(oracle, real):
+    runs = [real.open_run(real.create(ids), COUNT) for ids in oracle.prompts]
+    real.settle()
+    assert [real.runner.tokens[run] for run in runs] == oracle.expected
+
+
+@pytest.mark.timeout(300)
+def test_lockstep_batched(oracle, real):
+    contexts = [real.create(ids) for ids in oracle.prompts]
+    tokens: list[list[int]] = [[] for _ in contexts]
+    for _ in range(COUNT):
+        numbers = [
+            real.send(wire.Forward(context, 0, said[-1:], [wire.Output(0)]))
+            for context, said in zip(contexts, tokens, strict=True)
+        ]
+        real.settle()
+        for said, number in zip(tokens, numbers, strict=True):
+            said.append(real.runner.outputs[number][0].token)
+    assert tokens == oracle.expected
+
+
+@pytest.mark.timeout(300)
+def test_recomputed_under_pressure(oracle, bench):
+    """A pool of two thirds of what is needed: contexts lose their KV and come back with the same tokens."""
+    info = oracle.model.info
+    need = sum(-(-(len(ids) + COUNT) // 16) for ids in oracle.prompts)
+    limits = Limits(need * 2 // 3, 16, info.max_context, info.vocab_size)
+    oracle.model.allocate(limits.pages, 16)
+    real = type(bench)(ModelDevice(oracle.model), limits)
+    runs = [real.open_run(real.create(ids), COUNT) for ids in oracle.prompts]
+    real.settle()
+    oracle.model.allocate(PAGES, 16)
+    assert real.core.stats()["evictions"] > 0
+    assert [real.runner.tokens[run] for run in runs] == oracle.expected
+
+
+@pytest.mark.timeout(300)
+def test_logits_of_a_pass_equal_the_plain_models(oracle, real):
+    ids = oracle.prompts[1]
+    number = real.send(
+        wire.Create(1, "p", "local", wire.Account()), wire.Forward(1, 0, ids, [wire.Output(len(ids) - 1, "logits")])
+    )
+    real.settle()
+    ours = torch.frombuffer(bytearray(real.runner.buffers[number][0]), dtype=torch.float32)
+    plain = AutoModelForCausalLM.from_pretrained(oracle.folder, dtype=torch.float32).eval()
+    with torch.inference_mode():
+        theirs = plain(torch.tensor([ids])).logits[0, -1]
+    assert torch.allclose(ours, theirs, atol=2e-3)
