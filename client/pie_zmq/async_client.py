@@ -28,7 +28,6 @@ from pie_wire.messages.gateway import (
     PagesReport,
     Status,
     StatusReport,
-    Terminate,
     Upload,
 )
 
@@ -224,14 +223,17 @@ class AsyncClient:
         self._follow(process, session)
         return process
 
+    async def signal(self, pid: str, message: str | bytes) -> None:
+        """Send a message to the `session.receive` of any process. Raises PieError."""
+        await AsyncProcess(self._connection, pid, "").signal(message)
+
+    async def terminate(self, pid: str, reason: str = "terminated by its owner") -> None:
+        """End any process; returns when it has ended. One that has ended already is no error. Raises PieError."""
+        await AsyncProcess(self._connection, pid, "").terminate(reason)
+
     async def list(self, *, ended: bool = False) -> builtins.list[ProcessInfo]:
         """Running processes; with `ended` also those whose events are still kept. Raises PieError."""
         return (await self._connection.ask(ListProcesses(ended), timeout=self._timeout)).processes
-
-    async def terminate(self, pid: str, reason: str = "terminated by its owner") -> None:
-        """End a process without attaching to it; returns when it has ended. One that has ended already is no error.
-        Raises NotFound, Gone, PieError."""
-        await self._connection.ask(Terminate(pid, reason), timeout=self._timeout)
 
     # -- operators
 

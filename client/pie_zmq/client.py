@@ -167,6 +167,12 @@ class Client:
     def attach(self, pid: str, start: int = 1) -> Process:
         return self._process(self._loop.run(self._inner.attach(pid, start)))
 
+    def signal(self, pid: str, message: str | bytes) -> None:
+        self._loop.run(self._inner.signal(pid, message))
+
+    def terminate(self, pid: str, reason: str = "terminated by its owner") -> None:
+        self._loop.run(self._inner.terminate(pid, reason))
+
     def list(self, *, ended: bool = False) -> builtins.list[ProcessInfo]:
         return self._loop.run(self._inner.list(ended=ended))
 
