@@ -98,7 +98,7 @@ def test_a_program_runs_from_the_wheel(elsewhere: Elsewhere, smollm2: Path):
     elsewhere.run("pie", "model", "pull", f"path:{smollm2}", "--name", "smollm2")
     elsewhere.run("pie", "runtime", "prepare", limit=300)
 
-    elsewhere.run("pie", "up", "--detach", "--model", "smollm2", limit=180)
+    elsewhere.run("pie", "up", "--detach", "--http-port", "0", "--model", "smollm2", limit=180)
     said = elsewhere.run("pie", "run", "hello.py", limit=120)
     state = elsewhere.run("pie", "status", "--json")
     elsewhere.run("pie", "down", limit=60)
