@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -64,44 +65,23 @@ class PythonRuntime:
         """The component."""
         return self.folder / f"python-{self.key}.wasm"
 
-    @property
-    def record(self) -> Path:
-        """Remembers where the compiled form is."""
-        return self.folder / f"python-{self.key}.json"
-
-    def compiled(self) -> Path | None:
-        """The compiled form, if it was made and is still there."""
-        try:
-            path = Path(json.loads(self.record.read_text())["compiled"])
-        except (FileNotFoundError, KeyError, ValueError):
-            return None
-        return path if path.exists() else None
-
 
 def prepare_python_runtime(home: Path, progress: Progress | None = None) -> Path:
     """The compiled generic component (`.cwasm`), built and compiled first if need be.
 
-    The first time takes 20 to 60 seconds, a line of `progress` for each step; afterwards milliseconds. Processes that
-    prepare at once wait for each other. Raises BuildError, Unsupported.
+    The first time takes 20 to 60 seconds, a line of `progress` for each step; afterwards half a second (the runner's
+    own compiler is asked whether its code is there). Processes that prepare at once wait for each other. Raises
+    BuildError, Unsupported.
     """
     say = progress or _silent
     runtime = PythonRuntime.current(home)
-    found = runtime.compiled()
-    if found is not None:
-        return found
     runtime.folder.mkdir(parents=True, exist_ok=True)
     with _locked(runtime.folder / "lock", say):
-        found = runtime.compiled()
-        if found is None:
-            if not runtime.wasm.exists():
-                say("building the Python runtime (once; about 20 seconds)")
-                _build(runtime)
-            say("compiling the Python runtime (once; about 15 seconds)")
-            found = _compile(runtime.wasm, runtime.code, say)
-            _write(runtime.record, json.dumps({"compiled": str(found)}))
+        if not runtime.wasm.exists():
+            say("building the Python runtime (once; about 20 seconds)")
+            _build(runtime)
             _forget_old(runtime)
-            say("the Python runtime is ready")
-    return found
+        return _compile(runtime.wasm, runtime.code, say)
 
 
 def _silent(_: str) -> None:
@@ -143,39 +123,39 @@ def _build(runtime: PythonRuntime) -> None:
 
 
 def _compile(wasm: Path, cache: Path, say: Progress) -> Path:
-    output = _run([sys.executable, "-m", "pie_runner.wasm.compiler", str(wasm), str(cache)], "compiling")
-    for line in output.splitlines():
-        message = json.loads(line)
-        if "path" in message:
-            return Path(message["path"])
-        if "error" in message:
-            raise from_info(ErrorInfo(**message["error"]))
-        say(message["progress"])
-    raise BuildError("The compiler ended without an answer; is pie-mq[runner] installed?")
+    """Run the runner's compiler, which says what it does as it does it."""
+    command = [sys.executable, "-m", "pie_runner.wasm.compiler", str(wasm), str(cache)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        watch = threading.Timer(_BUILD_SECONDS, process.kill)
+        watch.start()
+        try:
+            for line in process.stdout or ():
+                message = json.loads(line)
+                if "path" in message:
+                    return Path(message["path"])
+                if "error" in message:
+                    raise from_info(ErrorInfo(**message["error"]))
+                say(message["progress"])
+            tail = (process.stderr.read() if process.stderr else "").strip().splitlines()[-20:]
+        finally:
+            watch.cancel()
+    raise BuildError("The compiler ended without an answer; is pie-mq[runner] installed?\n" + "\n".join(tail))
 
 
-def _run(command: list[str], what: str) -> str:
+def _run(command: list[str], what: str) -> None:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_BUILD_SECONDS, check=False)
     except subprocess.TimeoutExpired:
         raise BuildError(f"{what} took longer than {_BUILD_SECONDS} s.") from None
-    if done.returncode != 0 and '"error"' not in done.stdout:
+    if done.returncode != 0:
         tail = "\n".join((done.stdout + done.stderr).strip().splitlines()[-20:])
         raise BuildError(f"{what} failed with status {done.returncode}:\n{tail}")
-    return done.stdout
-
-
-def _write(path: Path, text: str) -> None:
-    scratch = path.with_suffix(f".{os.getpid()}.part")
-    scratch.write_text(text)
-    scratch.replace(path)
 
 
 def _forget_old(runtime: PythonRuntime) -> None:
     """Old components go; their compiled forms fall out of the code cache by themselves."""
     old = sorted(runtime.folder.glob("python-*.wasm"), key=lambda path: path.stat().st_mtime, reverse=True)[_KEEP:]
     for path in old:
-        path.with_suffix(".json").unlink(missing_ok=True)
         path.unlink(missing_ok=True)
 
 

@@ -12,7 +12,7 @@ from pie_runner.wasm.program import Program
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from lab import Lab, python_program  # noqa: E402 - after the path to it
+from lab import Lab, python_program
 
 
 @pytest.fixture(scope="session")

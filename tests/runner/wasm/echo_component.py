@@ -17,7 +17,7 @@ from pie_runner.wasm.types import (
 
 PACKAGE = "test:echo"
 PADDING = 17
-"""More than sixteen flat parameters travel through memory, in the layout of a tuple: what `give` wrote, `take` can read."""
+"""More than sixteen flat parameters travel through memory, laid out as a tuple: what `give` wrote, `take` can read."""
 
 
 class _Writer:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from wit_world.imports import context as raw
 
 from inferlet import loop
-from inferlet.errors import host_errors, unwrap
+from inferlet.errors import PieError, host_errors, unwrap
 from inferlet.forward import Forward
 from inferlet.generation import Generator
 from inferlet.model import Model
@@ -26,14 +26,14 @@ class Context:
         """An empty context of `model`, or of the default one."""
         self._model = model or Model.load()
         with host_errors():
-            self.handle = raw.Context.create(self._model.handle)
+            self._handle: raw.Context | None = raw.Context.create(self._model.handle)
         self._turns: Turns | None = None
 
     @classmethod
     def _wrap(cls, model: Model, handle: raw.Context, turns: Turns | None) -> Context:
         made = cls.__new__(cls)
         made._model = model
-        made.handle = handle
+        made._handle = handle
         made._turns = turns
         return made
 
@@ -65,6 +65,13 @@ class Context:
             self.handle.save(name)
 
     # What it holds
+
+    @property
+    def handle(self) -> raw.Context:
+        """The host's resource. Raises PieError `closed` after `release`."""
+        if self._handle is None:
+            raise PieError("closed", "This context was released.")
+        return self._handle
 
     @property
     def model(self) -> Model:
@@ -178,8 +185,10 @@ class Context:
     # Ending
 
     def release(self) -> None:
-        """Free its pages now."""
-        self.handle.__exit__(None, None, None)
+        """Free its pages now. May be called again."""
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            handle.__exit__(None, None, None)
 
     def __enter__(self) -> Context:
         return self

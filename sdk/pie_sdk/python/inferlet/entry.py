@@ -19,6 +19,7 @@ from wit_world.imports import random as host_random
 from inferlet import loop, stdio
 
 _MODULE = "inferlet_main"
+_TRACE_END = 50
 
 
 class ProgramFailedError(Exception):
@@ -133,4 +134,19 @@ def _report(exc: BaseException) -> str:
     frame = exc.__traceback__
     while frame is not None and frame.tb_frame.f_code.co_filename in (*ours, loop.__file__):
         frame = frame.tb_next
-    return "".join(traceback.format_exception(type(exc), exc, frame or exc.__traceback__)).rstrip()
+    frame = frame or exc.__traceback__
+    _shorten(frame)
+    return "".join(traceback.format_exception(type(exc), exc, frame)).rstrip()
+
+
+def _shorten(trace: types.TracebackType | None) -> None:
+    """Cut the middle out of a very long traceback: formatting a million frames would take minutes."""
+    entries = []
+    while trace is not None:
+        entries.append(trace)
+        trace = trace.tb_next
+    if len(entries) > 2 * _TRACE_END:
+        # One by one: freeing the chain as a whole would recurse once for each link, in C.
+        for entry in entries[_TRACE_END - 1 : -_TRACE_END]:
+            entry.tb_next = None
+        entries[_TRACE_END - 1].tb_next = entries[-_TRACE_END]

@@ -19,9 +19,10 @@ SLICE_TICKS = 2
 class EngineSettings:
     """What compiled code depends on, besides the wasmtime version."""
 
-    wasm_stack_bytes: int = 512 * 1024
-    """Stack a guest may use before `call stack exhausted`. Bounded: unwinding a deep stack takes time."""
-    host_stack_bytes: int = 1536 * 1024
+    wasm_stack_bytes: int = 4 * 1024 * 1024
+    """Stack a guest may use before its stack limit ends it. Bounded, because unwinding takes time; large enough for
+    language runtimes to notice first (CPython raises RecursionError). Only touched pages cost memory."""
+    host_stack_bytes: int = 1024 * 1024
     """What is left on a fiber for host functions, which are Python."""
     tick_seconds: float = 0.0025
     """A slice is two ticks: between 2.5 and 5 ms."""

@@ -1,0 +1,258 @@
+"""From input to main and back: what authors write and what they see when it fails."""
+
+from __future__ import annotations
+
+import textwrap
+
+import pytest
+from lab import Lab
+from pie_runner.wasm.fiber import Limits
+from pie_runner.wasm.program import Program
+from pie_wire.errors import ProgramError, Trapped
+
+
+@pytest.mark.parametrize(
+    ("signature", "value", "wanted"),
+    [
+        ("main()", {"ignored": 1}, []),
+        ("main(name)", {"name": "a"}, ["a"]),
+        ("main(name='x', n=3)", {"n": 4}, ["x", 4]),
+        ("main(name='x')", {}, ["x"]),
+        ("main(name='x')", None, ["x"]),
+        ("main(input)", {"a": 1}, [{"a": 1}]),
+        ("main(request)", {"a": 1}, [{"a": 1}]),
+        ("main(request)", "text", ["text"]),
+        ("main(request)", [1, 2], [[1, 2]]),
+        ("main(a, **rest)", {"a": 1, "b": 2}, [1, {"b": 2}]),
+        ("main(*, a)", {"a": 1}, [1]),
+    ],
+)
+def test_how_the_input_meets_the_parameters(lab: Lab, python: Program, signature: str, value: object, wanted: object):
+    names = [part.strip(" *)").partition("=")[0] for part in signature.partition("(")[2].split(",")]
+    source = f"def {signature}: return [{', '.join(name for name in names if name)}]"
+
+    assert lab.run(python, source, value).value == wanted
+
+
+def test_an_input_that_main_has_no_use_for(lab: Lab, python: Program):
+    error = lab.run(python, "def main(name, n=1): pass", {"nmae": "a"}).error
+
+    assert str(error) == "The input has no use for 'nmae'; it takes ['n', 'name']."
+
+
+def test_an_input_that_lacks_something(lab: Lab, python: Program):
+    error = lab.run(python, "def main(name, n): pass", {"n": 1}).error
+
+    assert str(error) == "The input lacks 'name'; main takes ['n', 'name']."
+
+
+@pytest.mark.parametrize(
+    ("expression", "wanted"),
+    [
+        ("'text'", "text"),
+        ("None", None),
+        ("{'a': (1, 2.5, True)}", {"a": [1, 2.5, True]}),
+        ("{1, 1}", [1]),
+        ("P(1, 'b')", {"x": 1, "y": "b"}),
+        ("'\\u2713 \\u00fc'", "✓ ü"),
+    ],
+)
+def test_results_are_json(lab: Lab, python: Program, expression: str, wanted: object):
+    source = f"""
+import dataclasses
+@dataclasses.dataclass
+class P:
+    x: int
+    y: str
+def main(): return {expression}
+"""
+    assert lab.run(python, source).value == wanted
+
+
+def test_a_result_that_is_no_json(lab: Lab, python: Program):
+    error = lab.run(python, "def main(): return object()").error
+
+    assert "main returned something that is not JSON: object is not JSON" in str(error)
+
+
+def test_sync_async_and_awaitable_mains(lab: Lab, python: Program):
+    assert lab.run(python, "def main(): return 1").value == 1
+    assert lab.run(python, "async def main(): return 2").value == 2
+    assert lab.run(python, "async def work(): return 3\ndef main(): return work()").value == 3
+
+
+def test_a_program_without_main(lab: Lab, python: Program):
+    assert str(lab.run(python, "x = 1").error) == "program.py defines no function `main`."
+
+
+def test_a_traceback_names_file_line_and_code(lab: Lab, python: Program):
+    source = textwrap.dedent("""\
+        import json
+
+        def parse(text):
+            return json.loads(text)
+
+        async def main():
+            return parse("{")
+        """)
+
+    text = str(lab.run(python, source).error)
+
+    lines = text.splitlines()
+    assert lines[0] == "Traceback (most recent call last):"
+    assert lines[1] == '  File "program.py", line 7, in main'
+    assert lines[2].strip() == 'return parse("{")'
+    assert 'File "program.py", line 4, in parse' in text
+    assert lines[-1].startswith("json.decoder.JSONDecodeError: Expecting property name")
+    assert "entry.py" not in text
+
+
+def test_a_syntax_error_shows_the_place(lab: Lab, python: Program):
+    text = str(lab.run(python, "def main():\n    return (1\n").error)
+
+    assert 'File "program.py", line 2' in text
+    assert "SyntaxError" in text
+
+
+def test_exceptions_of_tasks_keep_their_traceback(lab: Lab, python: Program):
+    source = textwrap.dedent("""\
+        import asyncio
+        async def broken():
+            raise KeyError("lost")
+        async def main():
+            async with asyncio.TaskGroup() as group:
+                group.create_task(broken())
+        """)
+
+    text = str(lab.run(python, source).error)
+
+    assert "ExceptionGroup" in text
+    assert 'File "program.py", line 3, in broken' in text
+    assert "KeyError: 'lost'" in text
+
+
+def test_exit(lab: Lab, python: Program):
+    assert lab.run(python, "import sys\ndef main(): sys.exit(0)").value is None
+    assert str(lab.run(python, "import sys\ndef main(): sys.exit('no luck')").error) == "exit: no luck"
+
+
+def test_output_comes_line_by_line(lab: Lab, python: Program):
+    source = textwrap.dedent("""\
+        import sys
+        def main():
+            print("one")
+            print("two ", end="")
+            print("✓")
+            sys.stderr.write("warning\\n")
+            sys.stdout.write("no end")
+        """)
+
+    launch = lab.run(python, source)
+
+    assert launch.instance.out == [
+        ("stdout", "one\n"),
+        ("stdout", "two ✓\n"),
+        ("stderr", "warning\n"),
+        ("stdout", "no end"),
+    ]
+
+
+def test_output_before_a_failure_is_kept(lab: Lab, python: Program):
+    launch = lab.run(python, "def main():\n    print('so far', end='')\n    1/0")
+
+    assert launch.stdout == "so far"
+    assert "ZeroDivisionError" in str(launch.error)
+
+
+def test_random_is_the_hosts(lab: Lab, python: Program):
+    source = """
+import random, secrets, uuid
+def main(): return [random.random(), secrets.token_hex(4), str(uuid.uuid4())]
+"""
+
+    first, second = lab.run(python, source).value, lab.run(python, source).value
+    lab.fake.random.seed(7)
+    lab2_first = lab.run(python, source).value
+
+    assert first != second
+    assert lab2_first == first, "a run repeats when the host gives the same bytes"
+
+
+def test_absent_modules_say_so(lab: Lab, python: Program):
+    text = str(lab.run(python, "import numpy\ndef main(): pass").error)
+
+    assert "No module named 'numpy' in the inferlet runtime" in text
+    assert 'File "program.py", line 1' in text
+
+
+def test_a_broad_standard_library(lab: Lab, python: Program):
+    modules = [
+        *("json", "re", "math", "random", "statistics", "decimal", "fractions", "datetime", "zoneinfo", "textwrap"),
+        *("collections", "itertools", "functools", "dataclasses", "enum", "typing", "abc", "contextlib", "asyncio"),
+        *("html.parser", "xml.etree.ElementTree", "urllib.parse", "base64", "hashlib", "hmac", "secrets", "uuid"),
+        *("csv", "io", "pathlib", "tomllib", "argparse", "logging", "unittest.mock", "difflib", "heapq", "bisect"),
+        *("string", "struct", "zlib", "unicodedata", "ast", "inspect", "traceback", "graphlib", "concurrent.futures"),
+    ]
+    source = f"import {', '.join(modules)}\ndef main(): return len('é'.encode('latin-1')), json.dumps(1)"
+
+    assert lab.run(python, source).value == [1, "1"]
+
+
+def test_nothing_of_the_host_is_there(lab: Lab, python: Program):
+    source = (
+        textwrap.dedent("""\
+        import os
+        def attempt(what):
+            try:
+                return repr(what())
+            except Exception as exc:
+                return type(exc).__name__
+        def main():
+            return [dict(os.environ), attempt(lambda: os.listdir("/")), attempt(lambda: open("/etc/passwd").read()),
+                    attempt(lambda: socket.create_connection(("127.0.0.1", 80)))]
+        """)
+        .replace(", socket", "")
+        .replace(',\n            attempt(lambda: socket.create_connection(("127.0.0.1", 80)))', "")
+    )
+    source = "\n".join(line for line in source.splitlines() if "socket" not in line).replace(".read()),", ".read())]")
+
+    environment, listing, file = lab.run(python, source).value
+
+    assert environment == {}
+    assert listing == "FileNotFoundError"
+    assert file == "FileNotFoundError"
+
+
+def test_recursion_ends_with_a_python_error(lab: Lab, python: Program):
+    text = str(lab.run(python, "def f(n): return f(n + 1)\ndef main(): f(0)").error)
+
+    assert "RecursionError" in text
+
+
+def test_recursion_beyond_pythons_own_limit_hurts_only_itself(lab: Lab, python: Program):
+    source = "import sys\ndef f(n): return [f(n + 1)]\ndef main():\n    sys.setrecursionlimit(10**6)\n    f(0)"
+    error = lab.run(python, source).error
+
+    assert isinstance(error, ProgramError)
+    assert lab.run(python, "def main(): return 'alive'").value == "alive"
+
+
+def test_a_memory_bomb_is_a_memory_error(lab: Lab, python: Program):
+    source = "def main():\n    hold = []\n    while True: hold.append(bytearray(1 << 20))"
+
+    launch = lab.run(python, source, limits=Limits(memory_bytes=128 << 20))
+
+    assert "MemoryError" in str(launch.error) or isinstance(launch.error, Trapped)
+
+
+def test_sleeping_blocks_nobody(lab: Lab, python: Program):
+    launches = [lab.start(python, "import time\ndef main(): time.sleep(0.2); return time.time()") for _ in range(10)]
+    lab.drive(timeout=5)
+
+    assert max(launch.value for launch in launches) - min(launch.value for launch in launches) < 0.5
+
+
+def test_globals_do_not_survive_a_launch(lab: Lab, python: Program):
+    source = "import json\ndef main():\n    seen = hasattr(json, 'mark')\n    json.mark = True\n    return seen"
+
+    assert [lab.run(python, source).value for _ in range(2)] == [False, False]
