@@ -17,8 +17,8 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="Linux only")
 SLEEPER = "import time; print('up', flush=True); time.sleep(60)"
 PARENT = f"""
 import subprocess, sys
-child = subprocess.Popen([sys.executable, "-c", "from pie_wire.process import die_with_parent; die_with_parent();" + {SLEEPER!r}],
-                         stdout=subprocess.PIPE)
+program = "from pie_wire.process import die_with_parent; die_with_parent();" + {SLEEPER!r}
+child = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
 child.stdout.readline()
 print(child.pid, flush=True)
 sys.stdin.read()

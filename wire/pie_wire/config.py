@@ -57,7 +57,7 @@ def load(
     sources: dict[str, str] = {}
     path = file or environ.get("PIE_CONFIG")
     if path:
-        for key, value in _read(Path(path)).get(section, {}).items():
+        for key, value in _section(Path(path), section).items():
             if key not in known:
                 raise BadRequest(f"{path}: [{section}] has no key {key!r}; known: {', '.join(sorted(known))}")
             values[key], sources[key] = value, f"{path} [{section}] {key}"
@@ -101,10 +101,17 @@ def _plain(hint: Any) -> Any:
     return hint
 
 
-def _read(path: Path) -> dict[str, dict[str, object]]:
+def _section(path: Path, name: str) -> dict[str, object]:
+    found = _read(path).get(name, {})
+    if not isinstance(found, dict):
+        raise BadRequest(f"{path}: {name} is a value, expected a table [{name}]")
+    return typing.cast("dict[str, object]", found)
+
+
+def _read(path: Path) -> dict[str, object]:
     try:
-        return tomllib.loads(path.read_text())
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as exc:
         raise BadRequest(f"cannot read configuration {path}: {exc.strerror}") from exc
-    except tomllib.TOMLDecodeError as exc:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
         raise BadRequest(f"{path} is not valid TOML: {exc}") from exc
