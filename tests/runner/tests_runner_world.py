@@ -1,0 +1,405 @@
+"""A runner's world in one process: real hubs without sockets, the real engine core over a simulated device, and
+stand-ins for gateway and kvstore that tests can read and steer."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from pie_engine.core import EngineCore
+from pie_engine.limits import Limits
+from pie_engine.simulated import SimulatedDevice
+from pie_runner.core import RunnerCore
+from pie_runner.host import TABLE
+from pie_runner.testing import CoroutineHost
+from pie_wire.errors import NotFound, PeerLost
+from pie_wire.hub import Hub, Incoming, Peer
+from pie_wire.messages.base import Done
+from pie_wire.messages.common import Event, MemberInfo, ModelFacts, ProgramRef
+from pie_wire.messages.gateway import Announce, Events, Recovered, RunnerLoad
+from pie_wire.messages.kvstore import (
+    ArtifactChunk,
+    DeleteSnapshot,
+    GetArtifact,
+    GetSnapshot,
+    Join,
+    Joined,
+    Members,
+    PutPages,
+    PutSnapshot,
+    Renew,
+    Snapshot,
+    SnapshotRow,
+)
+from pie_wire.messages.link import Identity
+from pie_wire.messages.runner import Credit, Deliver, Kill, Start
+
+VOCAB = 300
+PAGE = 16
+MAX_CONTEXT = 512
+TICK = 0.01
+
+
+class Wires:
+    """Moves frames between hubs at once and without loss."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self._hubs: dict[str, Hub] = {}
+        self._ports: dict[tuple[str, str], tuple[str, str]] = {}
+        self._incarnations = 0
+
+    def hub(self, kind: str, name: str) -> Hub:
+        self._incarnations += 1
+        hub = Hub(Identity(kind, name, 0, f"i{self._incarnations}"), lambda: self.now, rng=random.Random(name))
+        self._hubs[name] = hub
+        return hub
+
+    def connect(self, dialer: str, port: str, listener: str, listening: str) -> None:
+        self._ports[dialer, port] = (listener, listening)
+
+    def kill(self, name: str) -> None:
+        """The process dies, and everybody's process watch sees it."""
+        hub = self._hubs.pop(name, None)
+        if hub is None:
+            return
+        for other in self._hubs.values():
+            for peer in other.peers():
+                if peer.name == name and peer.identity.incarnation == hub.identity.incarnation:
+                    other.lost(peer, PeerLost(f"{name} was killed"))
+
+    def move(self) -> bool:
+        """Deliver what is under way. True if anything was."""
+        moved = False
+        for name, hub in list(self._hubs.items()):
+            for item in hub.outgoing():
+                moved = True
+                frames = [bytes(frame) for frame in item.frames]
+                if (name, item.port) in self._ports:
+                    target, port = self._ports[name, item.port]
+                    if target in self._hubs:
+                        self._hubs[target].receive(port, f"{name}/{item.port}".encode(), frames)
+                elif item.route:
+                    back, _, port = item.route.decode().rpartition("/")
+                    if back in self._hubs:
+                        self._hubs[back].receive(port, b"", frames)
+        return moved
+
+    def tick(self) -> None:
+        for hub in list(self._hubs.values()):
+            hub.tick()
+
+
+class Gateway:
+    """Records events; durable and consumed follow them unless told otherwise."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.hub = world.wires.hub("gateway", "gateway")
+        self.hub.listen("runners")
+        self.hub.on(Announce, self._announce)
+        self.hub.on(Events, self._events)
+        self.hub.on(RunnerLoad, self._load)
+        self.hub.on_up(self._up)
+        self.runner: Peer | None = None
+        self.announced: list[Announce] = []
+        self.loads: list[RunnerLoad] = []
+        self.pushes = 0
+        self.stores = True
+        """Make events durable as they come."""
+        self.consumes = True
+        """Have a client that consumes all of them."""
+
+    def _up(self, peer: Peer) -> None:
+        self.runner = peer
+
+    def _announce(self, incoming: Incoming[Announce]) -> Recovered:
+        self.announced.append(incoming.message)
+        logs = self.world.logs
+        known = [p.pid for p in incoming.message.processes if p.pid in logs]
+        return Recovered({pid: len(logs[pid]) for pid in known}, {pid: len(logs[pid]) for pid in known})
+
+    def _events(self, incoming: Incoming[Events]) -> None:
+        self.pushes += 1
+        message = incoming.message
+        at = 0
+        for pid, count in zip(message.pids, message.counts, strict=True):
+            log = self.world.logs.setdefault(pid, [])
+            for event in message.events[at : at + count]:
+                if self.stores and event.seq == len(log) + 1:
+                    log.append(event)
+            at += count
+        if self.stores:
+            self.credit(*message.pids)
+
+    def _load(self, incoming: Incoming[RunnerLoad]) -> None:
+        self.loads.append(incoming.message)
+
+    def credit(self, *pids: str, consumed: int | None = None) -> None:
+        """Report progress of these logs."""
+        durable = [len(self.world.logs[pid]) for pid in pids]
+        seen = [n if self.consumes else 0 for n in durable] if consumed is None else [consumed for _ in pids]
+        if self.runner is not None:
+            self.hub.send(self.runner, Credit(list(pids), durable, seen))
+
+
+class Kvstore:
+    """Members, artifacts and snapshots in dictionaries."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.hub = world.wires.hub("kvstore", "kvstore")
+        self.hub.listen("kvstore")
+        self.hub.on(Join, self._join)
+        self.hub.on(Renew, lambda _: None)
+        self.hub.on(GetArtifact, self._artifact)
+        self.hub.on(PutPages, lambda _: Done())
+        self.hub.on(PutSnapshot, self._put)
+        self.hub.on(GetSnapshot, self._get)
+        self.hub.on(DeleteSnapshot, self._delete)
+        self.artifact_requests = 0
+
+    def _join(self, incoming: Incoming[Join]) -> Joined:
+        self.world.epochs += 1
+        self.hub.send(incoming.peer, Members(self.world.epochs, self.world.members()))
+        return Joined(self.world.epochs, 3000)
+
+    def announce(self) -> None:
+        self.world.epochs += 1
+        for peer in self.hub.peers():
+            self.hub.send(peer, Members(self.world.epochs, self.world.members()))
+
+    def _artifact(self, incoming: Incoming[GetArtifact]) -> None:
+        self.artifact_requests += 1
+        data = self.world.artifacts.get(incoming.message.sha256)
+        if data is None:
+            raise NotFound("no such artifact")
+        offset = incoming.message.offset
+        incoming.reply(ArtifactChunk(len(data), offset), buffers=[data[offset : offset + self.world.chunk]])
+
+    def _put(self, incoming: Incoming[PutSnapshot]) -> Done:
+        snapshot = incoming.message.snapshot
+        self.world.snapshots[incoming.scope.user, snapshot.name] = snapshot
+        return Done()
+
+    def _get(self, incoming: Incoming[GetSnapshot]) -> SnapshotRow:
+        key = (incoming.scope.user, incoming.message.name)
+        if key not in self.world.snapshots:
+            raise NotFound("no such snapshot")
+        row = SnapshotRow(self.world.snapshots[key])
+        if incoming.message.take:
+            del self.world.snapshots[key]
+        return row
+
+    def _delete(self, incoming: Incoming[DeleteSnapshot]) -> Done:
+        if self.world.snapshots.pop((incoming.scope.user, incoming.message.name), None) is None:
+            raise NotFound("no such snapshot")
+        return Done()
+
+
+class Engine:
+    """The real core over a device without a model."""
+
+    def __init__(self, world: World, name: str, files: dict[str, bytes], pages: int) -> None:
+        self.hub = world.wires.hub("engine", name)
+        self.hub.listen("runners")
+        limits = Limits(pages=pages, page_size=PAGE, max_context=MAX_CONTEXT, vocab=VOCAB)
+        facts = ModelFacts("tiny", VOCAB, MAX_CONTEXT, PAGE, eos=[2])
+        self.core = EngineCore(self.hub, facts, files, "sim", limits, lambda: 0.0)
+        self.device = SimulatedDevice(pages, PAGE, VOCAB)
+        self.fails: Exception | None = None
+        self.paused = False
+
+    def step(self) -> None:
+        if self.paused:
+            return
+        self.core.apply()
+        batch = self.core.plan()
+        if batch is None:
+            return
+        if self.fails is not None:
+            error, self.fails = self.fails, None
+            self.core.fail(error)
+        else:
+            self.core.finish(self.device.execute(batch), 0.01)
+
+    @property
+    def pages_owned(self) -> int:
+        self.core.check_integrity()
+        return self.core.pool_stats().owned
+
+    @property
+    def contexts(self) -> int:
+        return int(self.core.stats()["contexts"])
+
+
+class World:
+    """Everything, with time under control."""
+
+    def __init__(self, files: dict[str, bytes]) -> None:
+        self.files = files
+        self.wires = Wires()
+        self.epochs = 0
+        self.chunk = 64
+        self.artifacts: dict[str, bytes] = {}
+        self.snapshots: dict[tuple[str, str], Snapshot] = {}
+        self.logs: dict[str, list[Event]] = {}
+        """Durable events, as gateways (this one and its successors) hold them."""
+        self.engines: dict[str, Engine] = {}
+        self.programs: dict[str, Any] = {}
+        self.kvstore = Kvstore(self)
+        self.gateway = Gateway(self)
+        self.host = CoroutineHost(TABLE, self.programs)
+        self.host.programs = self.programs
+        self.offloads: list[Callable[[], None]] = []
+        self.hold_offloads = False
+        self.runner = self._runner()
+
+    def _runner(self) -> RunnerCore:
+        hub = self.wires.hub("runner", "runner")
+        self.wires.connect("runner", "kvstore", "kvstore", "kvstore")
+        self.wires.connect("runner", "gateway", "gateway", "runners")
+        hub.dial("kvstore")
+        hub.dial("gateway")
+        return RunnerCore(
+            hub,
+            host=self.host,
+            cache=MemoryCache(),
+            dialer=self,
+            offload=self._offload,
+            random_bytes=random.Random(7).randbytes,
+            wall=lambda: self.wires.now,
+            capacity=8,
+        )
+
+    def _offload(self, work: Callable[[], object], then: Callable[[object, Exception | None], None]) -> None:
+        def go() -> None:
+            try:
+                result = work()
+            except Exception as exc:  # noqa: BLE001 - as a worker thread would
+                then(None, exc)
+            else:
+                then(result, None)
+
+        self.offloads.append(go)
+
+    def dial(self, port: str, endpoint: str) -> None:
+        """Dialer of the runner: endpoints are names here."""
+        self.wires.connect("runner", port, endpoint, "runners")
+        self.runner.hub.dial(port)
+
+    def hang_up(self, port: str) -> None:
+        self.runner.hub.hang_up(port, PeerLost("hung up"))
+
+    def members(self) -> list[MemberInfo]:
+        return [MemberInfo("engine", name, 1, endpoint=name) for name in self.engines]
+
+    def add_engine(self, name: str = "engine", pages: int = 256) -> Engine:
+        engine = self.engines[name] = Engine(self, name, self.files, pages)
+        self.kvstore.announce()
+        return engine
+
+    @property
+    def engine(self) -> Engine:
+        return next(iter(self.engines.values()))
+
+    # -- time
+
+    def turn(self) -> None:
+        """One loop turn of everybody."""
+        self.wires.now += TICK
+        self.wires.tick()
+        while self.wires.move():
+            pass
+        self.runner.tick()
+        if not self.hold_offloads:
+            offloads, self.offloads = self.offloads, []
+            for go in offloads:
+                go()
+        self.host.run_ready()
+        self.runner.flush()
+        while self.wires.move():
+            pass
+        for engine in self.engines.values():
+            engine.step()
+
+    def run(self, until: Callable[[], bool] | float, limit: float = 60.0) -> None:
+        """Turn until a condition holds, or for so many simulated seconds."""
+        end = self.wires.now + (until if isinstance(until, float) else limit)
+        while self.wires.now < end:
+            if callable(until) and until():
+                return
+            self.turn()
+        if callable(until) and not until():
+            pytest.fail(f"not within {limit} simulated seconds")
+
+    # -- what a gateway does
+
+    def install(self, name: str, main: Any) -> ProgramRef:
+        self.programs[name] = main
+        source = f"program {name}".encode() * 20
+        sha256 = hashlib.sha256(source).hexdigest()
+        self.artifacts[sha256] = source
+        return ProgramRef(name, "0.1.0", "python", sha256)
+
+    def start(self, main: Any, pid: str = "p1", text: str = "{}", name: str = "", **fields: Any) -> list[Any]:
+        """Start a program; returns the list its Start's answer goes to."""
+        ref = self.install(name or f"prog-{pid}", main)
+        return self.send_start(Start(pid, ref, text, **fields))
+
+    def send_start(self, start: Start) -> list[Any]:
+        self.run(lambda: self.runner.uplink.connected)
+        answers: list[Any] = []
+        assert self.gateway.runner is not None
+        self.gateway.hub.request(self.gateway.runner, start, answers.append, timeout=5.0)
+        return answers
+
+    def push(self, message: Kill) -> None:
+        assert self.gateway.runner is not None
+        self.gateway.hub.send(self.gateway.runner, message)
+
+    def deliver(self, message: Deliver, *buffers: bytes) -> list[Any]:
+        answers: list[Any] = []
+        assert self.gateway.runner is not None
+        self.gateway.hub.request(self.gateway.runner, message, answers.append, timeout=5.0, buffers=buffers)
+        return answers
+
+    def log(self, pid: str = "p1") -> list[Event]:
+        return self.logs.get(pid, [])
+
+    def ended(self, pid: str = "p1") -> bool:
+        return bool(self.log(pid)) and self.log(pid)[-1].kind in ("return", "error")
+
+    def outcome(self, main: Any, **fields: Any) -> Event:
+        """Run a program to its end; its last event. Checks what must hold of any log."""
+        pid = fields.get("pid", "p1")
+        self.start(main, **fields)
+        self.run(lambda: self.ended(pid))
+        log = self.log(pid)
+        assert [event.seq for event in log] == list(range(1, len(log) + 1))
+        assert [event.kind in ("return", "error") for event in log] == [False] * (len(log) - 1) + [True]
+        return log[-1]
+
+    def restart_gateway(self) -> None:
+        """A new gateway with what the old one had made durable."""
+        self.wires.kill("gateway")
+        self.gateway = Gateway(self)
+
+
+class MemoryCache:
+    """An ArtifactCache."""
+
+    def __init__(self) -> None:
+        self.items: dict[str, bytes] = {}
+
+    def has(self, sha256: str) -> bool:
+        return sha256 in self.items
+
+    def read(self, sha256: str) -> bytes:
+        return self.items[sha256]
+
+    def write(self, sha256: str, data: bytes) -> None:
+        self.items[sha256] = data
