@@ -1,0 +1,119 @@
+"""Signals, terminations, and clients that vanish."""
+
+from __future__ import annotations
+
+import pytest
+from gateway_world import FakeClient, FakeRunner, World
+from pie_wire.errors import BadField, Gone, NotFound, TooLarge
+from pie_wire.messages.common import MAX_EVENT_BYTES
+from pie_wire.messages.gateway import ListProcesses, Signal, Terminate
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+@pytest.fixture
+def runner(world: World) -> FakeRunner:
+    return world.runner()
+
+
+@pytest.fixture
+def client(world: World) -> FakeClient:
+    return world.client()
+
+
+def test_signals_reach_the_process_in_order(world: World, runner: FakeRunner, client: FakeClient):
+    pid = client.launch()
+
+    client.ask(Signal(pid, "one"))
+    client.ask(Signal(pid, binary=True), b"two")
+
+    assert runner.processes[pid].received == ["one", "two"]
+
+
+def test_bad_signals_are_refused(world: World, runner: FakeRunner, client: FakeClient):
+    pid = client.launch()
+
+    with pytest.raises(TooLarge):
+        client.ask(Signal(pid, "x" * (MAX_EVENT_BYTES + 1)))
+    with pytest.raises(BadField):
+        client.ask(Signal(pid, binary=True))
+    with pytest.raises(NotFound):
+        client.ask(Signal("0" * 32, "hello"))
+    runner.emit(pid, "return", "null")
+    world.run()
+    with pytest.raises(Gone):
+        client.ask(Signal(pid, "hello"))
+
+
+def test_terminate_is_answered_when_the_terminal_event_is_there(world: World, runner: FakeRunner, client: FakeClient):
+    pid = client.launch()
+
+    client.ask(Terminate(pid, "enough"))
+
+    assert client.events[pid][-1].error is not None
+    assert client.events[pid][-1].error.message == "enough"
+    client.ask(Terminate(pid))
+
+
+def test_a_runner_that_does_not_end_a_process_is_overruled(world: World, runner: FakeRunner, client: FakeClient):
+    runner.obeys = False
+    pid = client.launch()
+
+    client.ask(Terminate(pid, "enough"))
+    runner.emit(pid, "message", "still here")
+    world.run()
+
+    assert [e.kind for e in client.events[pid]] == ["started", "error"]
+    assert runner.killed == [pid, pid]
+
+
+def test_a_vanished_client_takes_along_what_it_asked_to_end(world: World, runner: FakeRunner, client: FakeClient):
+    ends = client.launch(on_disconnect="terminate")
+    stays = client.launch()
+    handed_over = client.launch(on_disconnect="terminate")
+    heir = world.client("heir")
+    heir.attach(handed_over, 1)
+
+    world.kill("client")
+    world.run()
+
+    assert runner.killed == [ends]
+    runner.emit(stays, "message", "nobody listens")
+    world.run()
+    heir.attach(stays, 1)
+    world.run()
+    assert heir.texts(stays) == ["nobody listens"]
+
+
+def test_a_client_that_vanishes_while_its_process_starts(world: World, runner: FakeRunner, client: FakeClient):
+    runner.silent = True
+    pid = world.pid()
+    client.send(_launch(pid))
+    world.run(0.1)
+    assert runner.started == [pid]
+
+    world.kill("client")
+    world.run()
+
+    assert runner.killed == [pid]
+
+
+def test_lists_show_running_processes_and_ended_ones_on_request(world: World, runner: FakeRunner, client: FakeClient):
+    running, ended = client.launch(), client.launch()
+    runner.emit(ended, "error", error=NotFound("x"))
+    world.run()
+
+    assert [p.pid for p in client.ask(ListProcesses()).processes] == [running]
+    everything = {p.pid: p for p in client.ask(ListProcesses(ended=True)).processes}
+    assert everything[ended].state == "failed"
+    assert everything[ended].error is not None
+    assert everything[ended].error.code == "not_found"
+
+
+def _launch(pid: str):
+    from pie_wire.messages.gateway import Launch
+
+    return Launch(pid, "hello", on_disconnect="terminate")

@@ -1,0 +1,150 @@
+"""Whatever comes between, a reader has every number once, in order, and one terminal event."""
+
+from __future__ import annotations
+
+import hypothesis.strategies as st
+from gateway_world import FakeClient, FakeRunner, World
+from hypothesis import settings
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
+from pie_gateway.memory_log import MemoryEventLog
+from pie_wire.messages.common import TERMINAL_KINDS, Event
+
+READERS = ("reader-0", "reader-1")
+
+
+class Reader:
+    """Attaches where it likes; checks density as events arrive."""
+
+    def __init__(self, world: World, name: str) -> None:
+        self.world = world
+        self.name = name
+        self.client: FakeClient = world.client(name)
+
+    def check(self, pid: str, start: int) -> None:
+        seqs = self.client.seqs(pid)
+        assert seqs == list(range(start, start + len(seqs)))
+
+
+class Streams(RuleBasedStateMachine):
+    """One gateway, two runners, two readers; processes emit, end and are killed while everything restarts."""
+
+    pids = Bundle("pids")
+
+    @initialize()
+    def begin(self) -> None:
+        self.log = MemoryEventLog()
+        self.world = World(self.log, kill_timeout=2.0)
+        self.runners = {name: self.world.runner(name) for name in ("runner-0", "runner-1")}
+        self.readers = {name: Reader(self.world, name) for name in READERS}
+        self.home: dict[str, str] = {}
+        self.attached: dict[str, tuple[str, int]] = {}
+        self.ended: dict[str, Event] = {}
+        self.seen: dict[tuple[str, int], Event] = {}
+
+    @rule(target=pids, reader=st.sampled_from(READERS))
+    def launch(self, reader: str) -> str:
+        self.world.run(1.0)
+        pid = self.readers[reader].client.launch()
+        self.home[pid] = next(name for name, r in self.runners.items() if pid in r.processes)
+        self.attached[pid] = (reader, 1)
+        return pid
+
+    @rule(pid=pids, count=st.integers(1, 40), settle=st.booleans())
+    def emit(self, pid: str, count: int, settle: bool) -> None:
+        runner = self._runner_of(pid)
+        if runner is not None and not runner.processes[pid].ended:
+            for number in range(count):
+                runner.emit(pid, "message", str(number))
+        if settle:
+            self.world.run(0.1)
+
+    @rule(pid=pids, back=st.integers(0, 5))
+    def repeat(self, pid: str, back: int) -> None:
+        """A runner sends some of its last events again."""
+        runner = self._runner_of(pid)
+        if runner is not None and runner.peer is not None:
+            runner.push(pid, runner.processes[pid].events[-back - 1 :])
+
+    @rule(pid=consumes(pids))
+    def end(self, pid: str) -> None:
+        runner = self._runner_of(pid)
+        if runner is not None and not runner.processes[pid].ended:
+            runner.emit(pid, "return", "null")
+
+    @rule(pid=pids, reader=st.sampled_from(READERS), share=st.floats(0, 1))
+    def attach(self, pid: str, reader: str, share: float) -> None:
+        self.world.run(1.5)
+        record = self._record(pid)
+        start = 1 + int(share * record.last_seq)
+        self.readers[reader].client.attach(pid, start)
+        self.attached[pid] = (reader, start)
+
+    @rule(down_for=st.floats(0, 1.0))
+    def restart_gateway(self, down_for: float) -> None:
+        self.world.kill("gateway")
+        self.world.run(down_for)
+        self.world.start_gateway()
+        self.world.run(1.0)
+        self.attached.clear()
+
+    @rule(name=st.sampled_from(["runner-0", "runner-1"]))
+    def restart_runner(self, name: str) -> None:
+        self.world.kill(name)
+        self.runners[name] = self.world.runner(name)
+
+    @rule(name=st.sampled_from(["runner-0", "runner-1"]))
+    def lose_a_link(self, name: str) -> None:
+        """The gateway gives a living runner up; what it has ends as lost."""
+        from pie_wire.errors import PeerLost
+
+        hub = self.world.hubs["gateway"]
+        for peer in [p for p in hub.peers() if p.name == name]:
+            hub.lost(peer, PeerLost("silent"))
+
+    @invariant()
+    def streams_are_dense(self) -> None:
+        for pid, (reader, start) in getattr(self, "attached", {}).items():
+            self.readers[reader].check(pid, start)
+
+    @invariant()
+    def nothing_seen_ever_changes(self) -> None:
+        for reader in getattr(self, "readers", {}).values():
+            for pid, events in reader.client.events.items():
+                for event in events:
+                    assert self.seen.setdefault((pid, event.seq), event) == event
+
+    def teardown(self) -> None:
+        if not hasattr(self, "world"):
+            return
+        self.world.run(8.0)
+        for pid in self.home:
+            runner = self._runner_of(pid)
+            if runner is not None and not runner.processes[pid].ended:
+                runner.emit(pid, "return", "null")
+        self.world.run(2.0)
+        last = self.world.client("last")
+        for pid in self.home:
+            last.attach(pid, 1)
+            self.world.run(1.0)
+            events = last.events[pid]
+            assert [e.seq for e in events] == list(range(1, len(events) + 1))
+            assert [e.seq for e in events if e.kind in TERMINAL_KINDS] == [len(events)]
+            for event in events:
+                assert self.seen.setdefault((pid, event.seq), event) == event
+        assert self.world.core is not None
+        assert self.world.core.table.live_count == 0
+        assert all(len(r.processes) == 0 for r in self.world.core.runners)
+
+    def _runner_of(self, pid: str) -> FakeRunner | None:
+        runner = self.runners[self.home[pid]]
+        return runner if pid in runner.processes else None
+
+    def _record(self, pid: str):
+        assert self.world.core is not None
+        process = self.world.core.table.get(pid)
+        assert process is not None
+        return process.record
+
+
+TestStreams = Streams.TestCase
+TestStreams.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
