@@ -144,7 +144,9 @@ def _compile(wasm: Path, cache: Path, say: Progress) -> Path:
 
 def _run(command: list[str], what: str) -> None:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_BUILD_SECONDS, check=False)
+        # Without its backtrace the tool's last words are the reason.
+        quiet = {**os.environ, "RUST_BACKTRACE": "0"}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_BUILD_SECONDS, check=False, env=quiet)
     except subprocess.TimeoutExpired:
         raise BuildError(f"{what} took longer than {_BUILD_SECONDS} s.") from None
     if done.returncode != 0:

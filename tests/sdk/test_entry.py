@@ -199,8 +199,7 @@ def test_a_broad_standard_library(lab: Lab, python: Program):
 
 
 def test_nothing_of_the_host_is_there(lab: Lab, python: Program):
-    source = (
-        textwrap.dedent("""\
+    source = textwrap.dedent("""\
         import os
         def attempt(what):
             try:
@@ -208,19 +207,10 @@ def test_nothing_of_the_host_is_there(lab: Lab, python: Program):
             except Exception as exc:
                 return type(exc).__name__
         def main():
-            return [dict(os.environ), attempt(lambda: os.listdir("/")), attempt(lambda: open("/etc/passwd").read()),
-                    attempt(lambda: socket.create_connection(("127.0.0.1", 80)))]
+            return [dict(os.environ), attempt(lambda: os.listdir("/")), attempt(lambda: open("/etc/passwd").read())]
         """)
-        .replace(", socket", "")
-        .replace(',\n            attempt(lambda: socket.create_connection(("127.0.0.1", 80)))', "")
-    )
-    source = "\n".join(line for line in source.splitlines() if "socket" not in line).replace(".read()),", ".read())]")
 
-    environment, listing, file = lab.run(python, source).value
-
-    assert environment == {}
-    assert listing == "FileNotFoundError"
-    assert file == "FileNotFoundError"
+    assert lab.run(python, source).value == [{}, "FileNotFoundError", "FileNotFoundError"]
 
 
 def test_recursion_ends_with_a_python_error(lab: Lab, python: Program):
