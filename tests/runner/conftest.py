@@ -48,3 +48,10 @@ def world(bare_world: World) -> World:
     bare_world.add_engine()
     bare_world.run(lambda: bare_world.runner.engines.names() == ["tiny"] and bare_world.runner.uplink.connected)
     return bare_world
+
+
+@pytest.fixture(scope="session")
+def oracle(smollm2: Path):
+    """transformers' own tokenizer of that model (the class that does not import torch)."""
+    transformers = pytest.importorskip("transformers")
+    return transformers.PreTrainedTokenizerFast.from_pretrained(smollm2)

@@ -67,7 +67,7 @@ class Conversation:
             text = self._behind(state, cue=False)
         except BadRequest:
             return self._hold(state)
-        if not text.startswith(state.returned) or not self._is_stable(state, text):
+        if not text.startswith(state.returned) or text == state.returned or not self._is_stable(state, text):
             return self._hold(state)
         return self._give(replace(state, held=0), text)
 
