@@ -44,7 +44,7 @@ test-all: prepare ## the slower tier, to be run after make test
 soak: prepare ## tests that run for minutes to find leaks
 	@$(BIN)/pytest -m soak --timeout 3600
 
-e2e-compose: prepare ## the stack as containers, with whatever `docker compose` is on PATH
+e2e-compose: venv ## the stack as containers, with whatever `docker compose` is on PATH
 	@$(BIN)/pytest -m compose --timeout 1800
 
 clean: ## remove the environment and all caches of the checkout (models stay in the Pie home)
