@@ -163,11 +163,11 @@ def check_runtime() -> Finding:
 
     fix = "run `pie runtime prepare` (once, about 40 seconds)"
     try:
-        path = PythonRuntime.current(StackPaths.default().home).compiled()
+        path = PythonRuntime.current(StackPaths.default().home).wasm
     except PieError as exc:
         return Finding("python runtime", "bad", exc.message, "pip install 'pie-mq[bakery]'")
-    if path is None:
-        return Finding("python runtime", "warn", "not prepared", fix)
+    if not path.exists():
+        return Finding("python runtime", "warn", "not prepared for this version of the SDK", fix)
     return Finding("python runtime", "ok", path.name)
 
 

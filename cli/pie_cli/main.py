@@ -35,12 +35,11 @@ COMMANDS: dict[str, dict[str, Entry]] = {
         "pages": Entry("pie_cli.pages", "pages", "Show who holds the KV cache."),
         "programs": Entry("pie_cli.programs", "programs", "List installed programs."),
         "install": Entry("pie_cli.programs", "install", "Install a program from its folder."),
-        "build": Entry("pie_bakery.cli", "build", "Build a program's folder into a component."),
     },
     "Set-up": {
         "model": Entry("pie_cli.model_store", "model_group", "Get, list and remove models."),
         "runtime": Entry("pie_cli.runtime", "runtime", "Prepare the runtime of Python programs."),
-        "bench": Entry("pie_cli.bench", "bench", "Measure a running stack."),
+        "bench": Entry("pie_bench.cli", "bench", "Measure a running stack."),
         "completion": Entry("pie_cli.completion", "completion", "Print the completion script of a shell."),
     },
 }

@@ -162,9 +162,11 @@ def _await_ready(paths: StackPaths, names: Sequence[str]) -> StackState:
 
 def _prepare_runtime(paths: StackPaths, console: Console) -> None:
     """What Python programs run in: made once. Without the toolchain for it components run all the same."""
-    from pie_bakery.python_runtime import prepare_python_runtime
+    from pie_bakery.python_runtime import PythonRuntime, prepare_python_runtime
 
     try:
+        if PythonRuntime.current(paths.home).wasm.exists():
+            return
         prepare_python_runtime(paths.home, lambda line: console.print(line, markup=False))
     except Unsupported as exc:
         console.print(f"Python programs will not run: {exc.message}", style="yellow", markup=False)

@@ -1,4 +1,7 @@
-"""A service that only joins kvstore. FAKE_EXIT: end at once with this status; FAKE_LIFE: seconds from joining until it dies."""
+"""A service that only joins kvstore.
+
+FAKE_EXIT: end at once with this status. FAKE_LIFE: seconds from joining until it dies.
+"""
 
 from __future__ import annotations
 
