@@ -6,6 +6,7 @@ import hypothesis.strategies as st
 from gateway_world import FakeClient, FakeRunner, World
 from hypothesis import settings
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
+from pie_gateway import attachment
 from pie_gateway.memory_log import MemoryEventLog
 from pie_wire.messages.common import TERMINAL_KINDS, Event
 
@@ -38,7 +39,12 @@ class Streams(RuleBasedStateMachine):
         self.readers = {name: Reader(self.world, name) for name in READERS}
         self.home: dict[str, str] = {}
         self.attached: dict[str, tuple[str, int]] = {}
-        self.ended: dict[str, Event] = {}
+        self.truth: dict[str, list[Event]] = {}
+        """What the runner of each process has emitted."""
+        self.endangered: set[str] = set()
+        """Processes whose runner was given up at some time."""
+        self.window = attachment.WINDOW_EVENTS
+        attachment.WINDOW_EVENTS = 16
         self.seen: dict[tuple[str, int], Event] = {}
 
     @rule(target=pids, reader=st.sampled_from(READERS))
@@ -46,6 +52,7 @@ class Streams(RuleBasedStateMachine):
         self.world.run(1.0)
         pid = self.readers[reader].client.launch()
         self.home[pid] = next(name for name, r in self.runners.items() if pid in r.processes)
+        self.truth[pid] = self._events_of(pid)
         self.attached[pid] = (reader, 1)
         return pid
 
@@ -57,6 +64,16 @@ class Streams(RuleBasedStateMachine):
                 runner.emit(pid, "message", str(number))
         if settle:
             self.world.run(0.1)
+
+    @rule(reader=st.sampled_from(READERS), acks=st.booleans())
+    def acknowledge(self, reader: str, acks: bool) -> None:
+        """A reader stops or goes on acknowledging."""
+        client = self.readers[reader].client
+        client.acks = acks
+        if acks:
+            for pid, events in client.events.items():
+                if events:
+                    client.ack(pid, events[-1].seq)
 
     @rule(pid=pids, back=st.integers(0, 5))
     def repeat(self, pid: str, back: int) -> None:
@@ -89,6 +106,7 @@ class Streams(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(["runner-0", "runner-1"]))
     def restart_runner(self, name: str) -> None:
+        self._endanger(name)
         self.world.kill(name)
         self.runners[name] = self.world.runner(name)
 
@@ -97,6 +115,7 @@ class Streams(RuleBasedStateMachine):
         """The gateway gives a living runner up; what it has ends as lost."""
         from pie_wire.errors import PeerLost
 
+        self._endanger(name)
         hub = self.world.hubs["gateway"]
         for peer in [p for p in hub.peers() if p.name == name]:
             hub.lost(peer, PeerLost("silent"))
@@ -116,6 +135,7 @@ class Streams(RuleBasedStateMachine):
     def teardown(self) -> None:
         if not hasattr(self, "world"):
             return
+        attachment.WINDOW_EVENTS = self.window
         self.world.run(8.0)
         for pid in self.home:
             runner = self._runner_of(pid)
@@ -131,6 +151,7 @@ class Streams(RuleBasedStateMachine):
             assert [e.seq for e in events if e.kind in TERMINAL_KINDS] == [len(events)]
             for event in events:
                 assert self.seen.setdefault((pid, event.seq), event) == event
+            self._is_true(pid, events)
         assert self.world.core is not None
         assert self.world.core.table.live_count == 0
         assert all(len(r.processes) == 0 for r in self.world.core.runners)
@@ -138,6 +159,22 @@ class Streams(RuleBasedStateMachine):
     def _runner_of(self, pid: str) -> FakeRunner | None:
         runner = self.runners[self.home[pid]]
         return runner if pid in runner.processes else None
+
+    def _events_of(self, pid: str) -> list[Event]:
+        return self.runners[self.home[pid]].processes[pid].events
+
+    def _endanger(self, runner: str) -> None:
+        self.endangered |= {pid for pid, name in self.home.items() if name == runner}
+
+    def _is_true(self, pid: str, events: list[Event]) -> None:
+        """All that the runner emitted or, if it was given up, a part from the start and then `process_lost`."""
+        truth = self.truth[pid]
+        if events != truth:
+            *before, last = events
+            assert pid in self.endangered
+            assert before == truth[: len(before)]
+            assert last.error is not None
+            assert last.error.code == "process_lost"
 
     def _record(self, pid: str):
         assert self.world.core is not None
