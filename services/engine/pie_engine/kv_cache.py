@@ -24,7 +24,8 @@ class KvCache:
         return -(-length // self.pool.page_size)
 
     def find_prefix(self, context: Context, limit: int) -> None:
-        """Take over published pages for tokens beyond what has KV, page by page while they are found, up to `limit`.
+        """Take over published pages for tokens beyond what has KV, page by page while they are found, up to `limit`
+        and the account's cap.
 
         A private, partly filled page is given back when the whole page is found.
         """
@@ -33,6 +34,9 @@ class KvCache:
         while (index + 1) * size <= limit:
             page = self.pool.find(self.page_hash(context, index))
             if page is None:
+                return
+            use = context.use
+            if index >= len(context.pages) and use.account.page_cap and use.pages >= use.account.page_cap:
                 return
             self.pool.share(page)
             if index < len(context.pages):
