@@ -18,7 +18,7 @@ from pie_runner.testing import CoroutineHost
 from pie_wire.errors import NotFound, PeerLost
 from pie_wire.hub import Hub, Incoming, Peer
 from pie_wire.messages.base import Done
-from pie_wire.messages.common import Event, MemberInfo, ModelFacts, ProgramRef
+from pie_wire.messages.common import Event, MemberInfo, ModelFacts, ProgramKind, ProgramRef
 from pie_wire.messages.gateway import Announce, Events, Recovered, RunnerLoad
 from pie_wire.messages.kvstore import (
     ArtifactChunk,
@@ -252,7 +252,7 @@ class World:
         self.programs: dict[str, Any] = {}
         self.kvstore = Kvstore(self)
         self.gateway = Gateway(self)
-        self.host = CoroutineHost(TABLE, self.programs)
+        self.host: Any = CoroutineHost(TABLE, self.programs)
         self.host.programs = self.programs
         self.offloads: list[Callable[[], None]] = []
         self.hold_offloads = False
@@ -339,11 +339,16 @@ class World:
     # -- what a gateway does
 
     def install(self, name: str, main: Any) -> ProgramRef:
+        """A coroutine, or Python source for a world that runs Wasm."""
         self.programs[name] = main
-        source = f"program {name}".encode() * 20
-        sha256 = hashlib.sha256(source).hexdigest()
-        self.artifacts[sha256] = source
-        return ProgramRef(name, "0.1.0", "python", sha256)
+        source = main.encode() if isinstance(main, str) else f"program {name}".encode() * 20
+        return self.store(name, source)
+
+    def store(self, name: str, artifact: bytes, kind: ProgramKind = "python") -> ProgramRef:
+        """An artifact in kvstore."""
+        sha256 = hashlib.sha256(artifact).hexdigest()
+        self.artifacts[sha256] = artifact
+        return ProgramRef(name, "0.1.0", kind, sha256)
 
     def start(self, main: Any, pid: str = "p1", text: str = "{}", name: str = "", **fields: Any) -> list[Any]:
         """Start a program; returns the list its Start's answer goes to."""

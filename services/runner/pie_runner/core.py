@@ -129,7 +129,14 @@ class RunnerCore:
         process = Process(start, incoming.scope, self.services, self, self._random_bytes(16))
         self.processes[start.pid] = process
         self.live += 1
-        process.stop_fetching = self.artifacts.ensure(start.program.sha256, lambda error: self._fetched(process, error))
+        try:
+            process.stop_fetching = self.artifacts.ensure(
+                start.program.sha256, lambda error: self._fetched(process, error)
+            )
+        except PieError:
+            del self.processes[start.pid]
+            self.live -= 1
+            raise
         return Done()
 
     def _fetched(self, process: Process, error: PieError | None) -> None:

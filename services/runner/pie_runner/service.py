@@ -96,6 +96,7 @@ class RunnerService:
     def close(self) -> None:
         """Release everything."""
         self._driver.close(Terminated("the runner was shut down"))
+        self._driver.host.close()
         self._transport.close(PeerLost(f"runner {self._hub.identity.name} is shutting down"))
         self._workers.close()
         self._preparers.close()

@@ -70,8 +70,8 @@ class Api:
             raise CallError(answer.error)
         if isinstance(answer, Ok):
             answer = answer.value
-        if isinstance(answer, HostResource) and answer not in self._owned:
-            self._owned.append(answer)
+        if callable(getattr(answer, "close", None)) and answer not in self._owned:
+            self._owned.append(cast(HostResource, answer))
         return answer
 
     async def wait(self, resource: str, item: Any, getter: str = "get") -> Any:

@@ -1,0 +1,202 @@
+"""Real Wasm fibers in the real core: Python source in the prepared component, components, and what may be wrong."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+from pie_bakery import prepare_python_runtime
+from pie_runner.disk_cache import DiskCache
+from pie_runner.host import TABLE
+from pie_runner.service import find_python_runtime
+from pie_runner.wasm.cache import CodeCache
+from pie_runner.wasm.driver import Driver
+from pie_runner.wasm.engine import WasmEngine
+from pie_runner.wasm.fiber import Limits
+from pie_runner.wasm.host import Host
+from pie_runner.wasm_programs import WasmPrograms
+from pie_wire.config import pie_home
+from pie_wire.errors import BadField, HashMismatch, Terminated
+from pie_wire.messages.common import ProgramRef
+from pie_wire.messages.runner import Kill, Start
+from tests_runner_world import World
+
+STREAM = """
+import asyncio
+from inferlet import Context
+
+async def main(prompt="hi", n=5):
+    base = Context()
+    base.system("Be terse.").user(prompt)
+
+    async def one(context):
+        return [step.tokens async for step in context.generate(max_tokens=n)]
+
+    return await asyncio.gather(*(one(base.fork()) for _ in range(3)))
+"""
+
+
+@pytest.fixture(scope="module")
+def runtime() -> Path:
+    prepare_python_runtime(pie_home())
+    found = find_python_runtime("", pie_home())
+    assert found is not None
+    return found
+
+
+@pytest.fixture(scope="module")
+def driver():
+    engine = WasmEngine()
+    driver = Driver(Host(engine, TABLE))
+    yield driver
+    driver.close(Terminated("the tests are over"))
+    driver.host.close()
+    engine.close()
+
+
+class Programs(WasmPrograms):
+    """As the shell runs them."""
+
+    def run_ready(self) -> None:
+        self.driver.run_ready(0.5)
+
+
+@pytest.fixture
+def wasm(world: World, driver: Driver, runtime: Path, tmp_path: Path) -> World:
+    cache = DiskCache(tmp_path / "programs", 1 << 30)
+    world.runner.artifacts.cache = cache
+    world.host = world.runner.host = Programs(
+        driver,
+        CodeCache(pie_home() / "code", driver.host.engine.settings),
+        world._offload,
+        runtime=lambda: runtime,
+        artifact_path=cache.path,
+        limits=Limits(memory_bytes=256 << 20),
+    )
+    world.chunk = 4096
+    return world
+
+
+def test_python_source_runs_with_everything_behind_it(wasm):
+    last = wasm.outcome(STREAM, text='{"prompt": "hello", "n": 4}')
+
+    assert last.kind == "return", last
+    streams = json.loads(last.text)
+    assert [len(stream) for stream in streams] == [4, 4, 4]
+    wasm.run(0.3)
+    assert wasm.engine.contexts == 0
+    assert wasm.engine.pages_owned == 0
+    assert not wasm.host.driver.fibers
+
+
+def test_output_and_failures_name_the_authors_file_and_line(wasm):
+    source = "import sys\nprint('out')\nprint('err', file=sys.stderr)\ndef main():\n    return 1 / 0\n"
+    last = wasm.outcome(source, filename="mine.py")
+
+    assert [(e.kind, e.text) for e in wasm.log()[1:-1]] == [("stdout", "out\n"), ("stderr", "err\n")]
+    assert last.error.code == "program_error"
+    assert 'File "mine.py", line 5' in last.error.message
+    assert "ZeroDivisionError" in last.error.message
+
+
+def test_many_run_side_by_side(wasm):
+    for i in range(8):
+        wasm.start(STREAM, pid=f"p{i}", text=json.dumps({"n": 3 + i}), name="stream")
+    wasm.run(lambda: all(wasm.ended(f"p{i}") for i in range(8)))
+
+    for i in range(8):
+        assert [len(stream) for stream in json.loads(wasm.log(f"p{i}")[-1].text)] == [3 + i] * 3
+
+
+SPINS = "def main():\n    while True: pass\n"
+SLEEPS = "import time\ndef main():\n    time.sleep(1e6)\n"
+RECEIVES = "from inferlet import session\nasync def main():\n    await session.receive()\n"
+
+
+@pytest.mark.parametrize("source", [SPINS, SLEEPS, RECEIVES])
+def test_a_kill_ends_it_wherever_it_is(wasm, source):
+    wasm.start(source)
+    wasm.run(lambda: wasm.log() != [], limit=5.0)
+    for _ in range(3):
+        wasm.turn()
+    wasm.push(Kill("p1", "by the test"))
+    wasm.run(wasm.ended, limit=5.0)
+
+    assert wasm.log()[-1].error.code == "terminated", wasm.log()[-1].error
+    assert not wasm.host.driver.fibers
+
+
+def test_a_component_is_compiled_and_run(wasm, runtime):
+    """The generic component itself, uploaded as somebody's program."""
+    ref = wasm.store("mine", runtime.read_bytes(), "component")
+    wasm.chunk = 1 << 20
+    envelope = {"source": "def main(x): return x + 1", "filename": "a.py", "input": {"x": 41}}
+    wasm.send_start(Start("p1", ref, json.dumps(envelope)))
+    wasm.run(wasm.ended)
+
+    assert wasm.log()[-1].text == "42"
+
+
+def test_what_is_no_program_is_refused(wasm):
+    ref = wasm.store("junk", b"not wasm at all", "component")
+    wasm.send_start(Start("p1", ref, "{}"))
+    wasm.run(wasm.ended)
+    assert wasm.log()[-1].error.code == "bad_program"
+
+    ref = wasm.store("latin", "x = 'é'".encode("latin-1"))
+    wasm.send_start(Start("p2", ref, "{}"))
+    wasm.run(lambda: wasm.ended("p2"))
+    assert wasm.log("p2")[-1].error.code == "bad_program"
+
+
+def test_memory_is_limited(wasm):
+    last = wasm.outcome("def main():\n    x = []\n    while True: x.append(bytearray(1 << 20))\n")
+
+    assert last.error.code in ("limit_exceeded", "program_error")
+    assert last.error.code == "limit_exceeded" or "MemoryError" in last.error.message
+
+
+def test_without_the_python_component_a_launch_says_what_to_do(wasm):
+    wasm.host._runtime = lambda: None
+    error = wasm.outcome(STREAM).error
+
+    assert error.retryable
+    assert "python -m pie_bakery runtime" in error.message
+
+
+def test_a_damaged_cache_entry_is_removed_and_named(tmp_path):
+    cache = DiskCache(tmp_path, 1 << 20)
+    digest = hashlib.sha256(b"program").hexdigest()
+    cache.write(digest, b"program")
+    cache.path(digest).write_bytes(b"damaged")
+
+    with pytest.raises(HashMismatch):
+        cache.read(digest)
+    assert not cache.has(digest)
+
+
+def test_the_cache_keeps_to_its_size(tmp_path):
+    cache = DiskCache(tmp_path, 250)
+    digests = [hashlib.sha256(bytes([i]) * 100).hexdigest() for i in range(4)]
+    for i, digest in enumerate(digests):
+        cache.write(digest, bytes([i]) * 100)
+
+    assert [cache.has(digest) for digest in digests] == [False, False, True, True]
+
+
+@pytest.mark.parametrize("name", ["../../etc/passwd", "", "A" * 64, "a" * 63])
+def test_only_digests_name_files(tmp_path, name):
+    with pytest.raises(BadField):
+        DiskCache(tmp_path, 1).path(name)
+
+
+def test_a_start_with_a_bad_digest_is_refused(world: World, tmp_path):
+    world.runner.artifacts.cache = DiskCache(tmp_path, 1)
+    answers = world.send_start(Start("p1", ProgramRef("x", "", "python", "../x"), "{}"))
+    world.run(lambda: bool(answers))
+
+    assert answers[0].error.code == "bad_field"
+    assert not world.runner.processes
+    assert world.runner.live == 0
