@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,7 @@ from typing import TypedDict
 
 import click
 from pie_wire.messages.common import MemberInfo
+from pie_wire.messages.gateway import StatusReport
 
 from pie_cli.paths import StackPaths
 from pie_cli.probe import Probe
@@ -19,43 +21,6 @@ ASK_TIMEOUT = 2.0
 NOT_RUNNING = 3
 """Exit status, as service managers use it."""
 HEALTH_COLOURS = {"up": "green", "starting": "yellow", "stuck": "yellow", "waiting": "yellow"}
-
-
-@click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def status(as_json: bool) -> None:
-    """Show every service: process, health, what it runs on, load, where it listens. Exit status 3: not running."""
-    state = running(StackPaths.default())
-    if state is None:
-        click.echo('{"phase": "down"}' if as_json else "Pie is not running: start it with `pie up`", err=not as_json)
-        sys.exit(NOT_RUNNING)
-    members = ask_members(state)
-    rows = [_row(service, members) for service in state.services]
-    if as_json:
-        report = {
-            "phase": state.phase,
-            "model": state.model,
-            "http": state.http,
-            "endpoint": state.endpoint,
-            "supervisor": state.supervisor,
-            "up_seconds": round(time.time() - state.started_at, 1),
-            "services": rows,
-        }
-        click.echo(json.dumps(report, indent=2))
-        return
-    _print_table(state, rows)
-
-
-def ask_members(state: StackState) -> list[MemberInfo]:
-    """The member list as kvstore has it now; empty if it does not answer."""
-    probe = Probe(state.kvstore)
-    try:
-        deadline = time.monotonic() + ASK_TIMEOUT
-        while not probe.members and time.monotonic() < deadline:
-            probe.poll(0.05, eager=True)
-        return probe.members
-    finally:
-        probe.close()
 
 
 class Row(TypedDict):
@@ -73,23 +38,109 @@ class Row(TypedDict):
     error: str
 
 
-def _row(service: ServiceStatus, members: Sequence[MemberInfo]) -> Row:
+class Report(TypedDict):
+    """All of `--json`. `supervisor` and `up_seconds` are 0 for a stack that is reached by PIE_ENDPOINT."""
+
+    phase: str
+    model: str
+    http: str
+    endpoint: str
+    supervisor: int
+    up_seconds: float
+    services: list[Row]
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def status(as_json: bool) -> None:
+    """Show every service: process, health, what it runs on, load, where it listens. Exit status 3: not running.
+
+    With PIE_ENDPOINT set, the stack behind that gateway is asked.
+    """
+    if endpoint := os.environ.get("PIE_ENDPOINT"):
+        report = _remote(endpoint)
+    else:
+        state = running(StackPaths.default())
+        if state is None:
+            words = '{"phase": "down"}' if as_json else "Pie is not running: start it with `pie up`"
+            click.echo(words, err=not as_json)
+            sys.exit(NOT_RUNNING)
+        report = _local(state)
+    if as_json:
+        click.echo(json.dumps(report, indent=2))
+    else:
+        _print_table(report)
+
+
+def _local(state: StackState) -> Report:
+    """The supervisor's processes, and what kvstore knows of them; the gateway need not live."""
+    members = ask_members(state)
+    return Report(
+        phase=state.phase,
+        model=state.model,
+        http=state.http,
+        endpoint=state.endpoint,
+        supervisor=state.supervisor,
+        up_seconds=round(time.time() - state.started_at, 1),
+        services=[_service_row(service, members) for service in state.services],
+    )
+
+
+def _remote(endpoint: str) -> Report:
+    from pie_cli.connect import connected, run_async
+
+    async def ask() -> StatusReport:
+        async with connected() as client:
+            return await client.status()
+
+    found = run_async(ask())
+    return Report(
+        phase="ready",
+        model=", ".join(model.name for model in found.models),
+        http=found.http,
+        endpoint=endpoint,
+        supervisor=0,
+        up_seconds=0.0,
+        services=[_member_row(member) for member in found.members],
+    )
+
+
+def ask_members(state: StackState) -> list[MemberInfo]:
+    """The member list as kvstore has it now; empty if it does not answer."""
+    probe = Probe(state.kvstore)
+    try:
+        deadline = time.monotonic() + ASK_TIMEOUT
+        while not probe.members and time.monotonic() < deadline:
+            probe.poll(0.05, eager=True)
+        return probe.members
+    finally:
+        probe.close()
+
+
+def _service_row(service: ServiceStatus, members: Sequence[MemberInfo]) -> Row:
     member = next((m for m in members if m.name == service.name and m.pid == service.pid), None)
-    health: str = service.state
-    if service.state == "ready":
-        health = member.state if member is not None else "unknown"
-    return {
-        "name": service.name,
-        "kind": service.kind,
-        "pid": service.pid,
-        "health": health,
-        "restarts": service.restarts,
-        "endpoint": member.endpoint if member else "",
-        "backend": str(member.info.get("backend", "")) if member else "",
-        "info": dict(member.info) if member else {},
-        "load": dict(member.stats) if member else {},
-        "error": service.error,
-    }
+    row = _member_row(member or MemberInfo(service.kind, service.name, 0))
+    row["pid"], row["restarts"], row["error"] = service.pid, service.restarts, service.error
+    if service.state != "ready":
+        row["health"] = service.state
+    elif member is None:
+        row["health"] = "unknown"
+    return row
+
+
+def _member_row(member: MemberInfo) -> Row:
+    return Row(
+        name=member.name,
+        kind=member.kind,
+        pid=member.pid,
+        health=member.state,
+        restarts=0,
+        endpoint=member.endpoint,
+        backend=str(member.info.get("backend", "")),
+        info=dict(member.info),
+        load=dict(member.stats),
+        error="",
+    )
 
 
 def describe(facts: Mapping[str, str | int | float]) -> str:
@@ -114,7 +165,7 @@ def load_words(kind: str, load: Mapping[str, str | int | float]) -> str:
             return ", ".join(f"{key} {value}" for key, value in load.items())
 
 
-def _print_table(state: StackState, rows: Sequence[Row]) -> None:
+def _print_table(report: Report) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -122,7 +173,7 @@ def _print_table(state: StackState, rows: Sequence[Row]) -> None:
     table = Table(box=None, pad_edge=False, header_style="dim")
     for title in ("SERVICE", "PID", "HEALTH", "RUNS ON", "LOAD"):
         table.add_column(title, no_wrap=True)
-    for row in rows:
+    for row in report["services"]:
         health = row["health"]
         note = f"{health} ({row['restarts']} restarts)" if row["restarts"] else health
         table.add_row(
@@ -133,6 +184,7 @@ def _print_table(state: StackState, rows: Sequence[Row]) -> None:
             load_words(row["kind"], row["load"]),
         )
     console = Console(highlight=False, soft_wrap=True)
-    console.print(f"Pie is {'up' if state.phase == 'ready' else state.phase} with {state.model}", highlight=False)
+    phase = "up" if report["phase"] == "ready" else report["phase"]
+    console.print(f"Pie is {phase} with {report['model']}", markup=False)
     console.print(table)
-    console.print(f"HTTP     {state.http or 'none'}\nclients  {state.endpoint}")
+    console.print(f"HTTP     {report['http'] or 'none'}\nclients  {report['endpoint']}", markup=False)

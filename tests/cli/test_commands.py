@@ -145,6 +145,13 @@ def test_empty_lists(invoke: Invoke):
     assert json.loads(invoke("pages", "--json").stdout) == {"engines": []}
 
 
+def test_status_of_a_stack_elsewhere(invoke: Invoke):
+    report = json.loads(invoke("status", "--json").stdout)
+
+    assert (report["phase"], report["endpoint"], report["model"]) == ("ready", "ipc:///fake", "fake")
+    assert "ipc:///fake" in invoke("status").stdout
+
+
 def test_install(invoke: Invoke, tmp_path: Path):
     (tmp_path / "main.py").write_text("def main(): ...")
     (tmp_path / "Pie.toml").write_text('[package]\nname = "mine"\nversion = "1.2.3"\n')
