@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from componentize_py_types import Err, Ok
@@ -34,10 +32,20 @@ def from_wit(error: types.Error) -> PieError:
     return PieError(error.code, error.message, error.retryable)
 
 
-@contextmanager
-def host_errors() -> Iterator[None]:
-    """Turn the errors of host calls in the block into PieError."""
-    try:
-        yield
-    except Err as exc:
-        raise from_wit(exc.value) from None
+class _HostErrors:
+    """A context manager without a generator behind it: it is entered for every host call that can fail."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, exc: BaseException | None, trace: object) -> None:
+        if isinstance(exc, Err):
+            raise from_wit(exc.value) from None
+
+
+_HOST_ERRORS = _HostErrors()
+
+
+def host_errors() -> _HostErrors:
+    """Turns the errors of host calls in its block into PieError."""
+    return _HOST_ERRORS

@@ -57,6 +57,7 @@ class Generator:
         self._seed = seed
         self._window = window
         self._run: raw.Run | None = None
+        self._id = 0
         self.tokens_generated = 0
         self.finish_reason: str | None = None
 
@@ -93,7 +94,7 @@ class Generator:
             raise StopAsyncIteration
         run = self._run or self._open()
         while (got := run.next()) is None:
-            await loop.ready(run)
+            await loop.ready(self._id)
         step = unwrap(got)
         if step.tokens:
             self.tokens_generated += len(step.tokens)
@@ -116,8 +117,9 @@ class Generator:
     def _open(self) -> raw.Run:
         spec = raw.Spec(self._sampler.wit, self._seed, self._stop, self._max_tokens, self._window, True)
         with host_errors():
-            self._run = raw.Run.open(self._context.handle, spec)
-        return self._run
+            run = self._run = raw.Run.open(self._context.handle, spec)
+        self._id = run.id()
+        return run
 
     def close(self) -> None:
         """Stop here. The engine's work beyond the last step taken is discarded."""

@@ -15,13 +15,9 @@ _POLL_EVERY = 16
 
 
 class Waitable(Protocol):
-    """A host resource that `wait-any` knows by its id."""
+    """A host resource that `wait-any` knows by its id and that is got once."""
 
     def id(self) -> int: ...
-
-
-class Pollable(Waitable, Protocol):
-    """A waitable that is got once."""
 
     def get(self) -> Any: ...
 
@@ -30,23 +26,23 @@ class HostSelector:
     """Maps ids of waitables to the asyncio futures that wait for them."""
 
     def __init__(self) -> None:
-        self._waiting: dict[int, asyncio.Future[None]] = {}
+        self.waiting: dict[int, asyncio.Future[None]] = {}
         self._busy = 0
 
     def add(self, id_: int, future: asyncio.Future[None]) -> None:
-        self._waiting[id_] = future
+        self.waiting[id_] = future
 
     def discard(self, id_: int) -> None:
-        self._waiting.pop(id_, None)
+        self.waiting.pop(id_, None)
 
     def select(self, timeout: float | None) -> list[asyncio.Future[None]]:
         """Wait for waitables, at most `timeout` seconds. With timeout 0 the host is asked only now and then."""
         if timeout is not None and timeout <= 0:
             self._busy += 1
-            if self._busy < _POLL_EVERY or not self._waiting:
+            if self._busy < _POLL_EVERY or not self.waiting:
                 return []
         self._busy = 0
-        ids = list(self._waiting)
+        ids = list(self.waiting)
         if timeout is None:
             if not ids:
                 raise RuntimeError("deadlock: every task waits for another one, and nothing is asked of the host")
@@ -54,10 +50,10 @@ class HostSelector:
         else:
             with clocks.sleep(max(0, round(timeout * 1e9))) as timer:
                 ready = futures.wait_any([*ids, timer.id()])
-        return [self._waiting.pop(id_) for id_ in ready if id_ in self._waiting]
+        return [self.waiting.pop(id_) for id_ in ready if id_ in self.waiting]
 
     def close(self) -> None:
-        self._waiting.clear()
+        self.waiting.clear()
 
     def get_map(self) -> dict[int, object]:
         return {}
@@ -73,6 +69,11 @@ class HostLoop(base_events.BaseEventLoop):
     @property
     def selector(self) -> HostSelector:
         return self._selector
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether the running task is all there is: nothing else is ready, timed or waiting."""
+        return not self._ready and not self._scheduled and not self._selector.waiting
 
     def _process_events(self, event_list: list[asyncio.Future[None]]) -> None:
         for future in event_list:
@@ -101,13 +102,16 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
         return runner.run(coroutine)
 
 
-async def ready(waitable: Waitable) -> None:
-    """Suspend this task until a waitable has something to get."""
+async def ready(id_: int) -> None:
+    """Suspend this task until the waitable of this id has something to get."""
     loop = asyncio.get_running_loop()
     if not isinstance(loop, HostLoop):
         raise RuntimeError("host futures can be awaited on the inferlet event loop only")
+    if loop.is_alone:
+        # Nothing else could run meanwhile: a turn of the loop would change nothing and cost as much as a token.
+        futures.wait_any([id_])
+        return
     future = loop.create_future()
-    id_ = waitable.id()
     loop.selector.add(id_, future)
     try:
         await future
@@ -115,8 +119,8 @@ async def ready(waitable: Waitable) -> None:
         loop.selector.discard(id_)
 
 
-async def result(waitable: Pollable) -> Any:
+async def result(waitable: Waitable) -> Any:
     """The result of a waitable that is got once: its WIT result, when it is there."""
     while (got := waitable.get()) is None:
-        await ready(waitable)
+        await ready(waitable.id())
     return got

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import cast
 
 import structlog
 
@@ -35,12 +36,12 @@ class ResourceTable:
 
     def lower(self, value: object, resource: str) -> int:
         """Hand an object to the guest; the table owns it from here on. `resource`: `interface.name`."""
-        if not isinstance(value, HostResource):
+        if not hasattr(value, "close"):
             raise TypeError(f"a {resource} is wanted, not {type(value).__name__}")
         type_id = self._type_ids[resource]
         self._last += 1
         handle = ffi.new_resource(self._context, self._last, type_id)
-        self._objects[self._last] = value
+        self._objects[self._last] = cast(HostResource, value)
         return handle
 
     def drop(self, rep: int) -> None:

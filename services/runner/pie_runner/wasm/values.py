@@ -13,7 +13,7 @@ import keyword
 from collections import namedtuple
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -229,6 +229,10 @@ def _lower_char(value: Any, c: Val, _: Handles) -> None:
 # Lists
 
 
+# Up to here a plain loop is faster than setting up a view.
+_SHORT = 8
+
+
 @lru_cache(maxsize=16)
 def _layout(name: str) -> np.dtype[Any]:
     return np.dtype(
@@ -252,14 +256,29 @@ def _lift_bytes(c: Val, _: Handles) -> bytes:
 
 
 def _lift_numbers(name: str) -> Lift:
-    return lambda c, _: _view(c, name)["value"].tolist() if c.of.list.size else []
+    def lift(c: Val, _: Handles) -> list[Any]:
+        vec = c.of.list
+        size = vec.size
+        if size > _SHORT:
+            return _view(c, name)["value"].tolist()
+        data = vec.data
+        return [getattr(data[i].of, name) for i in range(size)]
+
+    return lift
 
 
 def _lower_numbers(name: str) -> Lower:
     kind, _ = _NUMBERS[name]
     dtype = np.dtype(_NUMBERS[name][1])
+    one = _lower_prim(name)
 
-    def lower(value: Any, c: Val, _: Handles) -> None:
+    def lower(value: Any, c: Val, handles: Handles) -> None:
+        if type(value) is list and len(cast("list[Any]", value)) <= _SHORT:
+            few = cast("list[Any]", value)
+            data = ffi.new_list(c, len(few))
+            for i, number in enumerate(few):
+                one(number, data[i], handles)
+            return
         if isinstance(value, bytes | bytearray):
             numbers: NDArray[Any] = np.frombuffer(value, dtype="u1")
         else:
