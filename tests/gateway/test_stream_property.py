@@ -47,21 +47,25 @@ class Streams(RuleBasedStateMachine):
         attachment.WINDOW_EVENTS = 16
         self.seen: dict[tuple[str, int], Event] = {}
 
-    @rule(target=pids, reader=st.sampled_from(READERS))
-    def launch(self, reader: str) -> str:
+    @rule(target=pids, reader=st.sampled_from(READERS), acks=st.booleans())
+    def launch(self, reader: str, acks: bool) -> str:
         self.world.run(1.0)
+        self.readers[reader].client.acks = acks
         pid = self.readers[reader].client.launch()
         self.home[pid] = next(name for name, r in self.runners.items() if pid in r.processes)
         self.truth[pid] = self._events_of(pid)
         self.attached[pid] = (reader, 1)
         return pid
 
-    @rule(pid=pids, count=st.integers(1, 40), settle=st.booleans())
-    def emit(self, pid: str, count: int, settle: bool) -> None:
+    @rule(pid=pids, count=st.integers(1, 40), again=st.integers(0, 5), settle=st.booleans())
+    def emit(self, pid: str, count: int, again: int, settle: bool) -> None:
+        """A process goes on; its runner sends some of the last events twice."""
         runner = self._runner_of(pid)
         if runner is not None and not runner.processes[pid].ended:
             for number in range(count):
                 runner.emit(pid, "message", str(number))
+            if again:
+                runner.push(pid, runner.processes[pid].events[-again:])
         if settle:
             self.world.run(0.1)
 
@@ -74,13 +78,6 @@ class Streams(RuleBasedStateMachine):
             for pid, events in client.events.items():
                 if events:
                     client.ack(pid, events[-1].seq)
-
-    @rule(pid=pids, back=st.integers(0, 5))
-    def repeat(self, pid: str, back: int) -> None:
-        """A runner sends some of its last events again."""
-        runner = self._runner_of(pid)
-        if runner is not None and runner.peer is not None:
-            runner.push(pid, runner.processes[pid].events[-back - 1 :])
 
     @rule(pid=consumes(pids))
     def end(self, pid: str) -> None:
@@ -184,4 +181,4 @@ class Streams(RuleBasedStateMachine):
 
 
 TestStreams = Streams.TestCase
-TestStreams.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+TestStreams.settings = settings(max_examples=100, stateful_step_count=25, deadline=None)
