@@ -50,7 +50,9 @@ class RunnerCore:
         capacity: int = 512,
         window: int = 32,
         model_wait: float = 10.0,
+        backend: str = "",
     ) -> None:
+        """`backend` names what runs the programs, for the member list."""
         self.hub = hub
         self.host = host
         self.capacity = capacity
@@ -61,7 +63,7 @@ class RunnerCore:
         self.timers = Timers()
         self.engines = Engines(hub, dialer, offload)
         self.artifacts = Artifacts(hub, cache)
-        self.membership = Membership(hub)
+        self.membership = Membership(hub, info={"backend": backend, "capacity": capacity})
         self.membership.report(self._stats)
         self.membership.on_change(self.engines.update)
         self.uplink = Uplink(hub, self.processes, capacity, self._forget)

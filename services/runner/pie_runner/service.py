@@ -19,6 +19,7 @@ from pie_runner.core import RunnerCore
 from pie_runner.disk_cache import DiskCache
 from pie_runner.host import TABLE
 from pie_runner.uplink import PORT as GATEWAY
+from pie_runner.wasm import ffi
 from pie_runner.wasm.cache import CodeCache
 from pie_runner.wasm.driver import Driver
 from pie_runner.wasm.engine import WasmEngine
@@ -69,6 +70,7 @@ class RunnerService:
             capacity=config.capacity,
             window=config.window,
             model_wait=config.model_wait,
+            backend=f"wasmtime {ffi.VERSION}",
         )
         self._transport.dial(KVSTORE, config.kvstore_endpoint)
         self._transport.dial(GATEWAY, config.gateway_endpoint)
