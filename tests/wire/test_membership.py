@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import msgspec
-from pair import Clock, End
+from pair import Clock, End, Pair
 from pie_wire.errors import PeerLost, StoreUnavailable
 from pie_wire.hub import Incoming
 from pie_wire.membership import KVSTORE, Membership
@@ -131,6 +131,46 @@ def test_the_highest_version_of_the_list_counts_and_outlives_the_link():
     assert registry.membership.members == [engine, lost]
     assert registry.membership.of_kind("engine") == [engine]
     assert not registry.membership.joined
+
+
+class Replacement:
+    """A runner and its successor under the same name, both with a link to a gateway that hears the member list."""
+
+    def __init__(self) -> None:
+        self.pair = Pair()
+        self.old = self.pair.dial(b"r1", "runner", name="r", epoch=0)
+        self.new = self.pair.dial(b"r2", "runner", name="r", epoch=0)
+        self.store = self.pair.dial(b"r3", "kvstore")
+        Membership(self.pair.acceptor.hub)
+        self.pair.run()
+        (self.peer,) = self.store.hub.peers()
+
+    def list(self, version: int, end: End, epoch: int) -> None:
+        row = MemberInfo("runner", "r", epoch, incarnation=end.hub.identity.incarnation)
+        self.store.hub.send(self.peer, Members(version, [row]))
+        self.pair.run()
+
+    def linked(self) -> set[str]:
+        return {p.identity.incarnation for p in self.pair.acceptor.hub.peers() if p.kind == "runner"}
+
+
+def test_a_newer_incarnation_in_the_list_ends_the_links_of_the_older_one():
+    runners = Replacement()
+    old, new = (end.hub.identity.incarnation for end in (runners.old, runners.new))
+
+    runners.list(1, runners.old, 5)
+    assert runners.linked() == {old, new}, "one that is not listed yet may be on its way to join"
+    del runners.pair.dialers[b"r1"]
+    runners.list(2, runners.new, 6)
+    assert runners.linked() == {new}
+    assert isinstance(runners.pair.acceptor.cause, PeerLost)
+
+
+def test_an_outdated_list_ends_nothing():
+    runners = Replacement()
+    runners.list(1, runners.new, 6)
+    runners.list(2, runners.old, 5)
+    assert len(runners.linked()) == 2
 
 
 def test_leaving_gives_the_lease_back():

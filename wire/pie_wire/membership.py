@@ -7,7 +7,7 @@ from collections.abc import Callable
 import msgspec
 import structlog
 
-from pie_wire.errors import PieError
+from pie_wire.errors import PeerLost, PieError
 from pie_wire.hub import Answer, Hub, Incoming, Peer
 from pie_wire.messages.common import MemberInfo
 from pie_wire.messages.kvstore import Join, Joined, Leave, Members, Renew
@@ -27,7 +27,7 @@ class Membership:
     """Joins on every new link to kvstore, renews each second, mirrors the member list.
 
     While kvstore is away the last list stays in force: a service does not lose its peers because the registry is
-    down.
+    down. A member listed with a newer incarnation has replaced the older one, whose links end at once.
     """
 
     def __init__(self, hub: Hub, *, endpoint: str = "", info: Facts | None = None) -> None:
@@ -130,6 +130,22 @@ class Membership:
         if incoming.message.version <= self._version:
             return
         self._version = incoming.message.version
+        before = {(m.kind, m.name): m for m in self.members}
         self.members = incoming.message.members
+        for member in self.members:
+            old = before.get((member.kind, member.name))
+            if old is not None and old.incarnation != member.incarnation and old.epoch < member.epoch:
+                self._bury(old)
         for callback in self._changed:
             callback(self.members)
+
+    def _bury(self, replaced: MemberInfo) -> None:
+        """A new incarnation is the old one's death: on another machine, where no process can be watched, that is known
+        long before the silence of its links says so."""
+        for peer in self._hub.peers():
+            if (peer.kind, peer.name, peer.identity.incarnation) == (
+                replaced.kind,
+                replaced.name,
+                replaced.incarnation,
+            ):
+                self._hub.lost(peer, PeerLost(f"{peer} was replaced by a new incarnation"))
