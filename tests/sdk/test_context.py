@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from lab import Lab
 from pie_runner.wasm.program import Program
+from pie_wire.errors import LimitExceeded
 
 PRELUDE = "import asyncio\nfrom inferlet import *\n"
 
@@ -238,6 +239,22 @@ async def main():
 
     assert launch.value == "hello"
     assert launch.instance.sent == ["text", '{"a": 1}', b"raw"]
+
+
+def test_too_much_in_one_message(lab: Lab, python: Program):
+    body = """
+        try:
+            session.send_file(bytes(5_000_000))
+        except PieError as exc:
+            return exc.code
+    """
+
+    assert run(lab, python, body) == "too_large"
+
+
+def test_too_much_in_one_call_ends_the_program_with_the_limit(lab: Lab, python: Program):
+    with pytest.raises(LimitExceeded, match="too much in one host call"):
+        run(lab, python, "Context().append([1] * 5_000_000)")
 
 
 def test_released_contexts_are_gone_at_once(lab: Lab, python: Program):

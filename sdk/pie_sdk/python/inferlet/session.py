@@ -8,7 +8,9 @@ from typing import Any
 from wit_world.imports import session as raw
 
 from inferlet import loop
-from inferlet.errors import host_errors, unwrap
+from inferlet.errors import PieError, host_errors, unwrap
+
+_MAX_BYTES = 4_000_000
 
 
 def send(message: Any, *, drop_when_full: bool = False) -> None:
@@ -19,7 +21,9 @@ def send(message: Any, *, drop_when_full: bool = False) -> None:
 
 
 def send_file(data: bytes, *, drop_when_full: bool = False) -> None:
-    """Send bytes."""
+    """Send bytes, at most 4 MB at a time."""
+    if len(data) > _MAX_BYTES:
+        raise PieError("too_large", f"{len(data)} bytes in one message; at most {_MAX_BYTES}: send it in pieces.")
     with host_errors():
         raw.send_bytes(data, _on_full(drop_when_full))
 

@@ -21,6 +21,10 @@ def failure_of(error: WasmError, stderr: str = "") -> PieError:
     trace = _backtrace(head)
     if "call stack exhausted" in cause:
         return LimitExceeded(_joined("The program passed its stack limit (recursion too deep).", trace, stderr))
+    if "fuel allocated for hostcalls" in cause:
+        # wasmtime's bound on one call: 128 MiB of its value form, in which each list element takes 32 bytes.
+        text = "The program passed too much in one host call: at most about 4 million list elements, 128 MiB of text."
+        return LimitExceeded(_joined(text, trace, stderr))
     if "forcing trap when growing memory" in cause or "exceeds memory limits" in cause:
         return LimitExceeded(_joined("The program passed its memory limit.", trace, stderr))
     return Trapped(_joined(f"The program trapped: {cause.removeprefix('wasm trap: ')}.", trace, stderr))
