@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from kvstore_world import Service, World
 from pie_kvstore.schema import ARTIFACT_SECONDS, UPLOAD_SECONDS
 from pie_wire.errors import BadField, HashMismatch, NotFound, TooLarge
 from pie_wire.messages.common import CHUNK_BYTES, MAX_ARTIFACT_BYTES
 from pie_wire.messages.kvstore import GetArtifact, PutArtifact, StatArtifact
-
-if TYPE_CHECKING:
-    from tests.kvstore.conftest import Service, World
 
 
 def digest(data: bytes) -> str:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
+from kvstore_world import World
 from pie_kvstore.core import LEASE_SECONDS
 from pie_wire.errors import BadField, StaleEpoch, StoreUnavailable
 from pie_wire.messages.common import MemberInfo
 from pie_wire.messages.kvstore import Join, Leave, ListMembers
-
-if TYPE_CHECKING:
-    from tests.kvstore.conftest import World
 
 
 def test_epochs_grow_with_each_incarnation(world: World):

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from kvstore_world import Service, World
 from pie_kvstore.names import Version
 from pie_wire.errors import BadField, Conflict, NotFound, TooLarge
 from pie_wire.messages.common import Program, ProgramRef
 from pie_wire.messages.kvstore import GetProgram, InstallProgram, ListPrograms, PutArtifact
-
-if TYPE_CHECKING:
-    from tests.kvstore.conftest import Service, World
 
 
 @pytest.fixture

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
+from kvstore_world import Service, World
 from pie_kvstore.core import LEASE_SECONDS
 from pie_kvstore.schema import ENDED_SECONDS
 from pie_wire.errors import BadField, Conflict, NotFound, PieError, StaleEpoch
@@ -20,9 +19,6 @@ from pie_wire.messages.kvstore import (
     PutSnapshot,
     Snapshot,
 )
-
-if TYPE_CHECKING:
-    from tests.kvstore.conftest import Service, World
 
 
 @pytest.fixture

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import fakeredis
 import pytest
 import redis
+from kvstore_world import World
 from pie_kvstore.core import KvstoreCore
 from pie_kvstore.store import Store
 from pie_wire.errors import InternalError, StoreUnavailable, Unsupported
 from pie_wire.hub import Hub
 from pie_wire.messages.kvstore import ListPrograms
 from pie_wire.messages.link import Identity
-
-if TYPE_CHECKING:
-    from tests.kvstore.conftest import World
 
 
 class Hanging:
