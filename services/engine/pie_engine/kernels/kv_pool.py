@@ -21,6 +21,8 @@ class KvPool:
         self.kv_heads = kv_heads
         self.head_dim = head_dim
         self._tensor = torch.zeros(pages + 1, layers, 2, kv_heads, page_size * head_dim, dtype=dtype)
+        self._layers = layers
+        self._blocks = self._tensor.view(-1, page_size * head_dim)
         slots = self._tensor.view(pages + 1, layers, 2, kv_heads, page_size, head_dim)
         self._keys = [slots[:, layer, 0] for layer in range(layers)]
         self._values = [slots[:, layer, 1] for layer in range(layers)]
@@ -32,6 +34,22 @@ class KvPool:
     def values(self, layer: int) -> Tensor:
         """View `[pages + 1, kv_heads, page_size, head_dim]`, valid as long as the pool."""
         return self._values[layer]
+
+    def block_rows(self, pages: Tensor) -> Tensor:
+        """Where the blocks of `pages` `[n, m]` lie for layer 0: `[2, n, kv_heads, m]`, keys before values."""
+        halves = torch.arange(2).view(2, 1, 1, 1) * self.kv_heads
+        heads = torch.arange(self.kv_heads).view(1, 1, -1, 1)
+        return pages.view(1, len(pages), 1, -1) * (self._layers * 2 * self.kv_heads) + halves + heads
+
+    def gather(self, layer: int, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values `[n, kv_heads, m * page_size, head_dim]` of the pages that `block_rows` was made for.
+
+        One copy for both: a block, the slots of one page and head, is contiguous in the pool and in the result.
+        """
+        _, count, heads, width = rows.shape
+        found = self._blocks.index_select(0, (rows + layer * 2 * self.kv_heads).view(-1))
+        found = found.view(2, count, heads, width * self.page_size, self.head_dim)
+        return found[0], found[1]
 
     def copy_pages(self, copies: Int32Array) -> None:
         """Copy whole pages, all layers; `copies` is `[n, 2]` of (source, destination), no page on both sides."""

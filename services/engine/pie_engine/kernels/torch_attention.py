@@ -21,23 +21,27 @@ _SMALLEST_GROUP_PAGES = 8
 
 @dataclass(slots=True)
 class _Group:
-    """Segments of `per` rows each that run together: rows `[n * per]`, page table `[n, m]`, row slots and mask."""
+    """Segments of `per` rows each that run together: rows `[n * per]`."""
 
     rows: Tensor | slice
     per: int
-    pages: Tensor
+    blocks: Tensor
+    """`KvPool.block_rows` of the page table `[n, m]`"""
     row_slots: Tensor
     visible: Tensor
     """`[n, per, m * page_size]` bool"""
-    masks: dict[int | None, Tensor] = field(default_factory=dict[int | None, Tensor])
+    masks: dict[tuple[int | None, int], Tensor] = field(default_factory=dict[tuple[int | None, int], Tensor])
 
-    def mask(self, window: int | None) -> Tensor:
-        """`[n, per, m * page_size]` bool, with a sliding window applied when the layer has one."""
-        if window not in self.masks:
-            slots = torch.arange(self.visible.shape[-1])
-            recent = slots > (self.row_slots[..., None] - window) if window else torch.ones((), dtype=torch.bool)
-            self.masks[window] = self.visible & recent
-        return self.masks[window]
+    def mask(self, window: int | None, share: int) -> Tensor:
+        """`[n, 1, share * per, m * page_size]` bool, with a sliding window applied when the layer has one."""
+        found = self.masks.get((window, share))
+        if found is None:
+            found = self.visible
+            if window:
+                found = found & (torch.arange(found.shape[-1]) > self.row_slots[..., None] - window)
+            found = found[:, None].expand(-1, share, -1, -1).reshape(len(found), 1, share * self.per, -1)
+            self.masks[window, share] = found
+        return found
 
 
 class TorchAttention:
@@ -57,7 +61,7 @@ class TorchAttentionPass:
         slots = torch.from_numpy(batch.write_slots).long()
         self._write_pages = slots // batch.page_size
         self._write_offsets = slots % batch.page_size
-        self._groups = _groups(batch)
+        self._groups = _groups(batch, pool)
 
     def attend(
         self,
@@ -76,36 +80,33 @@ class TorchAttentionPass:
         values[self._write_pages, :, self._write_offsets] = value.to(values.dtype)
         output = torch.empty_like(query)
         for group in self._groups:
-            output[group.rows] = _attend(group, query[group.rows], keys, values, scale, window, softcap, sinks)
+            output[group.rows] = self._attend(layer, group, query[group.rows], scale, window, softcap, sinks)
         return output
 
-
-def _attend(
-    group: _Group,
-    query: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    scale: float,
-    window: int | None,
-    softcap: float | None,
-    sinks: Tensor | None,
-) -> Tensor:
-    count, width = group.pages.shape
-    _, kv_heads, page_size, dim = keys.shape
-    heads = query.shape[1]
-    share = heads // kv_heads
-    # The query heads of one KV head become rows of one matrix: GQA without repeating keys.
-    grouped = query.view(count, group.per, kv_heads, share, dim).permute(0, 2, 3, 1, 4)
-    grouped = grouped.reshape(count, kv_heads, share * group.per, dim)
-    key = keys[group.pages].transpose(1, 2).reshape(count, kv_heads, width * page_size, dim)
-    value = values[group.pages].transpose(1, 2).reshape(count, kv_heads, width * page_size, dim)
-    mask = group.mask(window)[:, None, None].expand(-1, 1, share, -1, -1).reshape(count, 1, share * group.per, -1)
-    if softcap is None and sinks is None:
-        attended = functional.scaled_dot_product_attention(grouped, key, value, attn_mask=mask, scale=scale)
-    else:
-        attended = _explicit(grouped, key, value, mask, scale, softcap, sinks)
-    attended = attended.view(count, kv_heads, share, group.per, dim).permute(0, 3, 1, 2, 4)
-    return attended.reshape(count * group.per, heads, dim)
+    def _attend(
+        self,
+        layer: int,
+        group: _Group,
+        query: Tensor,
+        scale: float,
+        window: int | None,
+        softcap: float | None,
+        sinks: Tensor | None,
+    ) -> Tensor:
+        key, value = self._pool.gather(layer, group.blocks)
+        count, kv_heads, _, dim = key.shape
+        heads = query.shape[1]
+        share = heads // kv_heads
+        # The query heads of one KV head become rows of one matrix: GQA without repeating keys.
+        grouped = query.reshape(count, group.per, kv_heads, share, dim).permute(0, 2, 3, 1, 4)
+        grouped = grouped.reshape(count, kv_heads, share * group.per, dim)
+        mask = group.mask(window, share)
+        if softcap is None and sinks is None:
+            attended = functional.scaled_dot_product_attention(grouped, key, value, attn_mask=mask, scale=scale)
+        else:
+            attended = _explicit(grouped, key, value, mask, scale, softcap, sinks)
+        attended = attended.view(count, kv_heads, share, group.per, dim).permute(0, 3, 1, 2, 4)
+        return attended.reshape(count * group.per, heads, dim)
 
 
 def _explicit(
@@ -125,7 +126,7 @@ def _explicit(
     return (weights @ value.float()).to(query.dtype)
 
 
-def _groups(batch: Batch) -> list[_Group]:
+def _groups(batch: Batch, pool: KvPool) -> list[_Group]:
     sizes = np.diff(batch.segment_rows)
     widths = np.diff(batch.page_ptr)
     single: dict[int, list[int]] = {}
@@ -135,12 +136,12 @@ def _groups(batch: Batch) -> list[_Group]:
             bucket = max(_SMALLEST_GROUP_PAGES, 1 << int(widths[segment] - 1).bit_length())
             single.setdefault(bucket, []).append(segment)
         else:
-            groups.append(_group(batch, [segment], int(sizes[segment])))
-    groups += [_group(batch, segments, 1) for segments in single.values()]
+            groups.append(_group(batch, pool, [segment], int(sizes[segment])))
+    groups += [_group(batch, pool, segments, 1) for segments in single.values()]
     return groups
 
 
-def _group(batch: Batch, segments: list[int], per: int) -> _Group:
+def _group(batch: Batch, pool: KvPool, segments: list[int], per: int) -> _Group:
     width = max(int(batch.page_ptr[s + 1] - batch.page_ptr[s]) for s in segments)
     pages = np.zeros((len(segments), width), dtype=np.int64)
     for index, segment in enumerate(segments):
@@ -161,7 +162,7 @@ def _group(batch: Batch, segments: list[int], per: int) -> _Group:
     return _Group(
         rows=slice(int(rows[0]), int(rows[-1]) + 1) if contiguous else torch.from_numpy(rows).long(),
         per=per,
-        pages=torch.from_numpy(pages),
+        blocks=pool.block_rows(torch.from_numpy(pages)),
         row_slots=torch.from_numpy(row_slots).long().view(len(segments), per),
         visible=torch.from_numpy(visible).view(len(segments), per, -1),
     )
