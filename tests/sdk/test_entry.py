@@ -131,6 +131,24 @@ def test_exceptions_of_tasks_keep_their_traceback(lab: Lab, python: Program):
     assert "KeyError: 'lost'" in text
 
 
+def test_an_error_of_the_host_ends_at_the_line_that_asked(lab: Lab, python: Program):
+    source = textwrap.dedent("""\
+        from inferlet import Model
+
+        async def main():
+            return Model.load("gpt")
+        """)
+
+    text = str(lab.run(python, source).error)
+
+    assert text.splitlines()[1:] == [
+        '  File "program.py", line 4, in main',
+        '    return Model.load("gpt")',
+        "           ~~~~~~~~~~^^^^^^^",
+        "inferlet.errors.PieError: There is no model 'gpt'; there is letters. [not_found]",
+    ]
+
+
 def test_exit(lab: Lab, python: Program):
     assert lab.run(python, "import sys\ndef main(): sys.exit(0)").value is None
     assert str(lab.run(python, "import sys\ndef main(): sys.exit('no luck')").error) == "exit: no luck"

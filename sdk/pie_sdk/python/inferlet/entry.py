@@ -17,9 +17,11 @@ from typing import Any
 from wit_world.imports import random as host_random
 
 from inferlet import loop, stdio
+from inferlet.errors import PieError
 
 _MODULE = "inferlet_main"
 _TRACE_END = 50
+_OWN_FOLDER = __file__.rpartition("/")[0] + "/"
 
 
 class ProgramFailedError(Exception):
@@ -135,8 +137,21 @@ def _report(exc: BaseException) -> str:
     while frame is not None and frame.tb_frame.f_code.co_filename in (*ours, loop.__file__):
         frame = frame.tb_next
     frame = frame or exc.__traceback__
+    if isinstance(exc, PieError):
+        _end_at_author(frame)
     _shorten(frame)
     return "".join(traceback.format_exception(type(exc), exc, frame)).rstrip()
+
+
+def _end_at_author(trace: types.TracebackType | None) -> None:
+    """An error of the host is raised in our code; what matters is which line of the author's asked for it."""
+    last = None
+    while trace is not None:
+        if not trace.tb_frame.f_code.co_filename.startswith(_OWN_FOLDER):
+            last = trace
+        trace = trace.tb_next
+    if last is not None:
+        last.tb_next = None
 
 
 def _shorten(trace: types.TracebackType | None) -> None:
