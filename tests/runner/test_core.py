@@ -6,7 +6,9 @@ import hashlib
 import json
 
 import pytest
+from pie_wire.errors import InternalError
 from pie_wire.messages.common import ProgramRef
+from pie_wire.messages.link import Identity
 from pie_wire.messages.runner import Deliver, Kill, Start
 from test_contexts import forever
 from tests_runner_world import World
@@ -278,3 +280,47 @@ def test_stopping_ends_everything_with_an_event(world):
     answers = world.start(quick, pid="p2")
     world.run(lambda: bool(answers))
     assert answers[0].error.code == "overloaded"
+
+
+async def ticking(api, text):
+    for i in range(json.loads(text)["count"]):
+        await api.wait("futures.done", await api.call("clocks", "sleep", 500_000_000))
+        await api.call("session", "send", str(i), "wait")
+    return "null"
+
+
+def test_a_gateway_that_was_silent_for_long_is_found_again(world):
+    world.start(ticking, text='{"count": 100}')
+    world.run(2.0)
+    world.wires.cut.add("gateway")
+    world.run(20.0)
+    assert world.runner.hub.peer("gateway") is None
+    assert world.runner.processes["p1"].state == "running"
+
+    world.wires.cut.clear()
+    world.run(world.ended)
+    assert [event.text for event in world.log() if event.kind == "message"] == [str(i) for i in range(100)]
+
+
+def test_an_announcement_that_is_refused_is_made_again_after_a_pause(world):
+    world.start(ticking, text='{"count": 8}')
+    world.run(1.0)
+    world.wires.kill("gateway")
+    world.restart_gateway()
+    world.gateway.refuses = InternalError("not now")
+    world.run(3.0)
+    assert 2 <= len(world.gateway.announced) <= 5
+    world.gateway.refuses = None
+    world.run(world.ended)
+
+
+def test_a_runner_whose_name_was_taken_over_knows_it(world):
+    assert not world.runner.is_superseded
+    identity = Identity("runner", "runner", world.runner.hub.identity.epoch + 5, "successor")
+    rival = world.wires.hub("runner", "rival")
+    rival.identity = identity
+    world.wires.connect("rival", "gateway", "gateway", "runners")
+    rival.dial("gateway")
+    world.run(1.0)
+
+    assert world.runner.is_superseded

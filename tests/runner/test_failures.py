@@ -35,7 +35,7 @@ def session(sent) -> Session:
 @pytest.fixture
 def owner():
     scope = SimpleNamespace(tenant="local", user="local")
-    return SimpleNamespace(pid="p", scope=scope, account=Account(), waitables=Waitables(), contexts=set())
+    return SimpleNamespace(pid="p", scope=scope, account=Account(), waitables=Waitables(), contexts={})
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from pie_engine.simulated import SimulatedDevice
 from pie_runner.core import RunnerCore
 from pie_runner.host import TABLE
 from pie_runner.testing import CoroutineHost
-from pie_wire.errors import NotFound, PeerLost
+from pie_wire.errors import NotFound, PeerLost, PieError
 from pie_wire.hub import Hub, Incoming, Peer
 from pie_wire.messages.base import Done
 from pie_wire.messages.common import Event, MemberInfo, ModelFacts, ProgramKind, ProgramRef
@@ -51,6 +51,8 @@ class Wires:
         self._hubs: dict[str, Hub] = {}
         self._ports: dict[tuple[str, str], tuple[str, str]] = {}
         self._incarnations = 0
+        self.cut: set[str] = set()
+        """Names that nothing reaches and nothing leaves."""
 
     def hub(self, kind: str, name: str) -> Hub:
         self._incarnations += 1
@@ -78,13 +80,15 @@ class Wires:
             for item in hub.outgoing():
                 moved = True
                 frames = [bytes(frame) for frame in item.frames]
+                if name in self.cut:
+                    continue
                 if (name, item.port) in self._ports:
                     target, port = self._ports[name, item.port]
-                    if target in self._hubs:
+                    if target in self._hubs and target not in self.cut:
                         self._hubs[target].receive(port, f"{name}/{item.port}".encode(), frames)
                 elif item.route:
                     back, _, port = item.route.decode().rpartition("/")
-                    if back in self._hubs:
+                    if back in self._hubs and back not in self.cut:
                         self._hubs[back].receive(port, b"", frames)
         return moved
 
@@ -108,6 +112,8 @@ class Gateway:
         self.announced: list[Announce] = []
         self.loads: list[RunnerLoad] = []
         self.pushes = 0
+        self.refuses: PieError | None = None
+        """What announcements are answered with, if anything."""
         self.stores = True
         """Make events durable as they come."""
         self.consumes = True
@@ -118,6 +124,8 @@ class Gateway:
 
     def _announce(self, incoming: Incoming[Announce]) -> Recovered:
         self.announced.append(incoming.message)
+        if self.refuses is not None:
+            raise self.refuses
         logs = self.world.logs
         known = [p.pid for p in incoming.message.processes if p.pid in logs]
         return Recovered({pid: len(logs[pid]) for pid in known}, {pid: len(logs[pid]) for pid in known})

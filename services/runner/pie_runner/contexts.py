@@ -63,7 +63,7 @@ class Context:
         self.closed = False
         self._journal: deque[_Undo] = deque()
         session.contexts[self.id] = self
-        owner.contexts.add(self)
+        owner.contexts[self] = None
 
     @classmethod
     def create(cls, session: Session, owner: Process) -> Context:
@@ -186,7 +186,7 @@ class Context:
         if self.run is not None:
             self.run.forget()
         self.session.contexts.pop(self.id, None)
-        self.owner.contexts.discard(self)
+        self.owner.contexts.pop(self, None)
         if self.session.error is None:
             self.session.submit(ops.Drop(self.id))
         self._journal.clear()
@@ -266,9 +266,9 @@ class Context:
     def _record(self, op: ops.Op, keep: int, tail: list[int]) -> int:
         number = self.session.submit(op)
         self._journal.append(_Undo(number, keep, tail))
-        self.session.journaled.add(self)
+        self.session.journaled[self] = None
         return number
 
     def _journal_birth(self, number: int) -> None:
         self._journal.append(_Birth(number))
-        self.session.journaled.add(self)
+        self.session.journaled[self] = None

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 import structlog
-from pie_wire.errors import NotFound, Overloaded, PieError, Terminated, to_error
+from pie_wire.errors import NotFound, Overloaded, PieError, StaleEpoch, Terminated, to_error
 from pie_wire.hub import Hub, Incoming, Peer
 from pie_wire.membership import KVSTORE, Facts, Membership
 from pie_wire.messages.base import Done
@@ -35,7 +35,8 @@ log = structlog.get_logger("pie.runner")
 
 
 class RunnerCore:
-    """See the module's text. The caller dials the ports `kvstore` and `gateway`; `dialer` opens those of engines."""
+    """See the module's text. Dials the ports `kvstore` and `gateway`, whose sockets the caller opens, and those of
+    engines, whose sockets `dialer` opens."""
 
     def __init__(
         self,
@@ -86,7 +87,11 @@ class RunnerCore:
         """Time passes. Call every turn; at least every 100 ms."""
         now = self.hub.clock()
         self.timers.run(now)
+        for port in (KVSTORE, GATEWAY):
+            if self.hub.peer(port) is None:
+                self.hub.dial(port)  # remakes a link that was given up
         self.membership.tick()
+        self.uplink.tick(now)
         self.engines.tick()
         if now >= self._next_load:
             self._next_load = now + LOAD_EVERY
@@ -112,6 +117,11 @@ class RunnerCore:
         self._stopping = True
         for process in list(self.processes.values()):
             process.kill(Terminated("the runner was shut down"))
+
+    @property
+    def is_superseded(self) -> bool:
+        """Another incarnation has this runner's name: this one must stop."""
+        return any(isinstance(self.hub.refusal(port), StaleEpoch) for port in (KVSTORE, GATEWAY))
 
     @property
     def is_settled(self) -> bool:

@@ -45,9 +45,9 @@ class Session:
         """Runs by the number of their opening operation, until it is acknowledged."""
         self.flushes: dict[int, Completion] = {}
         self.passes: dict[int, PendingOutput] = {}
-        self.unreported: set[Run] = set()
+        self.unreported: dict[Run, None] = {}
         """Runs with consumption the engine has not been told of."""
-        self.journaled: set[Context] = set()
+        self.journaled: dict[Context, None] = {}
         self.wasted = 0
         """Tokens decoded ahead and not consumed, as the engine reported them."""
         self._barriers: list[tuple[int, Callable[[], None]]] = []
@@ -195,7 +195,7 @@ class Session:
         for context in list(self.journaled):
             context.acknowledge(acked)
             if not context.has_unsettled:
-                self.journaled.discard(context)
+                self.journaled.pop(context, None)
         for number in [n for n in self.openings if n <= acked]:
             del self.openings[number]
         due = [then for number, then in self._barriers if number <= acked]

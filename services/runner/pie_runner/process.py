@@ -75,7 +75,7 @@ class Process:
         self.waitables = Waitables()
         self.mailbox = Mailbox(self.waitables)
         self.draws = Draws(key)
-        self.contexts: set[Context] = set()
+        self.contexts: dict[Context, None] = {}
         self.homes: dict[str, str] = {}
         """Name of the home engine by model."""
         self.program: RunningProgram | None = None

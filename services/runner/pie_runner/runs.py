@@ -150,7 +150,7 @@ class Run(Waitable):
         text = detokenizer.feed([token]) if detokenizer is not None else ""
         if self.consumed >= self._budget:
             return self._finished(self._last, [token], text)
-        self.context.session.unreported.add(self)
+        self.context.session.unreported[self] = None
         return StepResult([token], text, None)
 
     def _finished(self, finish: Finish, tokens: list[int], text: str) -> StepResult:
@@ -172,7 +172,7 @@ class Run(Waitable):
     def _detach(self) -> None:
         session = self.context.session
         session.runs.pop(self.number, None)
-        session.unreported.discard(self)
+        session.unreported.pop(self, None)
         self._buffer.clear()
         if self.context.run is self:
             self.context.run = None

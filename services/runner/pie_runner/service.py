@@ -81,6 +81,9 @@ class RunnerService:
         log.info("ready", name=self._hub.identity.name)
         while not self._shutdown.requested.is_set():
             self.turn()
+            if self.core.is_superseded:
+                log.error("another runner has this name: stopping", name=self._hub.identity.name)
+                break
         self._stop()
 
     def turn(self) -> None:

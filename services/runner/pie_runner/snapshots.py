@@ -100,5 +100,9 @@ def _request(
         else:
             pending.fail(error)
 
-    number = hub.request(KVSTORE, request, answered, timeout=TIMEOUT, scope=process.scope)
-    pending.on_abandon = lambda: hub.cancel(number)
+    try:
+        number = hub.request(KVSTORE, request, answered, timeout=TIMEOUT, scope=process.scope)
+    except PieError as exc:
+        pending.fail(exc)
+    else:
+        pending.on_abandon = lambda: hub.cancel(number)

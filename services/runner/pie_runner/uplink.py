@@ -20,6 +20,7 @@ from pie_runner.process import Process
 
 PORT = "gateway"
 ANNOUNCE_TIMEOUT = 10.0
+RETRY_AFTER = 1.0
 EVENT_PAUSE = 0.002
 """Seconds between two pushes: what comes up meanwhile travels together."""
 MESSAGE_BYTES = 1 << 20
@@ -47,6 +48,8 @@ class Uplink:
         self._in_flight = 0
         self._last_push = 0.0
         self._announced: set[str] = set()
+        self._announce_at: float | None = None
+        """When to announce again, after the gateway refused."""
 
     @property
     def connected(self) -> bool:
@@ -58,6 +61,11 @@ class Uplink:
         self._peer = peer
         self._recovered = False
         self._announce(peer)
+
+    def tick(self, now: float) -> None:
+        """Announce again when due."""
+        if self._announce_at is not None and now >= self._announce_at and self._peer is not None:
+            self._announce(self._peer)
 
     def down(self, peer: Peer) -> None:
         """The gateway is away: processes go on and keep their events."""
@@ -131,13 +139,14 @@ class Uplink:
             for p in self._processes.values()
         ]
         self._announced = {p.pid for p in held}
+        self._announce_at = None
 
         def answered(answer: Answer[Recovered]) -> None:
             if self._peer is not peer:
                 return
             if answer.error is not None:
-                log.warning("the gateway does not answer the announcement", reason=answer.error.message)
-                self._announce(peer)
+                log.warning("the gateway does not take the announcement", reason=answer.error.message)
+                self._announce_at = self._hub.clock() + RETRY_AFTER
                 return
             self._recover(answer.value())
 

@@ -106,7 +106,9 @@ class WasmPrograms:
     def warm_up(self) -> None:
         """Load the Python component, if it is there, before the first program needs it."""
         wasm = self._runtime()
-        if wasm is not None and PYTHON not in self._waiting:
+        if wasm is None:
+            log.warning("the component that runs Python source is not prepared: run `python -m pie_bakery runtime`")
+        elif PYTHON not in self._waiting:
             self._waiting[PYTHON] = []
             self._prepare(lambda: self._load(wasm), partial(self._prepared, PYTHON))
 
