@@ -188,6 +188,7 @@ async def test_an_unknown_model_is_404(front: Front):
     ("error", "status"),
     [
         (TooLarge("prompt too long"), 400),
+        (ProgramError("Traceback: prompt too long", cause="too_large"), 400),
         (ProgramError("boom"), 500),
         (OutOfMemory("full"), 500),
         (Overloaded("x"), 503),

@@ -8,11 +8,20 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import msgspec
-from pie_wire.errors import BadField, BadRequest, Conflict, NotFound, PieError, TooLarge, Unsupported
+from pie_wire.errors import (
+    BadField,
+    BadRequest,
+    Conflict,
+    NotFound,
+    PieError,
+    TooLarge,
+    Unsupported,
+)
 
 DEFAULT_MAX_TOKENS = 512
 RETRY_AFTER = 1
 """Seconds, for answers that say that trying again can help."""
+CALLERS_FAULT = frozenset({"bad_request", "bad_field", "too_large", "unsupported"})
 
 
 class TextPart(msgspec.Struct):
@@ -123,9 +132,12 @@ def chat_input(request: ChatRequest) -> str:
 
 
 def status_of(error: PieError) -> int:
-    """The HTTP status of an error; 503 where trying again can help."""
+    """The HTTP status of an error; 503 where trying again can help. An error that the chat program only passed on
+    counts as what caused it."""
     if error.retryable or error.info().retryable:
         return 503
+    if error.cause in CALLERS_FAULT:
+        return 400
     match error:
         case NotFound():
             return 404
