@@ -11,6 +11,7 @@ from pie_wire.messages.kvstore import EnginePages
 
 from pie_cli.connect import connected, run_async
 from pie_cli.ps import SHORT, age
+from pie_cli.table import print_table
 
 
 @click.command()
@@ -44,23 +45,25 @@ def _whole(engine: EnginePages) -> dict[str, int]:
 
 
 def _print(engine: EnginePages) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(highlight=False, soft_wrap=True)
     pool = engine.pool
     used = pool.owned / pool.total * 100 if pool.total else 0
-    console.print(
+    click.echo(
         f"{engine.engine}: {pool.total} pages of {pool.page_size} tokens: "
         f"{pool.owned} owned ({used:.0f} %), {pool.cached} cached, {pool.free} free"
     )
-    if not engine.rows:
-        return
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for title in ("PROCESS", "CONTEXT", "TOKENS", "PAGES", "SHARED", "SINCE", "RUNNER", "TENANT"):
-        table.add_column(title)
-    for row in engine.rows:
-        since = age(time.time() - row.since) if row.since else ""
-        cells = (row.process[:SHORT], row.context, row.tokens, row.pages, row.shared, since, row.runner, row.tenant)
-        table.add_row(*map(str, cells))
-    console.print(table)
+    now = time.time()
+    rows = [
+        [
+            row.process[:SHORT],
+            str(row.context),
+            str(row.tokens),
+            str(row.pages),
+            str(row.shared),
+            age(now - row.since) if row.since else "",
+            row.runner,
+            row.tenant,
+        ]
+        for row in engine.rows
+    ]
+    if rows:
+        print_table(("PROCESS", "CONTEXT", "TOKENS", "PAGES", "SHARED", "SINCE", "RUNNER", "TENANT"), rows)

@@ -11,6 +11,7 @@ import msgspec
 
 from pie_cli.connect import connected, run_async
 from pie_cli.ps import age
+from pie_cli.table import print_table
 
 
 @click.command()
@@ -29,18 +30,13 @@ async def _programs(as_json: bool) -> None:
     if not found:
         click.echo("nothing is installed: `pie install DIR`", err=True)
         return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for title in ("PROGRAM", "VERSION", "KIND", "SIZE", "INSTALLED", "SHA256"):
-        table.add_column(title)
     now = time.time()
+    rows: list[list[str]] = []
     for program in found:
         ref = program.ref
         size = f"{program.size / 1000:.1f} kB" if program.size < 10**6 else f"{program.size / 10**6:.1f} MB"
-        table.add_row(ref.name, ref.version, ref.kind, size, f"{age(now - program.installed_at)} ago", ref.sha256[:12])
-    Console(highlight=False, soft_wrap=True).print(table)
+        rows.append([ref.name, ref.version, ref.kind, size, f"{age(now - program.installed_at)} ago", ref.sha256[:12]])
+    print_table(("PROGRAM", "VERSION", "KIND", "SIZE", "INSTALLED", "SHA256"), rows)
 
 
 @click.command()

@@ -10,6 +10,7 @@ import click
 import msgspec
 
 from pie_cli.connect import connected, find_process, run_async
+from pie_cli.table import Cell, print_table
 
 SHORT = 12
 """Digits of a process id that a person is shown."""
@@ -33,25 +34,20 @@ async def _ps(ended: bool, as_json: bool) -> None:
     if not found:
         click.echo("no processes" if ended else "no processes are running (-a shows those that ended)", err=True)
         return
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for title in ("PROCESS", "PROGRAM", "STATE", "AGE", "EVENTS", "RUNNER", "ERROR"):
-        table.add_column(title)
     now = time.time()
-    for process in found:
-        table.add_row(
+    rows: list[list[Cell]] = [
+        [
             process.pid[:SHORT],
             process.program,
-            Text(process.state, STATE_COLOURS.get(process.state, "")),
+            (process.state, STATE_COLOURS.get(process.state, "")),
             age((process.ended_at or now) - process.created_at),
             str(process.last_seq),
             process.runner,
             process.error.code if process.error else "",
-        )
-    Console(highlight=False, soft_wrap=True).print(table)
+        ]
+        for process in found
+    ]
+    print_table(("PROCESS", "PROGRAM", "STATE", "AGE", "EVENTS", "RUNNER", "ERROR"), rows)
 
 
 @click.command()

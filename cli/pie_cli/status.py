@@ -16,6 +16,7 @@ from pie_wire.messages.gateway import StatusReport
 from pie_cli.paths import StackPaths
 from pie_cli.probe import Probe
 from pie_cli.state import ServiceStatus, StackState, running
+from pie_cli.table import Cell, print_table
 
 ASK_TIMEOUT = 2.0
 NOT_RUNNING = 3
@@ -166,25 +167,20 @@ def load_words(kind: str, load: Mapping[str, str | int | float]) -> str:
 
 
 def _print_table(report: Report) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for title in ("SERVICE", "PID", "HEALTH", "RUNS ON", "LOAD"):
-        table.add_column(title, no_wrap=True)
+    rows: list[list[Cell]] = []
     for row in report["services"]:
         health = row["health"]
         note = f"{health} ({row['restarts']} restarts)" if row["restarts"] else health
-        table.add_row(
-            row["name"],
-            str(row["pid"] or "-"),
-            Text(note, HEALTH_COLOURS.get(health, "red")),
-            describe(row["info"]) or row["error"],
-            load_words(row["kind"], row["load"]),
+        rows.append(
+            [
+                row["name"],
+                str(row["pid"] or "-"),
+                (note, HEALTH_COLOURS.get(health, "red")),
+                describe(row["info"]) or row["error"],
+                load_words(row["kind"], row["load"]),
+            ]
         )
-    console = Console(highlight=False, soft_wrap=True)
     phase = "up" if report["phase"] == "ready" else report["phase"]
-    console.print(f"Pie is {phase} with {report['model']}", markup=False)
-    console.print(table)
-    console.print(f"HTTP     {report['http'] or 'none'}\nclients  {report['endpoint']}", markup=False)
+    click.echo(f"Pie is {phase} with {report['model']}")
+    print_table(("SERVICE", "PID", "HEALTH", "RUNS ON", "LOAD"), rows)
+    click.echo(f"HTTP     {report['http'] or 'none'}\nclients  {report['endpoint']}")

@@ -80,9 +80,11 @@ def _detached(paths: StackPaths, console: Console, model: str, runners: int, htt
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
         )
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         state = _follow(paths, console, process)
     except KeyboardInterrupt:
+        console.print("Stopping ...")
         process.send_signal(signal.SIGTERM)
         process.wait()
         raise
@@ -134,6 +136,9 @@ def _join_running(paths: StackPaths, console: Console) -> None:
     state = running(paths)
     if state is None or state.phase == "stopping":
         raise Unavailable("the stack is just being stopped: try again in a moment")
+    if state.phase == "starting":
+        console.print(f"Pie is starting already (pid {state.supervisor}): waiting for it ...")
+        state = _await_ready(paths, [s.name for s in state.services])
     dead = [s.name for s in state.services if s.state in ("failed", "waiting")]
     if dead:
         os.kill(state.supervisor, signal.SIGUSR1)
@@ -149,10 +154,11 @@ def _await_ready(paths: StackPaths, names: Sequence[str]) -> StackState:
     while time.monotonic() < deadline:
         state = running(paths)
         if state is None:
-            raise Unavailable("the stack was stopped meanwhile")
+            last = read_state(paths)
+            raise Unavailable(last.error if last and last.error else "the stack was stopped meanwhile")
         mine = [s for s in state.services if s.name in names]
         revived = revived or any(s.state == "starting" for s in mine)
-        if all(s.state == "ready" for s in mine):
+        if all(s.state == "ready" for s in mine) and state.phase == "ready":
             return state
         if revived and (failed := [s for s in mine if s.state == "failed"]):
             raise Unavailable(f"{failed[0].name} {failed[0].error}; see `pie logs {failed[0].name}`")

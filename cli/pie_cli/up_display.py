@@ -28,7 +28,7 @@ class UpDisplay:
 
     def changed(self, service: ServiceStatus, member: MemberInfo | None) -> None:
         """One service has come up, died, or starts again."""
-        if service.state == "starting" and not service.restarts:
+        if service.state == "stopped" or (service.state == "starting" and not service.restarts):
             return
         words = describe(member.info) if member is not None else service.error
         if service.state == "starting":
