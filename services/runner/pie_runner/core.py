@@ -19,10 +19,10 @@ from pie_wire.messages.runner import Credit, Deliver, Kill, Start
 
 from pie_runner.artifacts import ArtifactCache, Artifacts
 from pie_runner.engines import Dialer, Engines, Offload
+from pie_runner.facilities import Facilities
 from pie_runner.mailbox import Letter
 from pie_runner.process import Process
 from pie_runner.programs import ProgramHost
-from pie_runner.services import Services
 from pie_runner.timers import Timers
 from pie_runner.uplink import PORT as GATEWAY
 from pie_runner.uplink import Uplink
@@ -68,7 +68,9 @@ class RunnerCore:
         self.membership.report(self._stats)
         self.membership.on_change(self.engines.update)
         self.uplink = Uplink(hub, self.processes, capacity, self._forget)
-        self.services = Services(hub.identity.name, hub, self.engines, self.timers, offload, wall, window, model_wait)
+        self.facilities = Facilities(
+            hub.identity.name, hub, self.engines, self.timers, offload, wall, window, model_wait
+        )
         self._random_bytes = random_bytes
         self._remembered: OrderedDict[str, None] = OrderedDict()
         self._next_load = 0.0
@@ -138,7 +140,7 @@ class RunnerCore:
             raise Overloaded("this runner is shutting down")
         if self.live >= self.capacity:
             raise Overloaded(f"this runner has {self.live} processes, as many as it may")
-        process = Process(start, incoming.scope, self.services, self, self._random_bytes(16))
+        process = Process(start, incoming.scope, self.facilities, self, self._random_bytes(16))
         self.processes[start.pid] = process
         self.live += 1
         try:

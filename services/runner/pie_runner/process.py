@@ -21,8 +21,8 @@ from pie_runner.wasm.hostcall import Pending
 
 if TYPE_CHECKING:
     from pie_runner.contexts import Context
+    from pie_runner.facilities import Facilities
     from pie_runner.programs import Outcome, RunningProgram
-    from pie_runner.services import Services
     from pie_runner.wasm.fiber import Fiber
 
 State = Literal["fetching", "starting", "running", "ended"]
@@ -62,14 +62,14 @@ class _Parked:
 class Process:
     """See the module's text. Exactly one terminal event is ever written."""
 
-    def __init__(self, start: Start, scope: Scope, services: Services, watcher: Watcher, key: bytes) -> None:
+    def __init__(self, start: Start, scope: Scope, facilities: Facilities, watcher: Watcher, key: bytes) -> None:
         self.pid = start.pid
         self.ref: ProgramRef = start.program
         self.input = start.input
         self.filename = start.filename
         self.account: Account = start.account
         self.scope = scope
-        self.services = services
+        self.facilities = facilities
         self.state: State = "fetching"
         self.events = EventLog()
         self.waitables = Waitables()
@@ -98,7 +98,7 @@ class Process:
         """The program is about to make its first step."""
         if self.state in ("fetching", "starting"):
             self.state = "running"
-            facts = Started(self.title, self.services.name, self.draws.key.hex())
+            facts = Started(self.title, self.facilities.name, self.draws.key.hex())
             self._write("started", msgspec.json.encode(facts).decode())
 
     def exited(self, outcome: Outcome) -> None:
@@ -133,7 +133,7 @@ class Process:
             program.kill(error)
         for context in list(self.contexts):
             context.close()
-        self.services.engines.release(self)
+        self.facilities.engines.release(self)
         self._parked = None
         info = None
         if error is not None:

@@ -36,7 +36,7 @@ def save(fiber: Fiber, context: Context, name: str) -> Pending:
         if error is not None:
             pending.fail(error)
             return
-        snapshot = Snapshot(name, context.session.facts.name, list(context.tokens), process.services.wall())
+        snapshot = Snapshot(name, context.session.facts.name, list(context.tokens), process.facilities.wall())
         _request(fiber, pending, PutSnapshot(snapshot), lambda _: pending.resolve(Ok()))
 
     context.session.after_ack(context.last_op, accepted)
@@ -54,7 +54,7 @@ def open_snapshot(fiber: Fiber, model: Model, name: str, *, take: bool) -> Pendi
         try:
             if snapshot.model != model.name:
                 raise BadRequest(f"snapshot {name!r} belongs to model {snapshot.model!r}: load that model to open it")
-            context = Context.create(process.services.engines.session(process, model.name), process)
+            context = Context.create(process.facilities.engines.session(process, model.name), process)
             context.append(snapshot.tokens)
         except PieError as exc:
             if context is not None:
@@ -85,7 +85,7 @@ def _request(
 ) -> None:
     """Ask kvstore on behalf of the process's owner. NotFound answers with `missing`, if given; errors fail the call."""
     process = process_of(fiber)
-    hub = process.services.hub
+    hub = process.facilities.hub
 
     def answered(answer: Answer[R]) -> None:
         if pending.done:

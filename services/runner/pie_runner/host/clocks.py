@@ -19,23 +19,23 @@ MAX_SLEEP = 10 * 365 * 86_400 * SECOND
 
 def monotonic_now(fiber: Fiber) -> int:
     """Nanoseconds."""
-    return int(process_of(fiber).services.hub.clock() * SECOND)
+    return int(process_of(fiber).facilities.hub.clock() * SECOND)
 
 
 def wall_now(fiber: Fiber) -> int:
     """Nanoseconds since 1970."""
-    return int(process_of(fiber).services.wall() * SECOND)
+    return int(process_of(fiber).facilities.wall() * SECOND)
 
 
 def sleep(fiber: Fiber, duration: int) -> Completion:
     """Completes after at least this many nanoseconds."""
     process = process_of(fiber)
-    services = process.services
+    facilities = process.facilities
 
     def finished() -> None:
         done.complete()
 
-    cancel = services.timers.at(services.hub.clock() + min(duration, MAX_SLEEP) / SECOND, finished)
+    cancel = facilities.timers.at(facilities.hub.clock() + min(duration, MAX_SLEEP) / SECOND, finished)
     done = Completion(process.waitables, cancel)
     return done
 

@@ -22,7 +22,7 @@ T = TypeVar("T")
 def create(fiber: Fiber, handle: ModelHandle) -> Context | Pending:
     """An empty context on the process's home engine."""
     process = process_of(fiber)
-    context = Context.create(process.services.engines.session(process, handle.model.name), process)
+    context = Context.create(process.facilities.engines.session(process, handle.model.name), process)
     return _paced(fiber, context, context)
 
 

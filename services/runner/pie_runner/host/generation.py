@@ -57,7 +57,7 @@ def open_run(fiber: Fiber, context: Context, spec: SpecRecord) -> Run:
             seed=process.draws.seed() if spec.seed is None else spec.seed,
             stop=stop,
             max_tokens=spec.max_tokens,
-            window=process.services.window if spec.window is None else spec.window,
+            window=process.facilities.window if spec.window is None else spec.window,
             detokenizer=Detokenizer(tokenizer) if spec.text else None,
         )
     )

@@ -32,7 +32,7 @@ def stderr(fiber: Fiber, text: str) -> Pending | None:
 def write(fiber: Fiber, level: str, message: str) -> None:
     """Dropped beyond LINES_A_SECOND."""
     process = process_of(fiber)
-    second = process.services.hub.clock() // 1
+    second = process.facilities.hub.clock() // 1
     if process.log_second != second:
         process.log_second, process.log_lines = second, 0
     process.log_lines += 1

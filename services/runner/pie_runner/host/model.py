@@ -42,8 +42,8 @@ class TokenizerHandle:
 
 def load(fiber: Fiber, name: str) -> ModelHandle | Pending:
     """By name. Parks while an engine is on its way."""
-    services = process_of(fiber).services
-    found = services.engines.find(checks.text(name, "the model's name", 1000))
+    facilities = process_of(fiber).facilities
+    found = facilities.engines.find(checks.text(name, "the model's name", 1000))
     if found is not None:
         return ModelHandle(found)
 
@@ -54,7 +54,7 @@ def load(fiber: Fiber, name: str) -> ModelHandle | Pending:
             pending.fail(error)
 
     pending = Pending(fiber)
-    pending.on_abandon = services.engines.when_loaded(name, services.model_wait, then)
+    pending.on_abandon = facilities.engines.when_loaded(name, facilities.model_wait, then)
     return pending
 
 

@@ -23,7 +23,7 @@ def offloaded(fiber: Fiber, work: Callable[[], object]) -> Pending:
         else:
             pending.fail(error)
 
-    process_of(fiber).services.offload(work, then)
+    process_of(fiber).facilities.offload(work, then)
     return pending
 
 

@@ -47,7 +47,7 @@ def arguments(fiber: Fiber) -> str:
 
 def models(fiber: Fiber) -> list[str]:
     """Names of the loaded models, the default one first."""
-    return process_of(fiber).services.engines.names()
+    return process_of(fiber).facilities.engines.names()
 
 
 FUNCTIONS: Mapping[str, HostFunction] = {

@@ -12,7 +12,7 @@ from pie_runner.timers import Timers
 
 
 @dataclass(frozen=True)
-class Services:
+class Facilities:
     """Shared by all processes of a runner."""
 
     name: str
