@@ -35,7 +35,7 @@ class Streams(RuleBasedStateMachine):
     def begin(self) -> None:
         self.log = MemoryEventLog()
         self.world = World(self.log, kill_timeout=2.0)
-        self.runners = {name: self.world.runner(name) for name in ("runner-0", "runner-1")}
+        self.runners = {name: self.world.runner(name, 100) for name in ("runner-0", "runner-1")}
         self.readers = {name: Reader(self.world, name) for name in READERS}
         self.home: dict[str, str] = {}
         self.attached: dict[str, tuple[str, int]] = {}
@@ -105,7 +105,7 @@ class Streams(RuleBasedStateMachine):
     def restart_runner(self, name: str) -> None:
         self._endanger(name)
         self.world.kill(name)
-        self.runners[name] = self.world.runner(name)
+        self.runners[name] = self.world.runner(name, 100)
 
     @rule(name=st.sampled_from(["runner-0", "runner-1"]))
     def lose_a_link(self, name: str) -> None:
