@@ -14,19 +14,14 @@ from pie_runner.runs import Run, RunSpec
 from pie_runner.wasm.hostcall import Ok
 from pie_wire.errors import BadRequest, Closed, DeviceError, PieError, TooLarge
 from pie_wire.messages.engine import Output, SamplerSpec
-from tests_runner_world import MAX_CONTEXT, VOCAB, World
+from runner_programs import forever
+from runner_world import MAX_CONTEXT, VOCAB, World
 
 GREEDY = Sampler(0.0, 1.0, 0, 0)
 
 
 def run_spec(max_tokens=8, window=4, stop=()):
     return RunSpec(SamplerSpec(), 0, stop, max_tokens, window, None)
-
-
-async def forever(api, text):
-    done = await api.call("clocks", "sleep", 10**18)
-    await api.wait("futures.done", done)
-    return "null"
 
 
 @pytest.fixture

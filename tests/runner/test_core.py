@@ -10,8 +10,8 @@ from pie_wire.errors import InternalError
 from pie_wire.messages.common import ProgramRef
 from pie_wire.messages.link import Identity
 from pie_wire.messages.runner import Deliver, Kill, Start
-from test_contexts import forever
-from tests_runner_world import World
+from runner_programs import forever, generating
+from runner_world import World
 
 
 async def quick(api, text):
@@ -117,17 +117,6 @@ def test_messages_reach_the_program_and_its_answers_come_back(world):
     answers = world.deliver(Deliver("p1", text="late"))
     world.run(lambda: bool(answers))
     assert answers[0].error.code == "not_found"
-
-
-async def generating(api, text):
-    model = await api.call("model", "[static]model.load", "")
-    context = await api.call("context", "[static]context.create", model)
-    await api.call("context", "[method]context.append", context, [1] * 40)
-    from test_life import spec
-
-    run = await api.call("generation", "[static]run.open", context, spec(max_tokens=400))
-    while True:
-        await api.wait("generation.run", run, "next")
 
 
 async def flooding(api, text):

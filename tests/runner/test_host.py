@@ -14,8 +14,8 @@ from pie_runner.testing import CallError
 from pie_runner.wasm.hostcall import Case
 from pie_runner.wasm.world import offered_world
 from pie_wire.messages.kvstore import Snapshot
-from test_life import GREEDY, spec
-from tests_runner_world import MAX_CONTEXT, VOCAB
+from runner_programs import GREEDY, generating, spec
+from runner_world import MAX_CONTEXT, VOCAB
 
 
 def test_every_function_of_the_world_is_there_and_no_other():
@@ -273,8 +273,6 @@ def test_without_an_engine_the_wait_ends(bare_world):
 
 
 def test_processes_spread_over_engines_and_stay_where_they_are(world):
-    from test_core import generating
-
     world.add_engine("other")
     world.run(lambda: sum(link.session is not None for link in world.runner.engines._links.values()) == 2)
     for i in range(4):

@@ -3,15 +3,8 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
 
-GREEDY = SimpleNamespace(temperature=0.0, top_p=1.0, top_k=0)
-
-
-def spec(**fields):
-    return SimpleNamespace(
-        **({"sampler": GREEDY, "seed": None, "stop_ids": [], "max_tokens": 5, "window": None, "text": True} | fields)
-    )
+from runner_programs import spec
 
 
 async def complete(api, text):

@@ -22,7 +22,7 @@ from pie_wire.messages.common import Event
 from pie_wire.messages.link import Identity
 from pie_wire.messages.runner import Start
 from pie_wire.transport import Transport
-from tests_runner_world import Gateway, Kvstore, World
+from runner_world import Gateway, Kvstore, World
 
 FOREVER = "import asyncio\nasync def main():\n    print('here')\n    await asyncio.sleep(1e6)\n"
 

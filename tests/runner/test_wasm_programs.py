@@ -21,7 +21,7 @@ from pie_wire.config import pie_home
 from pie_wire.errors import BadField, HashMismatch, Terminated
 from pie_wire.messages.common import ProgramRef
 from pie_wire.messages.runner import Kill, Start
-from tests_runner_world import World
+from runner_world import World
 
 STREAM = """
 import asyncio
