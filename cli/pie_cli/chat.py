@@ -14,6 +14,9 @@ from pie_zmq import Client, Process
 from pie_cli.connect import CONNECT_TIMEOUT, gateway_endpoint
 from pie_cli.stream import process_error
 
+PROMPT = "\x01\x1b[1;36m\x02> \x01\x1b[0m\x02"
+"""Bold cyan; the control characters tell readline which part has no width."""
+
 
 @click.command()
 @click.option("--program", default="chat", show_default=True, help="Program to talk with; see `pie programs`.")
@@ -88,7 +91,7 @@ def _read_turn() -> str:
         return sys.stdin.readline().strip()
     import_module("readline")  # gives `input` its editing and history
     try:
-        return input(click.style("> ", fg="cyan", bold=True)).strip()
+        return input(PROMPT).strip()
     except EOFError:
         click.echo(err=True)
         return ""
