@@ -13,6 +13,8 @@ from pie_engine.limits import Limits
 from pie_engine.models.model_device import ModelDevice
 from pie_engine.models.transformers_model import TransformersModel, load
 from pie_wire.messages import engine as wire
+from pie_wire.messages.common import Account
+from pie_wire.messages.runner import Slot
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 PROMPTS = (
@@ -71,6 +73,7 @@ def real(oracle, bench):
     return type(bench)(ModelDevice(oracle.model), limits)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_stream_alone(oracle, real):
     for ids, expected in zip(oracle.prompts, oracle.expected, strict=True):
@@ -101,6 +104,7 @@ def test_lockstep_batched(oracle, real):
     assert tokens == oracle.expected
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_recomputed_under_pressure(oracle, bench):
     """A pool of two thirds of what is needed: contexts lose their KV and come back with the same tokens."""
@@ -120,7 +124,7 @@ def test_recomputed_under_pressure(oracle, bench):
 def test_logits_of_a_pass_equal_the_plain_models(oracle, real):
     ids = oracle.prompts[1]
     number = real.send(
-        wire.Create(1, "p", "local", wire.Account()), wire.Forward(1, 0, ids, [wire.Output(len(ids) - 1, "logits")])
+        wire.Create(1, "p", "local", Account()), wire.Forward(1, 0, ids, [wire.Output(len(ids) - 1, "logits")])
     )
     real.settle()
     ours = torch.frombuffer(bytearray(real.runner.buffers[number][0]), dtype=torch.float32)
@@ -128,3 +132,23 @@ def test_logits_of_a_pass_equal_the_plain_models(oracle, real):
     with torch.inference_mode():
         theirs = plain(torch.tensor([ids])).logits[0, -1]
     assert torch.allclose(ours, theirs, atol=2e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_bfloat16_is_close_to_float32(oracle, bench):
+    """Packed bfloat16: the same most likely token wherever float32 is sure of it."""
+    model = load(oracle.folder, TorchAttention(), dtype="bfloat16")
+    model.allocate(PAGES, 16)
+    half = type(bench)(ModelDevice(model), Limits(PAGES, 16, model.info.max_context, model.info.vocab_size))
+    whole = type(bench)(ModelDevice(oracle.model), Limits(PAGES, 16, model.info.max_context, model.info.vocab_size))
+    for ids, expected in zip(oracle.prompts, oracle.expected, strict=True):
+        outputs = [wire.Output(row, "top", top=2) for row in range(len(ids) - 1, len(ids) + COUNT - 1)]
+        answers: list[list[Slot]] = []
+        for side in (half, whole):
+            number = side.send(wire.Forward(side.create(), 0, ids + expected[:-1], outputs))
+            side.settle()
+            answers.append(side.runner.outputs[number])
+        for ours, reference in zip(*answers, strict=True):
+            if reference.probs[0] > 2 * reference.probs[1]:
+                assert ours.ids[0] == reference.ids[0]

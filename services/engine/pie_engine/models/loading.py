@@ -8,10 +8,13 @@ from pathlib import Path
 import structlog
 from pie_wire.errors import BadField
 
+from pie_engine.batch import Output, Sampler, Segment, build
 from pie_engine.config import EngineConfig
 from pie_engine.device import Device
 from pie_engine.models.base import Model
 from pie_engine.models.model_device import ModelDevice
+
+_WARM_ROWS = 16
 
 log = structlog.get_logger("pie.engine")
 
@@ -37,7 +40,18 @@ def ready_device(config: EngineConfig) -> tuple[Model, Device, int]:
     if pages < 2:
         raise BadField(f"kv_memory {config.kv_memory} holds no two pages of {per_page} bytes: give it more")
     model.allocate(pages, config.page_size)
+    device = ModelDevice(model, threads=config.threads)
+    _warm_up(device, pages, config.page_size)
+    # Modules and weights live as long as the process: no collection needs to look at them again.
     gc.collect()
     gc.freeze()
     log.info("model loaded", model=model.info.name, backend=model.info.backend, pages=pages, page_bytes=per_page)
-    return model, ModelDevice(model, threads=config.threads), pages
+    return model, device, pages
+
+
+def _warm_up(device: Device, pages: int, page_size: int) -> None:
+    """Run what the first request would otherwise wait for: kernels are chosen and threads started at first use."""
+    for rows in (min(_WARM_ROWS, page_size), 1):
+        asked = Output(rows - 1, rows, Sampler(temperature=1.0, top_p=0.9))
+        segment = Segment([0] * rows, range(rows), 0, [0], outputs=(asked,))
+        device.execute(build([segment], page_size=page_size, scratch_page=pages))

@@ -9,19 +9,20 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from pie_wire.errors import BadRequest, NotFound, Unsupported
+from pie_wire.errors import BadRequest, NotFound
+from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from pie_engine.batch import Batch, Segment, build
+from pie_engine.batch import Batch
 from pie_engine.kernels.attention import Attention
 from pie_engine.kernels.kv_pool import KvPool, page_bytes
 from pie_engine.models.base import ModelInfo, read_tokenizer_files
+from pie_engine.models.family_check import check_family
 from pie_engine.models.packed_linear import can_pack, pack_linears
 from pie_engine.models.paged_attention import NAME, attending
 
 DTYPES: Final[Mapping[str, torch.dtype]] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-_CHECK_LENGTHS: Final = (37, 5, 70)
 
 
 class TransformersModel:
@@ -89,90 +90,16 @@ def load(folder: Path, attention: Attention, *, dtype: str = "bfloat16", name: s
         raise NotFound(f"{folder} has no config.json; give a model folder, or pull one with `pie model pull smollm2`")
     if dtype not in DTYPES:
         raise BadRequest(f"dtype {dtype!r} is not offered; choose one of {', '.join(DTYPES)}")
-    config = AutoConfig.from_pretrained(folder)
-    check_family(config, attention)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[dtype], local_files_only=True)
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError) as exc:
+        raise BadRequest(f"{folder / 'config.json'} cannot be read as a model's configuration: {exc}") from exc
+    check_family(config, lambda model: TransformersModel(model, attention, name="check", pack=False))
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[dtype], local_files_only=True)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as exc:
+        raise BadRequest(f"the weights in {folder} cannot be loaded: {exc}; pull the model again") from exc
     return TransformersModel(model, attention, name=name or folder.name, folder=folder)
-
-
-def check_family(config: PreTrainedConfig, attention: Attention) -> None:
-    """Refuse a model family that our attention does not serve faithfully.
-
-    A tiny random model of the same configuration runs twice, plainly by transformers and paged by us in two chunks with
-    contexts mixed; raises Unsupported when the logits differ.
-    """
-    small = _shrink(config)
-    state = torch.random.get_rng_state()
-    try:
-        torch.manual_seed(0)
-        plain = AutoModelForCausalLM.from_config(small, dtype=torch.float32, attn_implementation="eager").eval()
-        sequences = [torch.randint(3, small.get_text_config().vocab_size, (n,)).tolist() for n in _CHECK_LENGTHS]
-    finally:
-        torch.random.set_rng_state(state)
-    try:
-        with torch.inference_mode():
-            expected = [plain(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1] for ids in sequences]
-        paged = TransformersModel(plain, attention, name="check", pack=False)
-        paged.allocate(16, 16)
-        tables = [list(range(3)), [3], list(range(4, 9))]
-        for chunk in (lambda n: (0, n // 2), lambda n: (n // 2, n - 1), lambda n: (n - 1, n)):
-            ranges = [chunk(len(ids)) for ids in sequences]
-            segments = [
-                Segment(ids[start:end], range(start, end), start, table)
-                for ids, table, (start, end) in zip(sequences, tables, ranges, strict=True)
-            ]
-            actual = paged.forward(_with_last_rows(segments))
-    except (RuntimeError, TypeError, ValueError, KeyError, AttributeError, IndexError) as exc:
-        raise Unsupported(
-            f"model family {config.model_type!r} does not run with paged attention ({type(exc).__name__}: {exc}); "
-            "choose another model"
-        ) from exc
-    for ours, theirs in zip(actual, expected, strict=True):
-        if not torch.allclose(ours, theirs, atol=2e-4 * max(1.0, float(theirs.abs().max()))):
-            raise Unsupported(
-                f"model family {config.model_type!r} gives other results with paged attention; choose another model"
-            )
-
-
-def _with_last_rows(segments: list[Segment]) -> Batch:
-    from dataclasses import replace
-
-    from pie_engine.batch import LogitsProbe, Output
-
-    asking = [replace(s, outputs=(Output(len(s.tokens) - 1, 0, LogitsProbe()),)) for s in segments]
-    return build(asking, page_size=16, scratch_page=16)
-
-
-def _shrink(config: PreTrainedConfig) -> PreTrainedConfig:
-    """The same family with two narrow layers and a small vocabulary."""
-    values: dict[str, Any] = config.to_dict()
-    text: dict[str, Any] = values.get("text_config") or values
-    heads = min(4, int(text["num_attention_heads"]))
-    grouped = int(text.get("num_key_value_heads") or text["num_attention_heads"]) < int(text["num_attention_heads"])
-    layer_types: list[str] | None = text.get("layer_types")
-    kinds = sorted(set(layer_types)) if layer_types else []
-    layers = max(2, len(kinds))
-    small: dict[str, Any] = {
-        "hidden_size": 32 * heads,
-        "intermediate_size": 96,
-        "num_attention_heads": heads,
-        "num_hidden_layers": layers,
-        "vocab_size": 512,
-        "pad_token_id": 0,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        "initializer_range": 0.2,
-    }
-    if text.get("num_key_value_heads"):
-        small["num_key_value_heads"] = max(1, heads // 2) if grouped else heads
-    if text.get("head_dim"):
-        small["head_dim"] = 32
-    if layer_types:
-        small["layer_types"] = [kinds[index % len(kinds)] for index in range(layers)]
-    if text.get("sliding_window"):
-        small["sliding_window"] = 16
-    merged = {key: value for key, value in text.items() if key != "quantization_config"} | small
-    return type(config.get_text_config()).from_dict(merged)
 
 
 def _kv_heads(config: Any) -> int:
