@@ -18,7 +18,7 @@ from typing import Protocol
 
 from pie_wire.errors import BadRequest, DeadlineExceeded, HashMismatch, NotFound, Unavailable, Unsupported
 
-from pie_cli.model_folder import PATTERNS, check_folder
+from pie_cli.model_folder import INFO_FILE, PATTERNS, check_folder
 from pie_cli.steps import Steps
 
 DOWNLOAD_LIMIT = 3600.0
@@ -170,6 +170,8 @@ class LocalFolder:
         check_folder(self.folder)
         with steps.step(f"{'copying' if self.copy else 'linking'} {self.folder}"):
             for path in sorted(path for pattern in PATTERNS for path in self.folder.glob(pattern)):
+                if path.name == INFO_FILE:  # another store's description: written through a link, it would be lost
+                    continue
                 if self.copy:
                     shutil.copy2(path, folder / path.name)
                 else:
