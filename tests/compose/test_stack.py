@@ -157,3 +157,9 @@ def test_a_killed_redis_forgets_nothing_acknowledged(stack: Stack):
         eventually("redis and kvstore are back", lambda: stack.is_healthy("redis") and stack.is_healthy("kvstore"))
         assert {program.ref.sha256 for program in client.programs()} == before
     assert complete(stack).strip()
+
+
+def test_all_end_well_when_asked(stack: Stack):
+    stack.compose("stop")
+    for service in ("runner", "gateway", "engine", "kvstore", "redis"):
+        assert set(stack.inspect(service, "{{.State.ExitCode}}")) == {"0"}, service
