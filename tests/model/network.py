@@ -89,7 +89,7 @@ class Network:
         node.hub.dial(port)
 
     def kill(self, name: str, *, seen_after: float | None = 0.1) -> Node:
-        """End a process at once. Others learn of it after `seen_after` seconds (process watch), or by silence (None)."""
+        """End a process at once. Others learn of it after `seen_after` seconds, or by silence (None)."""
         node = self.nodes[name]
         node.alive = False
         node.hub.outgoing()

@@ -1,0 +1,26 @@
+"""The commands of `pie bench`."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import click
+from pie_cli.connect import gateway_endpoint
+
+from pie_bench.serve import Workload, measure
+
+
+@click.group()
+def bench() -> None:
+    """Measure a running stack (`pie up` first)."""
+
+
+@bench.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Also keep the JSON in this file.")
+@click.option("--repetitions", type=click.IntRange(1), default=5, show_default=True, help="Rounds per case.")
+def serve(as_json: bool, output: Path | None, repetitions: int) -> None:
+    """1, 16 and 64 streams (128 tokens in, 64 out) through the whole stack."""
+    report = asyncio.run(measure(gateway_endpoint(), Workload(repetitions=repetitions)))
+    report.show(as_json=as_json, output=output)
