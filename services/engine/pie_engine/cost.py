@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from math import sqrt
 
 import numpy as np
@@ -29,10 +28,12 @@ class CostModel:
     def __init__(self) -> None:
         self._ms: NDArray[np.float64] = _START_MS.copy()
         self._inverse: NDArray[np.float64] = np.eye(4)
+        self._settle()
 
     def estimate(self, load: Load) -> float:
         """Milliseconds."""
-        return float(_features(load) @ np.maximum(self._ms, _FLOOR_MS))
+        step, row, slot, area = self._per
+        return step + row * load.rows + slot * load.slots + area * load.area
 
     def observe(self, load: Load, ms: float) -> None:
         """A step of this size took `ms`."""
@@ -44,20 +45,21 @@ class CostModel:
         # Without news of a kind of load its uncertainty would grow for ever.
         if np.trace(inverse) < _FREEDOM:
             self._inverse = inverse
+        self._settle()
 
     def rows_within(self, ms: float, load: Load, first_slot: int) -> int:
         """How many rows of a prefill that starts at `first_slot` fit into a step of `ms` beside `load`."""
         left = ms - self.estimate(load)
         if left <= 0:
             return 0
-        _, per_row, _, per_area = (np.maximum(self._ms, _FLOOR_MS) / _UNITS).tolist()
+        _, per_row, _, per_area = self._per
         linear = per_row + per_area * first_slot
         # Positive root of per_area * n^2 + linear * n = left, in the form that is stable for a small first coefficient.
         return int(2 * left / (linear + sqrt(linear * linear + 4 * per_area * left)))
 
-    def coefficients(self) -> Sequence[float]:
-        """Milliseconds per step, per row, per 1,024 slots, per million row-slots; for status."""
-        return [round(float(value), 4) for value in np.maximum(self._ms, _FLOOR_MS)]
+    def _settle(self) -> None:
+        """Plain numbers: an estimate is made for every request of every step."""
+        self._per: list[float] = (np.maximum(self._ms, _FLOOR_MS) / _UNITS).tolist()
 
 
 def _features(load: Load) -> NDArray[np.float64]:
