@@ -72,13 +72,19 @@ class Remote:
 
 
 @pytest.fixture
-def remote(tmp_path: Path) -> Generator[Remote]:
+def delay_ms() -> int:
+    """Time of a pass; a test may override it by parameter."""
+    return 5
+
+
+@pytest.fixture
+def remote(tmp_path: Path, delay_ms: int) -> Generator[Remote]:
     script = tmp_path / "demo.json"
     rules = [
         {"when": "weather", "replies": ["It rains.", "Now the sun shines."]},
         {"replies": ["I do not know."]},
     ]
-    script.write_text(json.dumps({"rules": rules, "delay_ms": 5}))
+    script.write_text(json.dumps({"rules": rules, "delay_ms": delay_ms}))
     endpoint = f"ipc://{tmp_path}/engine.sock"
     command = [sys.executable, "-m", "pie_engine", "--model", f"scripted:{script}", "--endpoint", endpoint]
     command += ["--kvstore-endpoint", f"ipc://{tmp_path}/kv.sock", "--kv-memory", "64MiB"]
@@ -131,6 +137,26 @@ def test_stopped_engine_recovers(remote):
     remote.send(wire.Create(1, "p", "local", Account()))
     remote.process.send_signal(signal.SIGCONT)
     assert remote.generate(2, "weather", 1) == "It rains."
+
+
+@pytest.mark.parametrize("delay_ms", [2600])
+def test_links_live_on_during_a_long_step(remote):
+    """Longer than the silence that counts as stuck: beats go on, and their counter says that no step ends."""
+    peer = remote.hub.peer("engine")
+    remote.send(
+        wire.Create(1, "p", "local", Account()),
+        wire.Append(1, 0, [65, 66]),
+        wire.Forward(1, 0, [67], [wire.Output(0)]),
+    )
+    remote.until(lambda: any(step.acked >= 2 for step in remote.steps))
+    started, seen = time.monotonic(), set()
+    while time.monotonic() - started < 2.2:
+        remote.transport.poll(0.05)
+        assert not remote.hub.is_stuck(peer)
+        if time.monotonic() - started > 1.0:
+            seen.add(remote.hub.progress_of(peer))
+    assert len(seen) == 1
+    remote.until(lambda: any(step.outputs for step in remote.steps))
 
 
 def test_terminate_ends_at_once(remote):

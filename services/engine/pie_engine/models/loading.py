@@ -41,7 +41,8 @@ def ready_device(config: EngineConfig) -> tuple[Model, Device, int]:
         raise BadField(f"kv_memory {config.kv_memory} holds no two pages of {per_page} bytes: give it more")
     model.allocate(pages, config.page_size)
     device = ModelDevice(model, threads=config.threads)
-    _warm_up(device, pages, config.page_size)
+    if config.script is None:
+        _warm_up(device, pages, config.page_size)
     # Modules and weights live as long as the process: no collection needs to look at them again.
     gc.collect()
     gc.freeze()

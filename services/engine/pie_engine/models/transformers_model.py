@@ -13,6 +13,7 @@ from pie_wire.errors import BadRequest, NotFound
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.utils.logging import disable_progress_bar
 
 from pie_engine.batch import Batch
 from pie_engine.kernels.attention import Attention
@@ -94,6 +95,8 @@ def load(folder: Path, attention: Attention, *, dtype: str = "bfloat16", name: s
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as exc:
         raise BadRequest(f"{folder / 'config.json'} cannot be read as a model's configuration: {exc}") from exc
+    # The log is lines, not a bar that redraws itself.
+    disable_progress_bar()
     check_family(config, lambda model: TransformersModel(model, attention, name="check", pack=False))
     try:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[dtype], local_files_only=True)
