@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import zmq
+from pie_wire import transport
 from pie_wire.codec import Buffer, Header, encode, encode_body
 from pie_wire.errors import BadRequest, PeerLost, PieError, Unavailable
 from pie_wire.hub import Answer, Hub, Peer
@@ -25,6 +26,7 @@ from pie_wire.messages.gateway import Detach, Terminate
 from pie_wire.messages.link import Hello, Identity
 from pie_wire.process import identity
 from pie_wire.transport import AsyncTransport, Transport
+from tcp_relay import Relay
 
 SERVICE = Path(__file__).parent / "echo_service.py"
 _encoder = msgspec.msgpack.Encoder()
@@ -391,3 +393,20 @@ def test_large_buffers_cross(stack: ExitStack, ipc: str):
     side.until(lambda: len(answers) == 8, within=30.0)
 
     assert all(answer.error is None for answer in answers)
+
+
+def test_a_connection_that_is_silently_dead_is_made_anew(monkeypatch: pytest.MonkeyPatch, stack: ExitStack):
+    monkeypatch.setattr(transport, "HEARTBEAT", 0.2)
+    monkeypatch.setattr(transport, "HEARTBEAT_TIMEOUT", 0.8)
+    _, target = stack.enter_context(echo("tcp://127.0.0.1:*"))
+    relay = stack.enter_context(Relay(target))
+    dialer = Dialer(relay.endpoint)
+    stack.callback(dialer.transport.close)
+    dialer.until(lambda: dialer.ups)
+    relay.cut()
+    answers = dialer.ask()
+
+    assert dialer.until(lambda: answers) < 5.0
+    assert answers[0].error is None
+    assert relay.accepted >= 2
+    assert dialer.downs == [], "the session was resumed"

@@ -35,6 +35,10 @@ DEATH_GRACE = 0.1
 """Seconds between a process's death and giving it up, in which its last frames still arrive."""
 LINGER_MS = 500
 """What the last frames may take to leave a closed socket."""
+HEARTBEAT = 3.0
+HEARTBEAT_TIMEOUT = 12.0
+"""Seconds of silence after which a TCP connection is given up and made anew: longer than a stop that a peer survives,
+shorter than a link's death. A host that vanished, or changed its address, never closes its connections."""
 BATCH = 512
 """Messages taken from one socket before the others get their turn."""
 
@@ -50,6 +54,12 @@ class _Watch:
 
 def _fd(socket: zmq.Socket[bytes]) -> int:
     return int(socket.getsockopt(zmq.FD))
+
+
+def _watch_connections(socket: zmq.Socket[bytes], endpoint: str) -> None:
+    if endpoint.startswith("tcp://"):
+        socket.setsockopt(zmq.HEARTBEAT_IVL, int(HEARTBEAT * 1000))
+        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, int(HEARTBEAT_TIMEOUT * 1000))
 
 
 class Transport:
@@ -85,6 +95,7 @@ class Transport:
         """
         socket = self._socket(zmq.ROUTER)
         socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
+        _watch_connections(socket, endpoint)
         if endpoint.startswith("ipc://"):
             path = endpoint.removeprefix("ipc://")
             if len(path.encode()) > 100:
@@ -114,6 +125,7 @@ class Transport:
             socket.setsockopt(zmq.ROUTING_ID, b"d" + secrets.token_bytes(12))
             socket.setsockopt(zmq.RECONNECT_IVL, 50)
             socket.setsockopt(zmq.RECONNECT_IVL_MAX, 500)
+            _watch_connections(socket, endpoint)
             try:
                 socket.connect(endpoint)
             except zmq.ZMQError as exc:
