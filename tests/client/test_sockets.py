@@ -11,11 +11,13 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import httpx
+import msgspec
 import pytest
+import zmq
 from gateway_world import FakeKvstore, FakeRunner
 from pie_gateway.config import GatewayConfig
 from pie_gateway.service import serve
-from pie_wire.errors import NotFound, PeerLost, Unavailable
+from pie_wire.errors import BadFrame, NotFound, PeerLost, Unavailable, VersionMismatch
 from pie_wire.hub import Hub
 from pie_wire.membership import KVSTORE
 from pie_wire.messages.runner import Start
@@ -91,6 +93,16 @@ async def until(holds: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
         while not holds():  # noqa: ASYNC110 - what is waited for has no event of its own
             await asyncio.sleep(0.01)
+
+
+def exchange(endpoint: str, frames: list[bytes]) -> list[bytes]:
+    """Send frames from a bare socket; the first answer."""
+    with zmq.Context() as context, context.socket(zmq.DEALER) as raw:
+        raw.setsockopt(zmq.LINGER, 0)
+        raw.connect(endpoint)
+        raw.send_multipart(frames)
+        assert raw.poll(5000), "no answer"
+        return raw.recv_multipart()
 
 
 def test_a_launch_streams_to_its_result():
@@ -225,6 +237,26 @@ def test_an_upload_is_resumed_over_a_restart_of_the_gateway(tmp_path: Path):
             assert digest == hashlib.sha256(data).hexdigest()
             assert stack.kvstore.artifacts[digest] == data
             assert seen == sorted(set(seen))
+
+    asyncio.run(scenario())
+
+
+def test_garbage_and_other_versions_are_refused_and_the_gateway_lives_on():
+    async def scenario() -> None:
+        async with running() as stack, await AsyncClient.connect(stack.config.endpoint) as client:
+            for endpoint in (stack.config.endpoint, stack.config.runners_endpoint):
+                hello = msgspec.msgpack.encode({"major": 99, "minor": 0, "identity": {"kind": "client", "name": "x"}})
+                for frames, code in (
+                    ([b"", b"GARBAGE"], BadFrame.code),
+                    ([b"", b"PIE1", b"\xff" * 100, b"\xc1", b"\x00"], BadFrame.code),
+                    ([b"", b"PIE9", b"link.hello", b"\x80", b"\x80"], VersionMismatch.code),
+                    ([b"", b"PIE1", b"link.hello", b"\x80", hello], VersionMismatch.code),
+                ):
+                    _, _, verb, _, body = await asyncio.to_thread(exchange, endpoint, frames)
+                    assert verb == b"link.refused"
+                    assert msgspec.msgpack.decode(body)["error"]["code"] == code
+            stack.runner.on_start = lambda pid, start: stack.runner.emit(pid, "return", "1") and None
+            assert await (await client.launch("hello")).result(5) == 1
 
     asyncio.run(scenario())
 

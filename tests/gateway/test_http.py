@@ -189,6 +189,7 @@ async def test_an_unknown_model_is_404(front: Front):
     [
         (TooLarge("prompt too long"), 400),
         (ProgramError("Traceback: prompt too long", cause="too_large"), 400),
+        (ProgramError("Traceback: engine lost", cause="engine_lost"), 503),
         (ProgramError("boom"), 500),
         (OutOfMemory("full"), 500),
         (Overloaded("x"), 503),

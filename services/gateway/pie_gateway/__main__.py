@@ -25,6 +25,7 @@ from pie_gateway.service import serve
 def main(file: str | None, **flags: object) -> None:
     """Run a gateway until SIGTERM or Ctrl-C."""
     die_with_parent()
+    logs.setup("gateway")
     log = structlog.get_logger("pie.gateway")
     try:
         config = wire_config.load(GatewayConfig, "gateway", file=file, flags=flags)

@@ -22,6 +22,7 @@ DEFAULT_MAX_TOKENS = 512
 RETRY_AFTER = 1
 """Seconds, for answers that say that trying again can help."""
 CALLERS_FAULT = frozenset({"bad_request", "bad_field", "too_large", "unsupported"})
+PASSING = frozenset({"engine_lost", "unavailable", "overloaded", "store_unavailable", "deadline_exceeded"})
 
 
 class TextPart(msgspec.Struct):
@@ -138,6 +139,8 @@ def status_of(error: PieError) -> int:
         return 503
     if error.cause in CALLERS_FAULT:
         return 400
+    if error.cause in PASSING:
+        return 503
     match error:
         case NotFound():
             return 404
