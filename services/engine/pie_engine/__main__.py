@@ -31,6 +31,8 @@ def main(file: str | None, **flags: object) -> None:
     if os.environ.get("PIE_PARENT"):
         die_with_parent()
     shutdown = Shutdown()
+    # Read when torch is loaded. Threads that spin while they wait cost a shared machine far more than waking them up.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # torch takes seconds to import: not before the flags are known to be good.
     from pie_engine.service import serve
 
