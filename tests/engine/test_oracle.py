@@ -15,7 +15,7 @@ from pie_engine.models.transformers_model import TransformersModel, load
 from pie_wire.messages import engine as wire
 from pie_wire.messages.common import Account
 from pie_wire.messages.runner import Slot
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 PROMPTS = (
     "The capital of France is",
@@ -42,16 +42,20 @@ class Oracle:
         plain = AutoModelForCausalLM.from_pretrained(self.folder, dtype=torch.float32).eval()
         # Without an end token every prompt gives all of its tokens.
         plain.generation_config.eos_token_id = None
-        return [
-            plain.generate(
-                torch.tensor([ids]),
-                attention_mask=torch.ones(1, len(ids), dtype=torch.long),
-                max_new_tokens=COUNT,
-                do_sample=False,
-                pad_token_id=0,
-            )[0, len(ids) :].tolist()
-            for ids in self.prompts
-        ]
+        # Two threads of one small product collapse on a busy machine, as each waits for the other.
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            return [self._generate(plain, ids) for ids in self.prompts]
+        finally:
+            torch.set_num_threads(threads)
+
+    def _generate(self, plain: PreTrainedModel, ids: list[int]) -> list[int]:
+        mask = torch.ones(1, len(ids), dtype=torch.long)
+        tokens = plain.generate(
+            torch.tensor([ids]), attention_mask=mask, max_new_tokens=COUNT, do_sample=False, pad_token_id=0
+        )
+        return tokens[0, len(ids) :].tolist()
 
     @cached_property
     def model(self) -> TransformersModel:

@@ -163,3 +163,16 @@ def test_random_load_with_forks_and_cancels(benches):
     bench.settle(20_000)
     for run, (_, tokens, count) in runs.items():
         assert bench.runner.tokens[run] == continuation(tokens, count)
+
+
+def test_a_prompt_advances_however_slow_the_machine(benches):
+    """Steps measured as far beyond their time leave no estimate in which a chunk would fit."""
+    bench = benches(pages=2048, step_ms=0.001)
+    for i in range(4):
+        bench.open_run(bench.create(prompt(4, i)), 400)
+    for _ in range(8):
+        bench.step()
+    run = bench.open_run(bench.create(prompt(64, 7)), 1)
+    for _ in range(6):
+        bench.step()
+    assert bench.runner.tokens[run] == continuation(prompt(64, 7), 1)

@@ -53,6 +53,7 @@ class _Draft:
     producing: set[bytes] = field(default_factory=set[bytes])
     """Hashes of pages that prefills of this pass, or their later chunks, will publish."""
     load: Load = field(default_factory=Load)
+    prefills: int = 0
     claimed: int = 0
     """Pages that the prefills begun here will still need."""
 
@@ -145,7 +146,8 @@ class Scheduler:
             return True
         chunk = self._cost.rows_within(self._limits.step_ms, draft.load, context.kv_length)
         chunk = min(chunk, self._limits.max_rows - draft.load.rows)
-        if not draft.entries:
+        if not draft.prefills:
+            # However slow the machine: the oldest prompt advances in every step.
             chunk = max(chunk, _MIN_CHUNK)
         if chunk < _MIN_CHUNK and chunk < work.end - context.kv_length:
             return False
@@ -157,6 +159,7 @@ class Scheduler:
         fits = room.make(wanted, work, context.use, own=total)
         if not fits and (draft.entries or not room.make(total, work, context.use)):
             return False
+        draft.prefills += 1
         draft.claimed += total - self._cache.missing_pages(context, stop)
         self._announce(draft, context, work)
         self._add(draft, work, stop)
