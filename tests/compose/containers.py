@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ for entry in filter(str.isdigit, os.listdir("/proc")):
 class Stack:
     """The project `pie-e2e`, on two free ports of this machine."""
 
-    environment: dict[str, str]
+    environment: dict[str, str] = field(repr=False)
     endpoint: str
     http: str
 
@@ -58,12 +58,21 @@ class Stack:
     def is_healthy(self, service: str, count: int = 1) -> bool:
         return [row["Health"] for row in self.containers(service)] == ["healthy"] * count
 
+    def docker(self, *arguments: str, check: bool = True) -> str:
+        """What `docker` prints."""
+        command = ["docker", *arguments]
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=60, check=check)
+        return done.stdout
+
     def inspect(self, service: str, template: str) -> list[str]:
         """A fact of each container of a service."""
         ids = [row["ID"] for row in self.containers(service)]
-        command = ["docker", "inspect", "--format", template, *ids]
-        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=60, check=True)
-        return done.stdout.split()
+        return self.docker("inspect", "--format", template, *ids).split()
+
+    def address(self, container: str, network: str) -> str:
+        """The IP address of a container on a network."""
+        template = f'{{{{(index .NetworkSettings.Networks "{network}").IPAddress}}}}'
+        return self.docker("inspect", "--format", template, container).strip()
 
     def restarts(self, service: str) -> int:
         """How often containers of a service have been restarted."""

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from containers import PROJECT, RUNNERS, Stack, eventually
-from pie_wire.errors import PieError, ProcessLost
+from pie_wire.errors import PieError, ProcessLost, Unavailable
+from pie_zmq import Process
 
 pytestmark = [pytest.mark.compose, pytest.mark.timeout(1800)]
 
@@ -60,8 +61,8 @@ def test_all_are_healthy_and_all_runners_have_joined(stack: Stack):
     assert stack.is_healthy("runner", RUNNERS)
     with stack.client() as client:
         members = client.status().members
-    runners = {member.name for member in members if member.kind == "runner"}
-    assert {name[:12] for name in runners} == {row["ID"][:12] for row in stack.containers("runner")}
+    joined = {member.name for member in members if member.kind == "runner"}
+    assert joined == {f"runner-{row['ID'][:12]}" for row in stack.containers("runner")}
     assert {m.kind for m in members if m.state == "up"} == {"kvstore", "engine", "gateway", "runner"}
 
 
@@ -90,8 +91,8 @@ def test_the_http_front_streams(stack: Stack):
 
 
 def test_services_run_as_nobody_special_and_inside_only(stack: Stack):
-    template = f'{{{{(index .NetworkSettings.Networks "{PROJECT}_outside").IPAddress}}}}'
-    [outside] = stack.inspect("gateway", template)
+    [gateway] = stack.inspect("gateway", "{{.Id}}")
+    outside = stack.address(gateway, f"{PROJECT}_outside")
     for service in ("kvstore", "engine", "runner"):
         assert stack.compose("exec", "-T", service, "id", "-u").strip() == "10001"
         assert stack.can_reach(service, "gateway:8080")
@@ -107,7 +108,7 @@ def test_a_killed_runner_costs_its_own_processes_only(stack: Stack, waiting: Pat
             assert next(process.events()).kind == "started"
         runner_of = {info.pid: info.runner for info in client.list()}
         dead = runner_of[processes[0].pid]
-        index = next(i for i, name in enumerate(names(stack), 1) if name[:12] == dead[:12])
+        index = 1 + runners(stack).index(dead)
         before = stack.restarts("runner")
         stack.kill("runner", index)
         killed = time.monotonic()
@@ -126,9 +127,10 @@ def test_a_killed_runner_costs_its_own_processes_only(stack: Stack, waiting: Pat
     assert stack.restarts("runner") == before + 1
 
 
-def names(stack: Stack) -> list[str]:
-    """Host names of the runners' containers, by index."""
-    return [stack.compose("exec", "-T", "--index", str(i), "runner", "hostname").strip() for i in range(1, RUNNERS + 1)]
+def runners(stack: Stack) -> list[str]:
+    """Member names of the runners, in the order of their containers' numbers."""
+    hosts = [stack.compose("exec", "-T", "--index", str(i), "runner", "hostname") for i in range(1, RUNNERS + 1)]
+    return [f"runner-{host.strip()}" for host in hosts]
 
 
 def test_a_killed_engine_is_reported_and_comes_back(stack: Stack, tmp_path: Path):
@@ -148,6 +150,43 @@ def test_a_killed_engine_is_reported_and_comes_back(stack: Stack, tmp_path: Path
         eventually("the engine is back", lambda: stack.is_healthy("engine"))
         eventually("an answer", lambda: stack.pie("run", "text-completion", "--", "--prompt", "Hi").returncode == 0)
         eventually("no page is owned", lambda: all(e.pool.owned == 0 for e in client.pages().engines), timeout=10)
+
+
+def test_a_killed_gateway_takes_up_where_it_was(stack: Stack, waiting: Path):
+    with stack.client() as client:
+        process = client.run_file(waiting)
+        events = process.events()
+        while next(events).kind != "message":
+            pass
+        stack.kill("gateway")
+        eventually("the gateway is back", lambda: stack.is_healthy("gateway"))
+        eventually("the program is reached", lambda: signalled(process), timeout=30)
+        assert process.result(30) == "done"
+
+
+def signalled(process: Process) -> bool:
+    try:
+        process.signal("done")
+    except Unavailable:
+        return False
+    return True
+
+
+def test_an_engine_that_comes_back_with_another_address_is_found(stack: Stack):
+    network = f"{PROJECT}_inside"
+    [engine] = stack.inspect("engine", "{{.Id}}")
+    old = stack.address(engine, network)
+    squatters: list[str] = []
+    stack.docker("network", "disconnect", network, engine)
+    try:
+        while old not in [stack.address(squatter, network) for squatter in squatters] and len(squatters) < 9:
+            squatters.append(stack.docker("run", "--detach", "--network", network, "redis:7", "sleep", "600").strip())
+        stack.docker("network", "connect", network, engine)
+        assert stack.address(engine, network) != old
+        eventually("an answer", lambda: stack.pie("run", "text-completion", "--", "--prompt", "Hi").returncode == 0)
+    finally:
+        for squatter in squatters:
+            stack.docker("rm", "--force", squatter)
 
 
 def test_a_killed_redis_forgets_nothing_acknowledged(stack: Stack):
