@@ -5,7 +5,9 @@ from __future__ import annotations
 import random
 
 import pytest
-from pie_engine.batch import Sampler
+import torch
+from pie_engine.batch import Batch, Int32Array, Sampler
+from pie_engine.models.model_device import ModelDevice
 from pie_engine.simulated import next_token
 from pie_wire.messages import engine as wire
 
@@ -70,3 +72,38 @@ def test_failed_passes_leave_the_context_as_it_was(benches):
             known += fed
             assert bench.runner.outputs[number][0].token == next_token(known, Sampler(), 0, VOCAB)
     assert failures > 2
+
+
+class Poisoned:
+    """A model whose KV of token 13 is no number, until it is erased."""
+
+    def __init__(self) -> None:
+        self.erased: list[int] = []
+        self.broken = True
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        logits = torch.zeros(len(batch.outputs), VOCAB)
+        logits[:, 5] = 1.0
+        for index, output in enumerate(batch.outputs):
+            if self.broken and batch.tokens[output.row] == 13:
+                logits[index] = float("nan")
+        return logits
+
+    def erase(self, slots: Int32Array) -> None:
+        self.erased += slots.tolist()
+
+
+def test_logits_that_are_no_numbers_fail_only_their_request(bench):
+    model = Poisoned()
+    bench.device = ModelDevice(model)
+    sick, well = bench.create([1, 2, 13]), bench.create([1, 2, 3])
+    runs = bench.open_run(sick, 4), bench.open_run(well, 4)
+    bench.settle()
+    assert bench.runner.ends[runs[0]].error.code == "device_error"
+    assert bench.runner.tokens[runs[1]] == [5, 5, 5, 5]
+    assert len(model.erased) == 3
+    model.broken = False
+    bench.send(wire.CloseRun(sick, runs[0], 0))
+    again = bench.open_run(sick, 2)
+    bench.settle()
+    assert bench.runner.tokens[again] == [5, 5]

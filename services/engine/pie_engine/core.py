@@ -123,6 +123,12 @@ class EngineCore:
             mine = results[at : at + entry.outputs]
             at += entry.outputs
             work, context = entry.work, entry.work.context
+            wrong = next((result for result in mine if isinstance(result, DeviceError)), None)
+            if wrong is not None:
+                # Its earlier KV may be why: it is computed again from the tokens when next needed.
+                self._cache.evict(context)
+                self._operations.fail(work, wrong)
+                continue
             context.kv_length = max(context.kv_length, entry.stop)
             context.last_step = self._scheduler.step
             match work:

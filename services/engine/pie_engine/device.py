@@ -7,6 +7,7 @@ from typing import Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from pie_wire.errors import DeviceError
 
 from pie_engine.batch import Batch
 
@@ -19,8 +20,9 @@ class TopK:
     probabilities: tuple[float, ...]
 
 
-Result: TypeAlias = int | TopK | NDArray[np.float32]
-"""Answer to one output: a token for a sampler, `TopK`, or logits `[vocab]`."""
+Result: TypeAlias = int | TopK | NDArray[np.float32] | DeviceError
+"""Answer to one output: a token for a sampler, `TopK`, logits `[vocab]`, or why this row, and not the pass, has
+failed."""
 
 
 class Device(Protocol):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from pie_wire.errors import ErrorInfo
+from pie_wire.errors import DeviceError, ErrorInfo, InternalError
 from pie_wire.messages.runner import ForwardDone, OpFailure, RunEnd, Slot, Step
 
 from pie_engine.device import Result, TopK
@@ -62,5 +62,7 @@ class Outbox:
             return Slot("top", ids=list(result.ids), probs=list(result.probabilities))
         if isinstance(result, int):
             return Slot("token", token=result)
+        if isinstance(result, DeviceError):
+            raise InternalError("a failed row was delivered as an answer")
         self._buffers.append(np.ascontiguousarray(result, dtype="<f4").tobytes())
         return Slot("logits", buffer=len(self._buffers) - 1)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from math import prod
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,7 +23,10 @@ class KvPool:
         self.page_size = page_size
         self.kv_heads = kv_heads
         self.head_dim = head_dim
-        self._tensor = torch.zeros(pages + 1, layers, 2, kv_heads, page_size * head_dim, dtype=dtype)
+        shape = (pages + 1, layers, 2, kv_heads, page_size * head_dim)
+        # Zeros, because a masked slot still takes part in products, with weight zero. numpy's are given by the
+        operating  # system at first touch, so a large pool costs no memory until it is used.
+        self._tensor = torch.from_numpy(np.zeros(prod(shape) * dtype.itemsize, dtype=np.uint8)).view(dtype).view(shape)
         self._layers = layers
         self._blocks = self._tensor.view(-1, page_size * head_dim)
         slots = self._tensor.view(pages + 1, layers, 2, kv_heads, page_size, head_dim)
@@ -56,6 +62,14 @@ class KvPool:
         if len(copies):
             pairs = torch.from_numpy(copies).long()
             self._tensor[pairs[:, 1]] = self._tensor[pairs[:, 0]]
+
+    def erase(self, slots: Int32Array) -> None:
+        """Zero the KV of physical slots, all layers: what a failed pass wrote may not be a number."""
+        where = torch.from_numpy(slots).long()
+        pages, offsets = where // self.page_size, where % self.page_size
+        for layer in range(self._layers):
+            self._keys[layer][pages, :, offsets] = 0
+            self._values[layer][pages, :, offsets] = 0
 
 
 def page_bytes(layers: int, kv_heads: int, head_dim: int, page_size: int, itemsize: int) -> int:

@@ -8,7 +8,7 @@ from typing import Final, Protocol
 
 from torch import Tensor
 
-from pie_engine.batch import Batch
+from pie_engine.batch import Batch, Int32Array
 
 TOKENIZER_FILES: Final = (
     "tokenizer.json",
@@ -61,6 +61,10 @@ class Model(Protocol):
         Raises whatever the device raises; pages of the batch's own rows are then undefined beyond what was there
         before.
         """
+        ...
+
+    def erase(self, slots: Int32Array) -> None:
+        """Forget the KV of physical slots that a failed pass may have written."""
         ...
 
     def tokenizer_files(self) -> dict[str, bytes]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from pie_wire.errors import DeviceError
 
-from pie_engine.batch import Batch, LogitsProbe, Sampler, TopKProbe
+from pie_engine.batch import Batch, Int32Array, LogitsProbe, Sampler, TopKProbe
 from pie_engine.device import Result, TopK
-from pie_engine.kernels.sampler import most_likely, sample
+from pie_engine.kernels.sampler import are_numbers, most_likely, sample
 from pie_engine.models.base import Model
 
 _FEW_ROWS = 4
@@ -27,34 +29,45 @@ class ModelDevice:
 
     def execute(self, batch: Batch) -> list[Result]:
         self._use_threads(batch.rows)
-        with torch.inference_mode():
-            logits = self._model.forward(batch)
-            return self._results(batch, logits)
+        try:
+            with torch.inference_mode():
+                return self._results(batch, self._model.forward(batch))
+        except BaseException:
+            self._model.erase(batch.write_slots)
+            raise
 
     def _results(self, batch: Batch, logits: torch.Tensor) -> list[Result]:
+        results: list[Result] = [DeviceError("the model gave logits that are not numbers")] * len(batch.outputs)
         samplers: list[Sampler] = []
-        rows: list[int] = []
-        results: list[Result | None] = []
-        for index, output in enumerate(batch.outputs):
+        sampled: list[int] = []
+        for index, (output, sound) in enumerate(zip(batch.outputs, are_numbers(logits), strict=True)):
+            if not sound:
+                self._model.erase(_written_with(batch, output.row))
+                continue
             match output.spec:
                 case Sampler():
                     samplers.append(output.spec)
-                    rows.append(index)
-                    results.append(None)
+                    sampled.append(index)
                 case TopKProbe(k=k):
                     ids, probabilities = most_likely(logits[index], k)
-                    results.append(TopK(tuple(ids), tuple(probabilities)))
+                    results[index] = TopK(tuple(ids), tuple(probabilities))
                 case LogitsProbe():
-                    results.append(logits[index].float().numpy().copy())
+                    results[index] = logits[index].float().numpy().copy()
         if samplers:
-            asked = logits if len(rows) == len(logits) else logits[rows]
-            tokens = sample(asked, samplers, [batch.outputs[i].position for i in rows])
-            for index, token in zip(rows, tokens, strict=True):
+            asked = logits if len(sampled) == len(logits) else logits[sampled]
+            tokens = sample(asked, samplers, [batch.outputs[i].position for i in sampled])
+            for index, token in zip(sampled, tokens, strict=True):
                 results[index] = token
-        return [result for result in results if result is not None]
+        return results
 
     def _use_threads(self, rows: int) -> None:
         wanted = self._threads or (1 if rows <= _FEW_ROWS else self._all_threads)
         if wanted != self._set:
             torch.set_num_threads(wanted)
             self._set = wanted
+
+
+def _written_with(batch: Batch, row: int) -> Int32Array:
+    """Physical slots written by the segment of a row."""
+    segment = int(np.searchsorted(batch.segment_rows, row, side="right")) - 1
+    return batch.write_slots[batch.segment_rows[segment] : batch.segment_rows[segment + 1]]

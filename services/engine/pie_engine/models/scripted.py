@@ -31,7 +31,7 @@ from pie_wire.errors import BadField, NotFound
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from pie_engine.batch import Batch
+from pie_engine.batch import Batch, Int32Array
 from pie_engine.models import byte_tokenizer
 from pie_engine.models.base import ModelInfo, read_tokenizer_files
 from pie_engine.slot_memory import SlotMemory
@@ -127,6 +127,9 @@ class ScriptedModel:
             for token, value in self.next_logits(memory.seen_by(batch, output.row)).items():
                 logits[index, token] = value
         return logits
+
+    def erase(self, slots: Int32Array) -> None:
+        """Nothing: tokens in slots that no context counts are never seen."""
 
     def next_logits(self, tokens: list[int]) -> Mapping[int, float]:
         """Logits of the tokens that may follow."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
-from pie_engine.batch import Batch
+from pie_engine.batch import Batch, Int32Array
 from pie_engine.kernels.attention import Attention
 from pie_engine.kernels.kv_pool import KvPool, page_bytes
 from pie_engine.models.base import ModelInfo, read_tokenizer_files
@@ -79,6 +79,10 @@ class TransformersModel:
                 logits_to_keep=wanted,
             )
             return result.logits[0]
+
+    def erase(self, slots: Int32Array) -> None:
+        if self._pool is not None:
+            self._pool.erase(slots)
 
     def tokenizer_files(self) -> dict[str, bytes]:
         return read_tokenizer_files(self._folder) if self._folder is not None else {}
