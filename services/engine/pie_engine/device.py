@@ -21,8 +21,7 @@ class TopK:
 
 
 Result: TypeAlias = int | TopK | NDArray[np.float32] | DeviceError
-"""Answer to one output: a token for a sampler, `TopK`, logits `[vocab]`, or why this row, and not the pass, has
-failed."""
+"""Answer to one output: a token for a sampler, `TopK`, logits `[vocab]`, or why this row alone has failed."""
 
 
 class Device(Protocol):

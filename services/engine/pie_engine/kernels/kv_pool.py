@@ -24,8 +24,8 @@ class KvPool:
         self.kv_heads = kv_heads
         self.head_dim = head_dim
         shape = (pages + 1, layers, 2, kv_heads, page_size * head_dim)
-        # Zeros, because a masked slot still takes part in products, with weight zero. numpy's are given by the
-        operating  # system at first touch, so a large pool costs no memory until it is used.
+        # Zeros, because a masked slot still takes part in products, with weight zero. The operating system gives
+        # numpy's at first touch, so a large pool costs no memory until it is used.
         self._tensor = torch.from_numpy(np.zeros(prod(shape) * dtype.itemsize, dtype=np.uint8)).view(dtype).view(shape)
         self._layers = layers
         self._blocks = self._tensor.view(-1, page_size * head_dim)
