@@ -20,6 +20,8 @@ from pie_gateway.core import GatewayCore
 from pie_gateway.memory_log import MemoryEventLog
 from pie_kvstore.core import KvstoreCore
 from pie_runner.core import RunnerCore
+from pie_runner.host import TABLE
+from pie_runner.testing import CoroutineHost
 from pie_wire.errors import NotFound, PieError
 from pie_wire.hub import Answer, Hub, Incoming, Peer
 from pie_wire.membership import Membership
@@ -27,7 +29,7 @@ from pie_wire.messages.client import ProcessEvents, Replaced
 from pie_wire.messages.common import TERMINAL_KINDS, Event, ModelFacts, ProgramRef
 from pie_wire.messages.gateway import AckEvents, Attach, Attached, Launch, Launched, Signal, Terminate
 from pie_wire.messages.kvstore import InstallProgram, PutArtifact
-from programs import PROGRAMS, GeneratorHost
+from programs import PROGRAMS
 
 VOCAB = 256
 PAGES = 64
@@ -263,7 +265,7 @@ class World:
 
     def start_runner(self, name: str) -> None:
         node = self.network.spawn("runner", name)
-        host = GeneratorHost(PROGRAMS)
+        host = CoroutineHost(TABLE, PROGRAMS)
         core = RunnerCore(
             node.hub,
             host=host,
@@ -279,7 +281,7 @@ class World:
 
         def turn() -> None:
             core.tick()
-            host.run()
+            host.run_ready()
             core.flush()
 
         node.core = Ticker(turn)

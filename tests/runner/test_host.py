@@ -13,6 +13,7 @@ from pie_runner.host import TABLE
 from pie_runner.testing import CallError
 from pie_runner.wasm.hostcall import Case
 from pie_runner.wasm.world import offered_world
+from pie_wire.errors import ProgramError
 from pie_wire.messages.kvstore import Snapshot
 from runner_programs import GREEDY, generating, spec
 from runner_world import MAX_CONTEXT, VOCAB
@@ -269,7 +270,7 @@ def test_a_program_waits_for_an_engine_that_is_on_its_way(bare_world):
 
 
 def test_without_an_engine_the_wait_ends(bare_world):
-    assert "not_found" in bare_world.outcome(load_early).error.message
+    assert "unavailable" in bare_world.outcome(load_early).error.message
 
 
 def test_processes_spread_over_engines_and_stay_where_they_are(world):
@@ -280,3 +281,15 @@ def test_processes_spread_over_engines_and_stay_where_they_are(world):
     world.run(lambda: sum(engine.contexts for engine in world.engines.values()) == 4)
 
     assert [engine.contexts for engine in world.engines.values()] == [2, 2]
+
+
+async def failing(api, text):
+    await api.call("runtime", "set-cause", "engine_lost")
+    await api.call("runtime", "set-cause", "no such code")
+    raise ProgramError("a traceback")
+
+
+def test_a_failure_names_the_error_it_follows_from(world):
+    error = world.outcome(failing).error
+
+    assert (error.code, error.cause) == ("program_error", "engine_lost")

@@ -264,3 +264,11 @@ def test_globals_do_not_survive_a_launch(lab: Lab, python: Program):
     source = "import json\ndef main():\n    seen = hasattr(json, 'mark')\n    json.mark = True\n    return seen"
 
     assert [lab.run(python, source).value for _ in range(2)] == [False, False]
+
+
+def test_the_host_learns_which_of_its_errors_ended_the_program(lab: Lab, python: Program):
+    source = "from inferlet import Model\ndef main(): Model.load('nothing of that name')"
+
+    launch = lab.run(python, source)
+
+    assert launch.fiber.data.cause == "not_found"

@@ -252,6 +252,7 @@ class Engines:
             self._waiters.remove(waiter)
             if model is not None:
                 waiter.then(model, None)
-            else:
-                known = ", ".join(self.names()) or "none: is an engine running?"
+            elif known := ", ".join(self.names()):
                 waiter.then(None, NotFound(f"no model is called {waiter.name!r}; loaded: {known}"))
+            else:
+                waiter.then(None, Unavailable("no engine serves a model now: is one running? see `pie status`"))

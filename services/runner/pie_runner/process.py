@@ -79,6 +79,8 @@ class Process:
         self.homes: dict[str, str] = {}
         """Name of the home engine by model."""
         self.program: RunningProgram | None = None
+        self.cause = ""
+        """Code of the host's error that the program's failure follows from, as it says."""
         self.stop_fetching: Callable[[], None] = lambda: None
         self.log_second = 0.0
         self.log_lines = 0
@@ -103,7 +105,9 @@ class Process:
 
     def exited(self, outcome: Outcome) -> None:
         """The program ended by itself."""
-        if isinstance(outcome, PieError):
+        if type(outcome) is ProgramError and not outcome.cause:
+            self.end(ProgramError(outcome.message, cause=self.cause))
+        elif isinstance(outcome, PieError):
             self.end(outcome)
         elif len(outcome.encode()) > MAX_EVENT_BYTES:
             self.end(TooLarge(f"the program's result exceeds {MAX_EVENT_BYTES} bytes: use session.send for large data"))

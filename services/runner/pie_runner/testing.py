@@ -121,7 +121,9 @@ class Task:
             except StopIteration as stop:
                 self._end(stop.value)
             except CallError as exc:
-                self._end(ProgramError(str(exc)))
+                self._end(ProgramError(str(exc), cause=exc.code))
+            except ProgramError as exc:
+                self._end(exc)
             except Exception as exc:  # noqa: BLE001 - a program's failure is its outcome
                 self._end(Trapped(f"{type(exc).__name__}: {exc}"))
             else:

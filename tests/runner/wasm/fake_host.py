@@ -24,6 +24,7 @@ class Instance:
     """What the host knows about one running program (`fiber.data`)."""
 
     arguments: str = "null"
+    cause: str = ""
     sent: list[str | bytes] = field(default_factory=list)
     out: list[tuple[str, str]] = field(default_factory=list)
     inbox: list[str | bytes] = field(default_factory=list)
@@ -203,6 +204,7 @@ class FakeHost:
             ("runtime", "program"): lambda f: "test@0.0.1",
             ("runtime", "arguments"): lambda f: f.data.arguments,
             ("runtime", "models"): lambda f: ["letters"],
+            ("runtime", "set-cause"): lambda f, code: setattr(f.data, "cause", code),
             ("random", "get-bytes"): lambda f, n: self.random.randbytes(n),
             ("log", "stdout"): lambda f, text: f.data.out.append(("stdout", text)),
             ("log", "stderr"): lambda f, text: f.data.out.append(("stderr", text)),

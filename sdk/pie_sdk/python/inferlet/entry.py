@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from wit_world.imports import random as host_random
+from wit_world.imports import runtime
 
 from inferlet import loop, stdio
 from inferlet.errors import PieError
@@ -62,6 +63,8 @@ def run_program(load: Callable[[], Callable[..., Any]], value: Any) -> str:
             return "null"
         raise ProgramFailedError(f"exit: {exc.code}") from None
     except BaseException as exc:  # noqa: BLE001 - whatever ends the program is its answer
+        if isinstance(exc, PieError):
+            runtime.set_cause(exc.code)
         raise ProgramFailedError(_report(exc)) from None
     finally:
         stdio.flush()

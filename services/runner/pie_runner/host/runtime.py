@@ -6,6 +6,8 @@ import importlib.metadata
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from pie_wire.errors import codes
+
 from pie_runner.process import process_of
 from pie_runner.wasm.hostcall import HostFunction
 
@@ -50,6 +52,12 @@ def models(fiber: Fiber) -> list[str]:
     return process_of(fiber).facilities.engines.names()
 
 
+def set_cause(fiber: Fiber, code: str) -> None:
+    """What the program's failure follows from."""
+    if code in codes():
+        process_of(fiber).cause = code
+
+
 FUNCTIONS: Mapping[str, HostFunction] = {
     "version": version,
     "instance-id": instance_id,
@@ -58,4 +66,5 @@ FUNCTIONS: Mapping[str, HostFunction] = {
     "program": program,
     "arguments": arguments,
     "models": models,
+    "set-cause": set_cause,
 }
