@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 import click
@@ -30,14 +31,15 @@ def main(file: str | None, **flags: object) -> None:
     logs.setup("engine", level=config.log_level, form=config.log_format, name=config.name)
     if os.environ.get("PIE_PARENT"):
         die_with_parent()
-    shutdown = Shutdown()
     # Read when torch is loaded. Threads that spin while they wait cost a shared machine far more than waking them up.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # torch takes seconds to import: not before the flags are known to be good.
+    # torch takes seconds to import: not before the flags are known to be good. Whoever is told to stop meanwhile has
+    # nothing to take leave of.
+    signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0))
     from pie_engine.service import serve
 
     try:
-        serve(config, shutdown)
+        serve(config, Shutdown())
     except PieError as exc:
         structlog.get_logger("pie.engine").error("cannot run", code=exc.code, reason=exc.message)
         sys.exit(1)

@@ -34,6 +34,7 @@ R = TypeVar("R")
 
 PORT = "runners"
 _FAREWELL = 2.0
+"""Seconds for the pass under way; a model that is still loading gets none."""
 
 log = structlog.get_logger("pie.engine")
 
@@ -44,14 +45,16 @@ def serve(config: EngineConfig, shutdown: Shutdown) -> None:
     hub = Hub(identity("engine", config.name), time.monotonic)
     transport = Transport(hub)
     worker = Worker(transport.wake)
+    farewell = _FAREWELL
     try:
         transport.dial(KVSTORE, config.kvstore_endpoint)
         Engine(config, hub, transport, worker, shutdown).run()
     except Cancelled:
         log.info("stopped while loading the model")
+        farewell = 0.0
     finally:
         transport.close(EngineLost(f"engine {config.name} is shutting down"))
-        if not worker.stop(_FAREWELL):
+        if not worker.stop(farewell):
             # A native call cannot be interrupted, and tearing the interpreter down under it would crash.
             sys.stderr.flush()
             os._exit(0)
