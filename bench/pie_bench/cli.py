@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 import click
-from pie_cli.connect import gateway_endpoint
+from pie_zmq.transport import default_endpoint
 
 from pie_bench.serve import Workload, measure
 
@@ -22,5 +22,5 @@ def bench() -> None:
 @click.option("--repetitions", type=click.IntRange(1), default=5, show_default=True, help="Rounds per case.")
 def serve(as_json: bool, output: Path | None, repetitions: int) -> None:
     """1, 16 and 64 streams (128 tokens in, 64 out) through the whole stack."""
-    report = asyncio.run(measure(gateway_endpoint(), Workload(repetitions=repetitions)))
+    report = asyncio.run(measure(default_endpoint(), Workload(repetitions=repetitions)))
     report.show(as_json=as_json, output=output)

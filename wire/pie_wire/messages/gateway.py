@@ -147,6 +147,8 @@ class ListInstalled(Request[Programs], frozen=True, omit_defaults=True):
 
 
 class StatusReport(Message, frozen=True, omit_defaults=True):
+    """The members that kvstore lists, the models that engines serve, and where HTTP is."""
+
     verb: ClassVar[str] = "client.status"
     members: list[MemberInfo]
     models: list[ModelFacts]
@@ -161,6 +163,8 @@ class Status(Request[StatusReport], frozen=True, omit_defaults=True):
 
 
 class PagesReport(Message, frozen=True, omit_defaults=True):
+    """Pools and page owners of all engines, as kvstore has them."""
+
     verb: ClassVar[str] = "client.pages"
     engines: list[EnginePages]
 

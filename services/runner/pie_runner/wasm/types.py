@@ -3,16 +3,13 @@
 The published bindings describe types by live C objects that cost a call per look; a program's imports are turned into
 these values when it is loaded, and everything after works on them.
 """
-# The type objects of the published bindings are reached through a private module.
-# pyright: reportPrivateUsage=false
-
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from wasmtime import Engine
 from wasmtime.component import Component
-from wasmtime.component import _types as live
+from wasmtime.component import _types as live  # pyright: ignore[reportPrivateUsage]
 from wasmtime.component._resource_type import ResourceType
 
 
