@@ -33,7 +33,7 @@ def test_rows_equal_the_engines_table(stack: Stack, tmp_path: Path):
     path = tmp_path / "holding.py"
     path.write_text(HOLDING)
     with stack.client() as client:
-        processes = [client.run_file(path, {"numbers": [n, 2 * n, 40]}) for n in (3, 20)]
+        processes = [client.run_file(path, {"numbers": [n, 2 * n, 40]}, on_disconnect="terminate") for n in (3, 20)]
         lengths: dict[str, list[int]] = {}
         for process in processes:
             said = next(event.text for event in process.events() if event.kind == "message")
@@ -55,7 +55,8 @@ def rows(client: Client) -> dict[str, list[int]]:
     found: dict[str, list[int]] = {}
     for engine in client.pages().engines:
         for row in engine.rows:
-            assert row.pages == -(-row.tokens // engine.pool.page_size)
+            # The last token has no KV yet.
+            assert row.pages in {-(-tokens // engine.pool.page_size) for tokens in (row.tokens, row.tokens - 1)}
             found.setdefault(row.process, []).append(row.tokens)
     return {process: sorted(tokens) for process, tokens in found.items()}
 
