@@ -45,7 +45,7 @@ soak: prepare ## tests that run for minutes to find leaks
 	@$(BIN)/pytest -m soak --timeout 3600
 
 e2e-compose: venv ## the stack as containers, with whatever `docker compose` is on PATH
-	@$(BIN)/pytest -m compose --timeout 1800
+	@$(BIN)/pytest -m compose --timeout 1800 tests/compose
 
 clean: ## remove the environment and all caches of the checkout (models stay in the Pie home)
 	@rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis dist build
