@@ -21,6 +21,9 @@ from pie_engine.work import Work
 _MIN_CHUNK = 16
 _DECODE_SHARE = 0.75
 """Of a step's time, while prompts wait: many decodes must not keep a prompt from starting."""
+_LEAST_SHARE = 3.0
+"""A step may take this many times what an empty one would: when a slow or busy machine makes the fixed part alone take the
+time of a step, smaller steps would only pay it more often."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,8 @@ class Scheduler:
         self.step = 0
         """Passes planned so far."""
         self.evictions = 0
+        self._step_ms = limits.step_ms
+        """Estimated work that the step being planned may hold."""
         self._head: tuple[int, int] | None = None
         """Arrival of the oldest waiting prefill, and the step since when it has waited."""
 
@@ -96,7 +101,8 @@ class Scheduler:
             self._prefill(draft, room, starved)
         decodes = [w for w in works if w is not starved and _rows_to_go(w) <= 1]
         prefills = [w for w in works if w is not starved and _rows_to_go(w) > 1]
-        budget = self._limits.step_ms * (_DECODE_SHARE if prefills else 1.0)
+        self._step_ms = max(self._limits.step_ms, _LEAST_SHARE * self._cost.fixed_ms)
+        budget = self._step_ms * (_DECODE_SHARE if prefills else 1.0)
         for work in sorted(decodes, key=lambda w: (w.context.last_step, w.arrival)):
             if draft.entries and not self._fits(draft, work, budget):
                 break
@@ -144,7 +150,7 @@ class Scheduler:
             return True
         if self._is_produced_elsewhere(draft, context, work):
             return True
-        chunk = self._cost.rows_within(self._limits.step_ms, draft.load, context.kv_length)
+        chunk = self._cost.rows_within(self._step_ms, draft.load, context.kv_length)
         chunk = min(chunk, self._limits.max_rows - draft.load.rows)
         if not draft.prefills:
             # However slow the machine: the oldest prompt advances in every step.
