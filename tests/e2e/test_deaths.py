@@ -9,7 +9,7 @@ import time
 import pytest
 from e2e_stack import Stack
 from generations import PROMPTS, Generations, texts_of
-from pie_wire.errors import PieError, ProcessLost
+from pie_wire.errors import PieError, ProcessLost, ProgramError
 from pie_zmq import Client
 
 TOKENS = 40
@@ -90,7 +90,8 @@ def test_engine(stack: Stack):
         generations.wait(30)
         assert generations.latest_end() - killed.at < ANSWERED
         for one in generations.all:
-            assert "engine_lost" in str(one.error)
+            assert isinstance(one.error, ProgramError), "the program did not catch it"
+            assert one.error.cause == "engine_lost"
     stack.wait_restarted(killed)
     launches_again(stack)
 
