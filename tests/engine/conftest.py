@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
+from pie_engine.batch import Batch
 from pie_engine.core import EngineCore
 from pie_engine.device import Device
 from pie_engine.limits import Limits
@@ -104,6 +105,10 @@ class Bench:
                 if out.route in self.runners:
                     self.runners[out.route].hub.receive("engine", b"", out.frames)
 
+    def pass_ms(self, batch: Batch) -> float:
+        """What the device claims to have taken; replace it to simulate another machine."""
+        return 10.0
+
     def send(self, *ops: wire.Op, runner: Runner | None = None) -> int:
         """Send operations in one message; returns the number of the last."""
         who = runner or self.runner
@@ -129,7 +134,7 @@ class Bench:
                 self.failing = None
                 self.core.fail(exc)
             else:
-                self.core.finish(results, 0.01)
+                self.core.finish(results, self.pass_ms(batch) / 1000)
         self.pump()
         self.core.check_integrity()
         return batch is not None

@@ -35,11 +35,6 @@ class CostModel:
         step, row, slot, area = self._per
         return step + row * load.rows + slot * load.slots + area * load.area
 
-    @property
-    def fixed_ms(self) -> float:
-        """What a step costs before its first row."""
-        return self._per[0]
-
     def observe(self, load: Load, ms: float) -> None:
         """A step of this size took `ms`."""
         ms = max(min(ms, _OUTLIER * self.estimate(load) + 1.0), 0.01)

@@ -18,12 +18,13 @@ from pie_engine.kv_cache import KvCache
 from pie_engine.limits import Limits
 from pie_engine.work import Work
 
-_MIN_CHUNK = 16
+_MIN_CHUNK = 64
+"""Tokens by which the oldest prompt advances in every pass, whatever the estimate; for the same reason."""
 _DECODE_SHARE = 0.75
 """Of a step's time, while prompts wait: many decodes must not keep a prompt from starting."""
-_LEAST_SHARE = 3.0
-"""A step may take this many times what an empty one would: when a slow or busy machine makes the fixed part alone take the
-time of a step, smaller steps would only pay it more often."""
+_MIN_BATCH = 64
+"""Decodes that go into a pass whatever the estimate. A pass reads all weights for its first row, and a row more costs
+little: on a slow or busy machine, turns of fewer would pay that again and make everybody wait longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +72,6 @@ class Scheduler:
         self.step = 0
         """Passes planned so far."""
         self.evictions = 0
-        self._step_ms = limits.step_ms
-        """Estimated work that the step being planned may hold."""
         self._head: tuple[int, int] | None = None
         """Arrival of the oldest waiting prefill, and the step since when it has waited."""
 
@@ -101,10 +100,11 @@ class Scheduler:
             self._prefill(draft, room, starved)
         decodes = [w for w in works if w is not starved and _rows_to_go(w) <= 1]
         prefills = [w for w in works if w is not starved and _rows_to_go(w) > 1]
-        self._step_ms = max(self._limits.step_ms, _LEAST_SHARE * self._cost.fixed_ms)
-        budget = self._step_ms * (_DECODE_SHARE if prefills else 1.0)
+        budget = self._limits.step_ms * (_DECODE_SHARE if prefills else 1.0)
         for work in sorted(decodes, key=lambda w: (w.context.last_step, w.arrival)):
-            if draft.entries and not self._fits(draft, work, budget):
+            if draft.load.rows >= self._limits.max_rows:
+                break
+            if len(draft.entries) >= _MIN_BATCH and not self._fits(draft, work, budget):
                 break
             self._decode(draft, room, work)
         waiting: Work | None = None
@@ -128,8 +128,6 @@ class Scheduler:
             self._head = (waiting.arrival, self.step)
 
     def _fits(self, draft: _Draft, work: Work, budget: float) -> bool:
-        if draft.load.rows >= self._limits.max_rows:
-            return False
         return self._cost.estimate(draft.load.plus(1, work.context.length)) <= budget
 
     def _decode(self, draft: _Draft, room: _Room, work: Work) -> None:
@@ -150,12 +148,13 @@ class Scheduler:
             return True
         if self._is_produced_elsewhere(draft, context, work):
             return True
-        chunk = self._cost.rows_within(self._step_ms, draft.load, context.kv_length)
-        chunk = min(chunk, self._limits.max_rows - draft.load.rows)
+        chunk = self._cost.rows_within(self._limits.step_ms, draft.load, context.kv_length)
         if not draft.prefills:
-            # However slow the machine: the oldest prompt advances in every step.
             chunk = max(chunk, _MIN_CHUNK)
-        if chunk < _MIN_CHUNK and chunk < work.end - context.kv_length:
+        elif chunk < min(_MIN_CHUNK, work.end - context.kv_length):
+            return False
+        chunk = min(chunk, self._limits.max_rows - draft.load.rows)
+        if chunk <= 0:
             return False
         total = self._cache.missing_pages(context, work.end)
         stop = min(work.end, context.kv_length + chunk)
