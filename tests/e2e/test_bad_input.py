@@ -82,6 +82,8 @@ def test_malformed_input(scripted: Stack, client: Client):
         caller.ask(Launch("short", "hello"))
     with pytest.raises(PieError, match="prompt"):
         client.launch("text-completion", {}).result(20)
+    with pytest.raises(PieError, match=r"'prompt' must be a string, not \[1\]"):
+        client.launch("text-completion", {"prompt": [1]}).result(20)
     with pytest.raises(PieError, match="surprise"):
         client.launch("hello", {"surprise": 1}).result(20)
 

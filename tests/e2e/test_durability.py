@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 
-from e2e_stack import Stack, eventually
+from e2e_stack import Killed, Stack, eventually
 from pie_wire.errors import PieError
 from pie_zmq import Client
 
@@ -47,7 +47,7 @@ def test_programs_and_event_logs(scripted: Stack):
 
 def test_an_upload_goes_on_when_the_store_dies(scripted: Stack):
     source = b"# " + b"x" * 3_000_000 + b"\nasync def main(): return 'whole'\n"
-    killed = []
+    killed: list[Killed] = []
 
     def kill_once(received: int, size: int) -> None:
         if not killed and received > size // 2:

@@ -47,6 +47,39 @@ def test_an_input_that_lacks_something(lab: Lab, python: Program):
 
 
 @pytest.mark.parametrize(
+    ("annotation", "value", "wanted"),
+    [
+        ("str", 5, "5"),
+        ("str", True, "true"),
+        ("'str'", 1.5, "1.5"),
+        ("int", 3.0, 3),
+        ("float", 3, 3),
+        ("bool", False, False),
+        ("int | None", None, None),
+        ("list[int]", [1], [1]),
+    ],
+)
+def test_values_that_fit(lab: Lab, python: Program, annotation: str, value: object, wanted: object):
+    assert lab.run(python, f"def main(a: {annotation}, b=0): return a", {"a": value}).value == wanted
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value", "words"),
+    [
+        ("str", [1], "a string, not [1]"),
+        ("int", "many", 'an integer, not "many"'),
+        ("int", 1.5, "an integer, not 1.5"),
+        ("float", "x" * 100, f'a number, not "{"x" * 79}...'),
+        ("bool", 1, "true or false, not 1"),
+    ],
+)
+def test_values_that_do_not_fit(lab: Lab, python: Program, annotation: str, value: object, words: str):
+    error = lab.run(python, f"def main(a: {annotation}, b=0): return a", {"a": value}).error
+
+    assert str(error) == f"The input's 'a' must be {words}."
+
+
+@pytest.mark.parametrize(
     ("expression", "wanted"),
     [
         ("'text'", "text"),

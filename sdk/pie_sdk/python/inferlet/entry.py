@@ -22,6 +22,8 @@ from inferlet.errors import PieError
 
 _MODULE = "inferlet_main"
 _TRACE_END = 50
+_SHOWN = 80
+_SCALARS = {"str": "a string", "int": "an integer", "float": "a number", "bool": "true or false"}
 _OWN_FOLDER = __file__.rpartition("/")[0] + "/"
 
 
@@ -101,9 +103,9 @@ def _bind(main: Callable[..., Any], value: Any) -> tuple[list[Any], dict[str, An
     first = params[0]
     alone = len(params) == 1 and first.kind in (kinds.POSITIONAL_OR_KEYWORD, kinds.POSITIONAL_ONLY)
     if not isinstance(value, dict):
-        return ([] if value is None and first.default is not kinds.empty else [value]), {}
+        return ([] if value is None and first.default is not kinds.empty else [_fit(first, value)]), {}
     if alone and (first.name == "input" or (first.name not in value and first.default is kinds.empty)):
-        return [value], {}
+        return [_fit(first, value)], {}
     names = {p.name for p in named}
     unknown = [key for key in value if key not in names]
     if unknown and not spreads:
@@ -111,7 +113,34 @@ def _bind(main: Callable[..., Any], value: Any) -> tuple[list[Any], dict[str, An
     missing = [p.name for p in named if p.default is kinds.empty and p.name not in value]
     if missing:
         raise ProgramFailedError(f"The input lacks {', '.join(map(repr, missing))}; main takes {sorted(names)}.")
-    return [], value
+    known = {p.name: p for p in named}
+    return [], {key: _fit(known[key], item) if key in known else item for key, item in value.items()}
+
+
+def _fit(param: inspect.Parameter, value: Any) -> Any:
+    """A value for a parameter, checked if that is annotated as string, integer, number or bool. A number or bool for a
+    string is its text: a command line cannot tell `5` from `"5"`."""
+    wanted = getattr(param.annotation, "__name__", param.annotation)
+    if wanted not in _SCALARS or value == param.default:
+        return value
+    match wanted, value:
+        case "bool", bool():
+            return value
+        case "str", str():
+            return value
+        case "str", bool() | int() | float():
+            return json.dumps(value)
+        case "int" | "float", int() | float() if not isinstance(value, bool):
+            if wanted == "float":
+                return value
+            if value == int(value):
+                return int(value)
+    shown = json.dumps(value, ensure_ascii=False)
+    raise ProgramFailedError(f"The input's {param.name!r} must be {_SCALARS[wanted]}, not {_abridged(shown)}.")
+
+
+def _abridged(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def _encode(result: Any) -> str:
