@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import torch
 from pie_engine.config import EngineConfig, parse_bytes
+from pie_engine.models.loading import load_model
 from pie_wire.errors import BadField, NotFound, Unsupported
 
 
@@ -32,7 +34,6 @@ def test_what_is_no_amount(text):
         ({"threads": -1}, BadField),
         ({"step_ms": 0.0}, BadField),
         ({"kv_memory": "much"}, BadField),
-        ({"device": "cuda"}, Unsupported),
     ],
 )
 def test_checked_before_loading(tmp_path, change, error):
@@ -41,3 +42,12 @@ def test_checked_before_loading(tmp_path, change, error):
     good.check()
     with pytest.raises(error):
         replace(good, **change).check()
+
+
+def test_cuda_without_a_device_is_refused_with_the_remedy(tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    (tmp_path / "config.json").write_text("{}")
+
+    with pytest.raises(Unsupported, match="--device cpu"):
+        load_model(EngineConfig(model=str(tmp_path), device="cuda"))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from pie_wire.config import option, pie_home
-from pie_wire.errors import BadField, NotFound, Unsupported
+from pie_wire.errors import BadField, NotFound
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 _SCRIPTED = "scripted:"
@@ -26,7 +26,7 @@ class EngineConfig:
     advertise: str = option("", "address given to runners when endpoint is none, as tcp://0.0.0.0 is; empty: endpoint")
     kvstore_endpoint: str = option(f"ipc://{pie_home()}/run/kvstore.sock", "where kvstore listens")
     model: str = option("", "model folder, or scripted:FILE")
-    device: Literal["cpu", "cuda"] = option("cpu", "where the model runs; there are no kernels for cuda yet")
+    device: Literal["cpu", "cuda"] = option("cpu", "where the model runs; cuda has not been verified yet")
     dtype: Literal["bfloat16", "float32"] = option(
         "bfloat16", "number format of weights and KV; float32 is the reference mode"
     )
@@ -43,12 +43,9 @@ class EngineConfig:
     log_format: Literal["auto", "text", "json"] = option("auto", "log lines for people, for programs, or by terminal")
 
     def check(self) -> None:
-        """Raise BadField for a value out of range, NotFound for a missing model, Unsupported for a device without
-        kernels."""
+        """Raise BadField for a value out of range, NotFound for a missing model."""
         if not self.model:
             raise BadField("no model given: set --model (or PIE_ENGINE_MODEL) to a model folder or scripted:FILE")
-        if self.device != "cpu":
-            raise Unsupported(f"this engine has no kernels for {self.device} yet: set --device cpu (PIE_ENGINE_DEVICE)")
         if self.script is not None:
             if not self.script.is_file():
                 raise NotFound(f"there is no script {self.script}")

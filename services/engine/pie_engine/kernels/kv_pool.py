@@ -18,15 +18,27 @@ class KvPool:
     """
 
     def __init__(
-        self, pages: int, layers: int, kv_heads: int, head_dim: int, page_size: int, dtype: torch.dtype
+        self,
+        pages: int,
+        layers: int,
+        kv_heads: int,
+        head_dim: int,
+        page_size: int,
+        dtype: torch.dtype,
+        device: torch.device | None = None,
     ) -> None:
         self.page_size = page_size
+        self.device = device or torch.device("cpu")
         self.kv_heads = kv_heads
         self.head_dim = head_dim
         shape = (pages + 1, layers, 2, kv_heads, page_size * head_dim)
         # Zeros, because a masked slot still takes part in products, with weight zero. The operating system gives
         # numpy's at first touch, so a large pool costs no memory until it is used.
-        self._tensor = torch.from_numpy(np.zeros(prod(shape) * dtype.itemsize, dtype=np.uint8)).view(dtype).view(shape)
+        if self.device.type == "cpu":
+            blank = torch.from_numpy(np.zeros(prod(shape) * dtype.itemsize, dtype=np.uint8))
+            self._tensor = blank.view(dtype).view(shape)
+        else:
+            self._tensor = torch.zeros(shape, dtype=dtype, device=self.device)
         self._layers = layers
         self._blocks = self._tensor.view(-1, page_size * head_dim)
         slots = self._tensor.view(pages + 1, layers, 2, kv_heads, page_size, head_dim)
@@ -43,8 +55,8 @@ class KvPool:
 
     def block_rows(self, pages: Tensor) -> Tensor:
         """Where the blocks of `pages` `[n, m]` lie for layer 0: `[2, n, kv_heads, m]`, keys before values."""
-        halves = torch.arange(2).view(2, 1, 1, 1) * self.kv_heads
-        heads = torch.arange(self.kv_heads).view(1, 1, -1, 1)
+        halves = torch.arange(2, device=self.device).view(2, 1, 1, 1) * self.kv_heads
+        heads = torch.arange(self.kv_heads, device=self.device).view(1, 1, -1, 1)
         return pages.view(1, len(pages), 1, -1) * (self._layers * 2 * self.kv_heads) + halves + heads
 
     def gather(self, layer: int, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -60,12 +72,12 @@ class KvPool:
     def copy_pages(self, copies: Int32Array) -> None:
         """Copy whole pages, all layers; `copies` is `[n, 2]` of (source, destination), no page on both sides."""
         if len(copies):
-            pairs = torch.from_numpy(copies).long()
+            pairs = torch.from_numpy(copies).long().to(self.device)
             self._tensor[pairs[:, 1]] = self._tensor[pairs[:, 0]]
 
     def erase(self, slots: Int32Array) -> None:
         """Zero the KV of physical slots, all layers: what a failed pass wrote may not be a number."""
-        where = torch.from_numpy(slots).long()
+        where = torch.from_numpy(slots).long().to(self.device)
         pages, offsets = where // self.page_size, where % self.page_size
         for layer in range(self._layers):
             self._keys[layer][pages, :, offsets] = 0

@@ -38,7 +38,9 @@ class _Group:
         if found is None:
             found = self.visible
             if window:
-                found = found & (torch.arange(found.shape[-1]) > self.row_slots[..., None] - window)
+                found = found & (
+                    torch.arange(found.shape[-1], device=found.device) > self.row_slots[..., None] - window
+                )
             found = found[:, None].expand(-1, share, -1, -1).reshape(len(found), 1, share * self.per, -1)
             self.masks[window, share] = found
         return found
@@ -58,7 +60,7 @@ class TorchAttentionPass:
 
     def __init__(self, batch: Batch, pool: KvPool) -> None:
         self._pool = pool
-        slots = torch.from_numpy(batch.write_slots).long()
+        slots = torch.from_numpy(batch.write_slots).long().to(pool.device)
         self._write_pages = slots // batch.page_size
         self._write_offsets = slots % batch.page_size
         self._groups = _groups(batch, pool)
@@ -158,11 +160,15 @@ def _group(batch: Batch, pool: KvPool, segments: list[int], per: int) -> _Group:
         for index, row in enumerate(rows):
             for start, end in batch.intervals[batch.interval_ptr[row] : batch.interval_ptr[row + 1]]:
                 visible[index, start:end] = True
+
+    def on_device(array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array).long().to(pool.device)
+
     contiguous = bool((np.diff(rows) == 1).all())
     return _Group(
-        rows=slice(int(rows[0]), int(rows[-1]) + 1) if contiguous else torch.from_numpy(rows).long(),
+        rows=slice(int(rows[0]), int(rows[-1]) + 1) if contiguous else on_device(rows),
         per=per,
-        blocks=pool.block_rows(torch.from_numpy(pages)),
-        row_slots=torch.from_numpy(row_slots).long().view(len(segments), per),
-        visible=torch.from_numpy(visible).view(len(segments), per, -1),
+        blocks=pool.block_rows(on_device(pages)),
+        row_slots=on_device(row_slots).view(len(segments), per),
+        visible=torch.from_numpy(visible).to(pool.device).view(len(segments), per, -1),
     )

@@ -6,7 +6,7 @@ import gc
 from pathlib import Path
 
 import structlog
-from pie_wire.errors import BadField
+from pie_wire.errors import BadField, Unsupported
 
 from pie_engine.batch import Output, Sampler, Segment, build
 from pie_engine.config import EngineConfig
@@ -26,10 +26,14 @@ def load_model(config: EngineConfig) -> Model:
         from pie_engine.models.scripted import load_script
 
         return load_script(config.script)
+    import torch
+
     from pie_engine.kernels.torch_attention import TorchAttention
     from pie_engine.models.transformers_model import load
 
-    return load(Path(config.model).expanduser(), TorchAttention(), dtype=config.dtype)
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise Unsupported("torch sees no CUDA device: install a CUDA build of torch, or set --device cpu")
+    return load(Path(config.model).expanduser(), TorchAttention(), dtype=config.dtype, device=config.device)
 
 
 def ready_device(config: EngineConfig) -> tuple[Model, Device, int]:

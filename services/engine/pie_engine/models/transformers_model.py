@@ -38,7 +38,7 @@ class TransformersModel:
         self._folder = folder
         self._pool: KvPool | None = None
         self._model.set_attn_implementation(NAME)
-        packed = pack and can_pack(model.dtype)
+        packed = pack and model.device.type == "cpu" and can_pack(model.dtype)
         fingerprint = _fingerprint(model, folder)
         if packed:
             pack_linears(model)
@@ -59,7 +59,9 @@ class TransformersModel:
 
     def allocate(self, pages: int, page_size: int) -> None:
         info = self.info
-        self._pool = KvPool(pages, info.layers, info.kv_heads, info.head_dim, page_size, self._model.dtype)
+        self._pool = KvPool(
+            pages, info.layers, info.kv_heads, info.head_dim, page_size, self._model.dtype, self._model.device
+        )
 
     def page_bytes(self, page_size: int) -> int:
         info = self.info
@@ -71,14 +73,15 @@ class TransformersModel:
             raise BadRequest("the KV pool has not been allocated; call allocate() before the first pass")
         with torch.inference_mode(), attending(self._attention.begin(batch, pool)):
             pool.copy_pages(batch.copies)
-            wanted = torch.tensor([output.row for output in batch.outputs], dtype=torch.long)
+            device = self._model.device
+            wanted = torch.tensor([output.row for output in batch.outputs], dtype=torch.long, device=device)
             result = self._model(
-                input_ids=torch.from_numpy(batch.tokens).long()[None],
-                position_ids=torch.from_numpy(batch.positions).long()[None],
+                input_ids=torch.from_numpy(batch.tokens).long().to(device)[None],
+                position_ids=torch.from_numpy(batch.positions).long().to(device)[None],
                 use_cache=False,
                 logits_to_keep=wanted,
             )
-            return result.logits[0]
+            return result.logits[0].cpu()
 
     def erase(self, slots: Int32Array) -> None:
         if self._pool is not None:
@@ -88,7 +91,9 @@ class TransformersModel:
         return read_tokenizer_files(self._folder) if self._folder is not None else {}
 
 
-def load(folder: Path, attention: Attention, *, dtype: str = "bfloat16", name: str = "") -> TransformersModel:
+def load(
+    folder: Path, attention: Attention, *, dtype: str = "bfloat16", name: str = "", device: str = "cpu"
+) -> TransformersModel:
     """Load a model folder (config.json, safetensors). Raises NotFound, BadRequest or Unsupported, each with the
     remedy."""
     if not (folder / "config.json").is_file():
@@ -106,6 +111,7 @@ def load(folder: Path, attention: Attention, *, dtype: str = "bfloat16", name: s
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[dtype], local_files_only=True)
     except (OSError, ValueError, RuntimeError, SafetensorError) as exc:
         raise BadRequest(f"the weights in {folder} cannot be loaded: {exc}; pull the model again") from exc
+    model.to(device)  # pyright: ignore[reportArgumentType]
     return TransformersModel(model, attention, name=name or folder.name, folder=folder)
 
 
@@ -133,6 +139,6 @@ def _fingerprint(model: PreTrainedModel, folder: Path | None) -> str:
     digest.update(json.dumps(model.config.to_dict(), sort_keys=True, default=str).encode())
     digest.update(str(model.dtype).encode())
     for name, parameter in model.named_parameters():
-        head = parameter.detach().reshape(-1)[:64].float().numpy().tobytes()
+        head = parameter.detach().reshape(-1)[:64].float().cpu().numpy().tobytes()
         digest.update(name.encode() + head)
     return digest.hexdigest()
