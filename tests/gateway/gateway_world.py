@@ -157,6 +157,7 @@ class FakeRunner:
         self.started: list[str] = []
         self.killed: list[str] = []
         self.refuse: PieError | None = None
+        self.before_refusal: Callable[[], None] = lambda: None
         self.silent = False
         """Do not answer Start."""
         self.obeys = True
@@ -211,6 +212,7 @@ class FakeRunner:
 
     def _start(self, incoming: Incoming[Start]) -> Done | None:
         if self.refuse is not None:
+            self.before_refusal()
             raise self.refuse
         pid = incoming.message.pid
         self.started.append(pid)

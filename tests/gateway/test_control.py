@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from gateway_world import FakeClient, FakeRunner, World
-from pie_wire.errors import BadField, Gone, NotFound, TooLarge
+from pie_wire.errors import BadField, Gone, NotFound, Terminated, TooLarge
 from pie_wire.messages.common import MAX_EVENT_BYTES
 from pie_wire.messages.gateway import ListProcesses, Signal, Terminate
 
@@ -68,6 +68,19 @@ def test_a_runner_that_does_not_end_a_process_is_overruled(world: World, runner:
 
     assert [e.kind for e in client.events[pid]] == ["started", "error"]
     assert runner.killed == [pid, pid]
+
+
+def test_a_runner_is_freed_of_what_it_says_after_it_was_overruled(world: World, runner: FakeRunner, client: FakeClient):
+    runner.obeys = False
+    pid = client.launch()
+    client.ask(Terminate(pid, "enough"))
+
+    runner.emit(pid, "message", "still here")
+    last = runner.emit(pid, "error", error=Terminated("enough"))
+    world.run()
+
+    assert runner.processes[pid].durable == last.seq
+    assert [e.kind for e in client.events[pid]] == ["started", "error"]
 
 
 def test_a_vanished_client_takes_along_what_it_asked_to_end(world: World, runner: FakeRunner, client: FakeClient):

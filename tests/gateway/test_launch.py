@@ -189,6 +189,38 @@ def test_a_full_runner_hands_the_process_to_another(world: World, client: FakeCl
     assert world.core.table.live_count == 1
 
 
+def test_a_placed_launch_of_a_vanished_client_is_dropped_when_its_runner_is_full(world: World, runner: FakeRunner):
+    first = world.client("first")
+    pid = world.pid()
+    runner.refuse = Overloaded("full after all")
+    runner.before_refusal = lambda: world.kill("first")
+
+    first.send(Launch(pid, "hello"))
+    world.run(1.0)
+    runner.refuse = None
+    world.run(1.0)
+
+    assert runner.started == []
+    assert world.core is not None
+    assert world.core.table.live_count == 0
+    world.client("second").launch(pid=pid)
+
+
+def test_a_launch_that_cannot_be_sent_is_answered_and_leaves_nothing(
+    world: World, runner: FakeRunner, client: FakeClient, monkeypatch: pytest.MonkeyPatch
+):
+    client.launch()
+    pid = world.pid()
+    waiting = client.send(Launch(pid, "hello"))
+
+    monkeypatch.setattr("pie_wire.hub.MAX_PENDING", 0)
+    world.run(1.0)
+
+    assert isinstance(waiting[0].error, Overloaded)
+    monkeypatch.undo()
+    client.launch(pid=pid)
+
+
 def test_a_program_the_runner_refuses_fails_the_launch_and_frees_the_id(
     world: World, runner: FakeRunner, client: FakeClient
 ):

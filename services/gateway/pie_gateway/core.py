@@ -193,14 +193,15 @@ class GatewayCore:
         batch: list[tuple[Process, Sequence[Event]]] = []
         at = 0
         for pid, count in zip(message.pids, message.counts, strict=True):
+            events = message.events[at : at + count]
+            at += count
             process = self.table.get(pid)
             if process is None or process.runner is None or process.runner.peer is not incoming.peer:
-                self.runners.kill(incoming.peer, pid, "the gateway has not given this process to this runner")
+                self.runners.disown(incoming.peer, pid, events, "the gateway has not given this process to this runner")
             elif process.record.closed_here:
-                self.runners.kill(incoming.peer, pid, "the gateway has ended this process")
+                self.runners.disown(incoming.peer, pid, events, "the gateway has ended this process")
             else:
-                batch.append((process, message.events[at : at + count]))
-            at += count
+                batch.append((process, events))
         try:
             self.streams.take(batch)
         except LogError as exc:

@@ -196,13 +196,17 @@ class Launcher:
         process.owner = pending.calls[-1].session
         process.owner.owned.add(launch.pid)
         self._runners.assign(process, runner)
-        self._hub.request(
-            runner.peer,
-            Start(launch.pid, ref, launch.input, filename=launch.filename, on_full=launch.on_full),
-            lambda answer: self._on_started(pending, process, runner, answer),
-            timeout=self._config.start_timeout,
-            scope=pending.scope,
-        )
+        try:
+            self._hub.request(
+                runner.peer,
+                Start(launch.pid, ref, launch.input, filename=launch.filename, on_full=launch.on_full),
+                lambda answer: self._on_started(pending, process, runner, answer),
+                timeout=self._config.start_timeout,
+                scope=pending.scope,
+            )
+        except PieError as exc:  # nothing was sent: too many requests are under way
+            self._withdraw(process, runner)
+            self._fail(pending, exc)
 
     def _on_started(self, pending: _Pending, process: Process, runner: Runner, answer: Answer[Done]) -> None:
         if self._pending.get(process.pid) is not pending:
@@ -217,6 +221,8 @@ class Launcher:
             self._withdraw(process, runner)
             if process.kill_reason:
                 self._fail(pending, Terminated(process.kill_reason))
+            elif not pending.calls:
+                self._fail(pending, PeerLost("the client has gone"))
             elif isinstance(error, Overloaded):
                 self._runners.refused(runner)
                 pending.process = None

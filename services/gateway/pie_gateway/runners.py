@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from pie_wire.hub import Hub, Peer
+from pie_wire.messages.common import Event
 from pie_wire.messages.runner import Credit, Kill
 
 from pie_gateway.process import Process
@@ -82,6 +83,14 @@ class RunnerPool:
 
     def kill(self, peer: Peer, pid: str, reason: str) -> None:
         self._hub.send(peer, Kill(pid, reason))
+
+    def disown(self, peer: Peer, pid: str, events: Sequence[Event], reason: str) -> None:
+        """End a process whose events nobody takes any more. The runner need not keep them: it would forever, and count
+        them against everybody's output."""
+        self.kill(peer, pid, reason)
+        if events:
+            last = events[-1].seq
+            self._hub.send(peer, Credit([pid], [last], [last]))
 
     def credit(self, moved: Iterable[Process]) -> None:
         """Tell each runner how far the streams of its processes are durable and consumed."""
