@@ -3,6 +3,7 @@
 The published bindings describe types by live C objects that cost a call per look; a program's imports are turned into
 these values when it is loaded, and everything after works on them.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass
