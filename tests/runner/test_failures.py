@@ -11,9 +11,10 @@ from pie_runner.engine_session import MAX_OPS_WEIGHT, MAX_UNACKED_OPS, Session
 from pie_runner.passes import Shape
 from pie_runner.runs import RunSpec
 from pie_runner.waitables import Waitables
+from pie_wire.codec import encode_body
 from pie_wire.errors import EngineLost, ErrorInfo, PieError
 from pie_wire.messages.common import Account, ModelFacts
-from pie_wire.messages.engine import Append, CloseRun, Consume, Create, Drop, SamplerSpec
+from pie_wire.messages.engine import Append, CloseRun, Consume, Create, Drop, Output, SamplerSpec
 from pie_wire.messages.runner import OpFailure, RunEnd, Slot, Step
 
 OOM = ErrorInfo("out_of_memory", "no pages", scope="context")
@@ -205,6 +206,21 @@ def test_operations_travel_in_one_message_with_dense_numbers(session, context, s
     assert [(message.first, len(message.ops)) for message in sent] == [(1, 4), (5, 1)]
     assert isinstance(sent[0].ops[0], Create)
     assert isinstance(sent[1].ops[0], Drop)
+
+
+def test_many_large_passes_in_one_turn_are_messages_that_can_be_sent(sent, session, owner):
+    output = Output(1 << 31, "token", SamplerSpec(0.7, 0.9, 1 << 31), 1 << 62)
+
+    for _ in range(400):
+        made = Context.create(session, owner)
+        made.append([1])
+        made.forward([], [output] * 1024, Shape([], []))
+    session.flush()
+
+    assert len(sent) > 1
+    assert sum(len(message.ops) for message in sent) == 1200
+    for message in sent:
+        encode_body(message)
 
 
 def test_a_huge_batch_is_split(session, owner, sent):

@@ -233,9 +233,7 @@ class EngineCore:
 
     def _send(self) -> None:
         for peer, link in self._links.items():
-            news = link.outbox.take(link.acked)
-            if news is not None:
-                step, buffers = news
+            for step, buffers in link.outbox.take(link.acked):
                 self._hub.send(peer, step, buffers=buffers)
 
     # -- messages

@@ -1,4 +1,8 @@
-"""What a step has for one runner, collected column by column."""
+"""What a step has for one runner, collected column by column.
+
+Programs decide how much they ask of a step, and a message has limits: answers beyond a share of them travel in messages
+of their own, ahead of the one that acknowledges.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +14,20 @@ from pie_wire.messages.runner import ForwardDone, OpFailure, RunEnd, Slot, Step
 
 from pie_engine.device import Result, TopK
 
+_ENTRY = 64
+"""Bytes of a failure or slot beside its text, ids and probabilities, at most."""
+_PROBABILITY = 16
+"""Bytes of an id with its probability, at most."""
+_PARCEL_BYTES = 1 << 20
+_PARCEL_BUFFERS = 64
+
 
 class Outbox:
     """Collects until `take`."""
 
     def __init__(self) -> None:
+        self._parcels: list[tuple[Step, list[bytes]]] = []
+        self._weight = 0
         self._failed: list[OpFailure] = []
         self._flushed: list[int] = []
         self._tokens: dict[int, list[int]] = {}
@@ -25,6 +38,7 @@ class Outbox:
 
     def fail(self, op: int, context: int, generation: int, error: ErrorInfo) -> None:
         self._failed.append(OpFailure(op, context, generation, error))
+        self._weigh(_ENTRY + 4 * len(error.message))
 
     def flushed(self, op: int) -> None:
         self._flushed.append(op)
@@ -36,13 +50,16 @@ class Outbox:
         self._ends.append(end)
 
     def forwarded(self, op: int, results: Sequence[Result]) -> None:
-        self._outputs.append(ForwardDone(op, [self._slot(result) for result in results]))
+        slots = [self._slot(result) for result in results]
+        self._outputs.append(ForwardDone(op, slots))
+        self._weigh(sum(_ENTRY + _PROBABILITY * len(slot.ids) for slot in slots))
 
-    def take(self, acked: int) -> tuple[Step, list[bytes]] | None:
-        """The message with its buffers, if there is any news; empties the box."""
-        if acked == self._acked and not (self._failed or self._flushed or self._tokens or self._ends or self._outputs):
-            return None
-        step = Step(
+    def take(self, acked: int) -> list[tuple[Step, list[bytes]]]:
+        """The messages with their buffers, in order; empties the box."""
+        news = self._failed or self._flushed or self._tokens or self._ends or self._outputs
+        if acked == self._acked and not news and not self._parcels:
+            return []
+        last = Step(
             acked=acked,
             failed=self._failed,
             flushed=self._flushed,
@@ -52,10 +69,17 @@ class Outbox:
             ends=self._ends,
             outputs=self._outputs,
         )
-        buffers = self._buffers
+        messages = [*self._parcels, (last, self._buffers)]
         self.__init__()
         self._acked = acked
-        return step, buffers
+        return messages
+
+    def _weigh(self, size: int) -> None:
+        """Close a parcel when it is large enough."""
+        self._weight += size
+        if self._weight >= _PARCEL_BYTES or len(self._buffers) >= _PARCEL_BUFFERS:
+            self._parcels.append((Step(self._acked, failed=self._failed, outputs=self._outputs), self._buffers))
+            self._failed, self._outputs, self._buffers, self._weight = [], [], [], 0
 
     def _slot(self, result: Result) -> Slot:
         if isinstance(result, TopK):
