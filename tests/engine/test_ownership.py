@@ -111,3 +111,19 @@ def test_rows_of_a_dead_runner_disappear(bench, store):
     bench.step()
     store.exchange()
     assert store.rows == {}
+
+
+def test_more_rows_than_one_report_takes_follow_in_the_next(bench, store, monkeypatch):
+    monkeypatch.setattr("pie_engine.ownership.MAX_ROWS", 3)
+    contexts = [bench.create([1]) for _ in range(8)]
+    bench.settle()
+    for _ in range(3):
+        store.exchange()
+    assert store.agrees
+    assert max(len(report.rows) for report in store.reports) == 3
+    bench.send(*(wire.Drop(context) for context in contexts[:5]))
+    bench.settle()
+    for _ in range(2):
+        store.exchange()
+    assert store.agrees
+    assert max(len(report.dropped) for report in store.reports) == 3

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 
 import msgspec
 from pie_wire.messages.common import PageRow
 
 from pie_engine.context import Context
 from pie_engine.kv_cache import KvCache
+
+MAX_ROWS = 16_384
+"""Of one report: its message has a limit, and the number of contexts has none."""
 
 Key = tuple[str, int, int]
 """(runner, epoch of the runner, context)"""
@@ -37,18 +41,20 @@ class Ownership:
         self._full = True
 
     def changes(self, contexts: Iterable[Context]) -> Changes | None:
-        """What to report now; None if the store knows it all. Counts as sent."""
+        """What to report now, MAX_ROWS of a kind at most, the rest later; None if the store knows it all. Counts as
+        sent."""
         now = {key(context): self.row(context) for context in contexts if not context.dead and not context.unborn}
-        if self._full:
-            changes = Changes(list(now.values()), [], full=True)
-        else:
-            rows = [row for k, row in now.items() if self._sent.get(k) != row]
-            dropped = [k for k in self._sent if k not in now]
-            if not rows and not dropped:
-                return None
-            changes = Changes(rows, dropped, full=False)
-        self._sent, self._full = now, False
-        return changes
+        full, self._full = self._full, False
+        if full:
+            self._sent.clear()
+        new = list(islice(((k, row) for k, row in now.items() if self._sent.get(k) != row), MAX_ROWS))
+        dropped = list(islice((k for k in self._sent if k not in now), MAX_ROWS))
+        if not (full or new or dropped):
+            return None
+        self._sent.update(new)
+        for k in dropped:
+            del self._sent[k]
+        return Changes([row for _, row in new], dropped, full)
 
     def row(self, context: Context) -> PageRow:
         """The row of one context."""
