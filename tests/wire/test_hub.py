@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 from pair import PORT, Pair
 from pie_wire import channel, codec, hub
-from pie_wire.codec import Header, encode, encode_body
+from pie_wire.codec import Buffer, Header, encode, encode_body
 from pie_wire.errors import (
     DeadlineExceeded,
     NotFound,
@@ -394,6 +394,25 @@ def test_versions_must_agree_and_dialing_again_tries_again(monkeypatch: pytest.M
     pair.dialer.hub.dial(PORT)
     pair.run()
     assert pair.dialer.said == ["up"]
+
+
+def test_dialing_again_and_again_does_not_flood_who_refuses(monkeypatch: pytest.MonkeyPatch):
+    pair = Pair()
+    monkeypatch.setattr(hub, "PROTOCOL_VERSION", (2, 0))
+    hellos = 0
+    receive = pair.acceptor.hub.receive
+
+    def counting(port: str, route: bytes, frames: Sequence[Buffer]) -> None:
+        nonlocal hellos
+        hellos += bytes(frames[-3]) == b"link.hello"
+        receive(port, route, frames)
+
+    monkeypatch.setattr(pair.acceptor.hub, "receive", counting)
+    for _ in range(60):
+        pair.dialer.hub.dial(PORT)
+        pair.run(0.05)
+
+    assert 2 <= hellos <= 4
 
 
 def test_dialing_twice_changes_nothing():

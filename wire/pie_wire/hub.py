@@ -231,8 +231,11 @@ class Hub:
         link."""
         current = self._ports.get(port)
         if current is None or current.lines[b""].link.state is State.CLOSED:
+            link = self._link(dialer=True)
+            if current is not None and current.lines[b""].link.refusal is not None:
+                link.follow(current.lines[b""].link)
             entry = self._ports[port] = _Port(listens=False)
-            entry.lines[b""] = _Line(port, b"", self._link(dialer=True))
+            entry.lines[b""] = _Line(port, b"", link)
 
     def hang_up(self, port: str, cause: PieError) -> None:
         """Close all links of a port and forget it."""

@@ -105,6 +105,10 @@ class Link:
         self._next_beat = now
         self._ticked = now
 
+    def follow(self, refused: Link) -> None:
+        """A dialer that was refused keeps its pause when its link is remade at once."""
+        self._next_hello = max(self._next_hello, refused._next_hello)
+
     @property
     def session(self) -> int:
         return self._channel.session if self._channel else 0
@@ -284,6 +288,7 @@ class Link:
             self.refusal = error
             self.lost(error)
             self.state = State.CLOSED
+            self._next_hello = now + self._timing.refused
         elif self.state is State.UP and refused.attempt != self._attempt:
             self.events.append(Complaint(error))
         elif refused.attempt in (0, self._attempt):
