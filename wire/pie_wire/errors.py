@@ -18,7 +18,8 @@ class ErrorInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     retryable: bool = False
     scope: str = "request"
     cause: str = ""
-    """Code of the root error when this one only follows from it (`skipped` operations)."""
+    """Code of the error that this one follows from, if any: of `skipped` the root error, of `program_error` what the
+    program says, of `peer_lost` why the link ended."""
 
 
 class PieError(Exception):
