@@ -44,7 +44,7 @@ ADVICE = {
     "overloaded": "Wait and try again; if it stays, add capacity.",
     "peer_lost": "Try again: links are remade without being asked.",
     "process_lost": "Launch again with a new id if running twice does no harm.",
-    "program_error": "Look at `cause`: an error of the host, which may pass; else correct the program, as the message says.",
+    "program_error": "Look at `cause`, an error of the host that may pass; else correct the program.",
     "protocol": "Correct the peer: it broke the rules of this document.",
     "skipped": "Look at `cause`: an earlier operation on the same context failed.",
     "stale_epoch": "Stop this process: a newer incarnation has its name.",
