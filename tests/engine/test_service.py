@@ -14,9 +14,11 @@ from pathlib import Path
 
 import pytest
 from pie_engine.models import byte_tokenizer
+from pie_wire.errors import StaleEpoch
 from pie_wire.hub import Answer, Hub, Incoming
 from pie_wire.messages import engine as wire
 from pie_wire.messages.common import Account
+from pie_wire.messages.kvstore import Join, Joined
 from pie_wire.messages.runner import Step
 from pie_wire.process import identity
 from pie_wire.transport import Transport
@@ -157,6 +159,23 @@ def test_links_live_on_during_a_long_step(remote):
             seen.add(remote.hub.progress_of(peer))
     assert len(seen) == 1
     remote.until(lambda: any(step.outputs for step in remote.steps))
+
+
+def test_an_engine_whose_name_was_taken_over_stops(remote, tmp_path):
+    def refuse(incoming: Incoming[Join]) -> Joined:
+        raise StaleEpoch("a newer incarnation has the name")
+
+    hub = Hub(identity("kvstore", "kv"), time.monotonic)
+    transport = Transport(hub)
+    hub.on(Join, refuse)
+    transport.bind("kvstore", f"ipc://{tmp_path}/kv.sock")
+    deadline = time.monotonic() + 20.0
+    try:
+        while remote.process.poll() is None and time.monotonic() < deadline:
+            transport.poll(0.05)
+    finally:
+        transport.close()
+    assert remote.process.returncode == 0
 
 
 def test_terminate_ends_at_once(remote):

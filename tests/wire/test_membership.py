@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 from pair import Clock, End, Pair
-from pie_wire.errors import PeerLost, StoreUnavailable
+from pie_wire.errors import PeerLost, PieError, StaleEpoch, StoreUnavailable
 from pie_wire.hub import Incoming
 from pie_wire.membership import KVSTORE, Membership
 from pie_wire.messages.base import Done
@@ -22,7 +22,7 @@ class Registry:
         self.joins: list[MemberInfo] = []
         self.renewals: list[Renew] = []
         self.left: list[int] = []
-        self.refuse: StoreUnavailable | None = None
+        self.refuse: PieError | None = None
         self.store.hub.on(Join, self._join)
         self.store.hub.on(Renew, lambda incoming: self.renewals.append(incoming.message))
         self.store.hub.on(Leave, self._leave)
@@ -90,6 +90,19 @@ def test_a_refused_join_is_tried_again():
     registry.run(1.5)
     assert registry.membership.joined
     assert registry.membership.error is None
+
+
+def test_a_member_whose_name_was_taken_over_knows_it():
+    registry = Registry()
+    registry.run(0.5)
+    assert not registry.membership.is_superseded
+
+    registry.refuse = StaleEpoch("a newer one has the name")
+    (peer,) = registry.store.hub.peers()
+    registry.store.hub.lost(peer, PeerLost("replaced"))
+    registry.run(3.0)
+
+    assert registry.membership.is_superseded
 
 
 def test_a_new_link_means_joining_again_with_the_epoch_one_has():

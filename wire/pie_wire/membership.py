@@ -7,7 +7,7 @@ from collections.abc import Callable
 import msgspec
 import structlog
 
-from pie_wire.errors import PeerLost, PieError
+from pie_wire.errors import PeerLost, PieError, StaleEpoch
 from pie_wire.hub import Answer, Hub, Incoming, Peer
 from pie_wire.messages.common import MemberInfo
 from pie_wire.messages.kvstore import Join, Joined, Leave, Members, Renew
@@ -67,6 +67,12 @@ class Membership:
     def of_kind(self, kind: str) -> list[MemberInfo]:
         """Members of a kind that are not lost."""
         return [m for m in self.members if m.kind == kind and m.state != "lost"]
+
+    @property
+    def is_superseded(self) -> bool:
+        """Another incarnation has this member's name: this one must stop. kvstore says so, to the greeting or to the
+        join: a successor greets before it has its epoch."""
+        return isinstance(self.error, StaleEpoch) or isinstance(self._hub.refusal(KVSTORE), StaleEpoch)
 
     def tick(self) -> None:
         """Join when due, renew when joined."""

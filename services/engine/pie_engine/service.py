@@ -87,6 +87,9 @@ class Engine:
         try:
             while not self._shutdown.requested.is_set():
                 self._turn(core, device)
+                if membership.is_superseded:
+                    log.error("another engine has this name: stopping", name=self._config.name)
+                    break
         finally:
             membership.leave()
             self._transport.flush()

@@ -123,7 +123,7 @@ class RunnerCore:
     @property
     def is_superseded(self) -> bool:
         """Another incarnation has this runner's name: this one must stop."""
-        return any(isinstance(self.hub.refusal(port), StaleEpoch) for port in (KVSTORE, GATEWAY))
+        return self.membership.is_superseded or isinstance(self.hub.refusal(GATEWAY), StaleEpoch)
 
     @property
     def is_settled(self) -> bool:
