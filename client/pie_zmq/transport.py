@@ -24,6 +24,8 @@ class Carrier(Protocol):
 
 
 class Transport(Protocol):
+    """How a client reaches a gateway: ZeroMQ, or something in the same process for tests."""
+
     def open(self, hub: Hub) -> Carrier:
         """Dial port `gateway` of the hub and carry its frames, in the running loop."""
         ...
