@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 from gateway_world import FakeClient, FakeRunner, World
-from pie_wire.errors import BadField, Gone, NotFound, Terminated, TooLarge
+from pie_gateway.control import MAX_UNDELIVERED
+from pie_wire.errors import BadField, Gone, NotFound, Overloaded, Terminated, TooLarge
 from pie_wire.messages.common import MAX_EVENT_BYTES
 from pie_wire.messages.gateway import ListProcesses, Signal, Terminate
 
@@ -130,3 +131,13 @@ def _launch(pid: str):
     from pie_wire.messages.gateway import Launch
 
     return Launch(pid, "hello", on_disconnect="terminate")
+
+
+def test_messages_that_nobody_takes_are_bounded(world: World, runner: FakeRunner, client: FakeClient):
+    pid = client.launch()
+
+    answers = [client.send(Signal(pid, str(i))) for i in range(MAX_UNDELIVERED + 1)]
+    world.run()
+
+    assert [type(a[0].error) for a in answers] == [type(None)] * MAX_UNDELIVERED + [Overloaded]
+    client.ask(Signal(pid, "later"))

@@ -94,7 +94,6 @@ class Membership:
 
     def _join(self, peer: Peer) -> None:
         me = self._hub.identity
-        self._asking = True
         self._retry_at = self._hub.clock() + RENEW_EVERY
         member = MemberInfo(
             kind=me.kind,
@@ -107,7 +106,13 @@ class Membership:
             info=dict(self._info),
             stats=self._stats(),
         )
-        self._hub.request(peer, Join(member), self._on_joined, timeout=JOIN_TIMEOUT)
+        try:
+            self._hub.request(peer, Join(member), self._on_joined, timeout=JOIN_TIMEOUT)
+        except PieError as exc:
+            self.error = exc
+            log.warning("cannot ask to join", code=exc.code, reason=exc.message)
+        else:
+            self._asking = True
 
     def _on_joined(self, answer: Answer[Joined]) -> None:
         superseded = self._asking and self._retry_at == 0.0  # facts changed while the question was under way

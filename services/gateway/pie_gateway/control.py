@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pie_wire.errors import BadField, Gone, PieError, Terminated, TooLarge, Unavailable
+from collections import Counter
+
+from pie_wire.errors import BadField, Gone, Overloaded, PieError, Terminated, TooLarge, Unavailable
 from pie_wire.hub import Answer, Hub
 from pie_wire.messages.base import Done
 from pie_wire.messages.common import MAX_EVENT_BYTES
@@ -27,6 +29,8 @@ from pie_gateway.streams import EventStreams
 from pie_gateway.table import ProcessTable
 
 DELIVER_TIMEOUT = 10.0
+MAX_UNDELIVERED = 256
+"""Messages of clients to one process that its runner has not taken yet."""
 
 
 class ProcessControl:
@@ -47,6 +51,7 @@ class ProcessControl:
         self._launcher = launcher
         self._ending: dict[str, Process] = {}
         """Processes whose runner has been told to end them."""
+        self._undelivered: Counter[str] = Counter()
         streams.on_end(self._ended)
 
     def attach(self, call: Call[Attach]) -> None:
@@ -68,7 +73,8 @@ class ProcessControl:
         """Hand a message to the process's runner; answered when the runner has it.
 
         Raises:
-            TooLarge, BadField, Gone: the process has ended. Unavailable: its runner is not there now.
+            TooLarge, BadField, Gone: the process has ended. Unavailable: its runner is not there now. Overloaded: as many
+            messages as may be are on their way to it.
         """
         message = call.message
         process = self._table.find(message.pid, call.scope)
@@ -81,8 +87,13 @@ class ProcessControl:
             raise Gone(f"process {message.pid} has ended")
         if process.runner is None:
             raise Unavailable(f"the runner of process {message.pid} is not there now: try again")
+        if self._undelivered[message.pid] >= MAX_UNDELIVERED:
+            raise Overloaded(f"{MAX_UNDELIVERED} messages to process {message.pid} are not delivered yet: send slower")
 
         def delivered(answer: Answer[Done]) -> None:
+            self._undelivered[message.pid] -= 1
+            if not self._undelivered[message.pid]:
+                del self._undelivered[message.pid]
             if answer.error is None:
                 call.reply(Done())
             else:
@@ -96,6 +107,7 @@ class ProcessControl:
             buffers=call.buffers,
             scope=call.scope,
         )
+        self._undelivered[message.pid] += 1
 
     def terminate(self, call: Call[Terminate]) -> None:
         """End a process; answered when its terminal event is durable."""

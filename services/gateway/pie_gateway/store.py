@@ -35,8 +35,8 @@ class Store:
         scope: Scope | None = None,
         buffers: Sequence[Buffer] = (),
     ) -> None:
-        """One of `then` and `fail` is called, once; `fail` at once if the question cannot be sent. A kvstore that is away
-        or does not answer is StoreUnavailable."""
+        """One of `then` and `fail` is called, once; `fail` at once if the question cannot be sent. A kvstore that is
+        away or does not answer is StoreUnavailable."""
 
         def answered(answer: Answer[R]) -> None:
             if answer.error is None:

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
-from pie_wire.errors import EngineLost, NotFound, PieError, Unavailable, to_error
+from pie_wire.errors import EngineLost, NotFound, PieError, ProtocolError, Unavailable, to_error
 from pie_wire.hub import Answer, Hub, Incoming, Peer
 from pie_wire.messages.common import MemberInfo
 from pie_wire.messages.engine import GetModel, ModelReply
@@ -240,7 +240,11 @@ class Engines:
     def _step(self, incoming: Incoming[Step]) -> None:
         link = self._link_of(incoming.peer)
         if link is not None and link.session is not None and link.session.peer is incoming.peer:
-            link.session.on_step(incoming.message, incoming.buffers)
+            step = incoming.message
+            if len(step.runs) != len(step.counts) or sum(step.counts) != len(step.tokens):
+                self._hub.lost(incoming.peer, ProtocolError(f"engine {link.name} sent columns that do not fit"))
+                return
+            link.session.on_step(step, incoming.buffers)
 
     def _answer_waiters(self) -> None:
         now = self._hub.clock()
