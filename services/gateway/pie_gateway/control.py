@@ -73,8 +73,8 @@ class ProcessControl:
         """Hand a message to the process's runner; answered when the runner has it.
 
         Raises:
-            TooLarge, BadField, Gone: the process has ended. Unavailable: its runner is not there now. Overloaded: as many
-            messages as may be are on their way to it.
+            TooLarge, BadField, Gone: the process has ended. Unavailable: its runner is not there now. Overloaded: too
+            many messages are on their way to it.
         """
         message = call.message
         process = self._table.find(message.pid, call.scope)
