@@ -472,3 +472,23 @@ def test_binary_events_cross():
     pair.run()
 
     assert got == [Event(1, "binary", data=b"\x00\xff")]
+
+
+def test_a_trace_begins_with_a_request_and_is_kept():
+    pair = Pair()
+    seen: list[Scope] = []
+
+    def launched(incoming: Incoming[Launch]) -> Launched:
+        seen.append(incoming.scope)
+        return Launched(incoming.message.pid, "p")
+
+    pair.acceptor.hub.on(Launch, launched)
+    for scope in (None, None, Scope(trace="mine")):
+        pair.dialer.hub.request(PORT, Launch("p", "x"), lambda answer: None, timeout=5.0, scope=scope)
+    pair.run()
+
+    first, second, third = seen
+    assert first.trace
+    assert first.trace != second.trace
+    assert third.trace == "mine"
+    assert first == second == third

@@ -10,7 +10,7 @@ import itertools
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar, cast
 
 import msgspec
@@ -62,11 +62,12 @@ log = structlog.get_logger("pie.hub")
 
 @dataclass(frozen=True)
 class Scope:
-    """On whose behalf a message is sent; goes into its header."""
+    """On whose behalf a message is sent; goes into its header. Two scopes of the same owner are equal."""
 
     tenant: str = "local"
     user: str = "local"
-    trace: str = ""
+    trace: str = field(default="", compare=False)
+    """Follows one request through all services and their logs; the hub starts a new one where there is none."""
 
 
 @dataclass(eq=False)
@@ -219,6 +220,8 @@ class Hub:
         self._unsettled: deque[_Line] = deque()
         self._settling = False
         self._attempts = itertools.count(1)
+        self._trace = identity.incarnation[-8:] or f"{self._rng.getrandbits(32):08x}"
+        self._traces = itertools.count(1)
 
     # -- set-up
 
@@ -434,7 +437,9 @@ class Hub:
         return line if line and line.peer is peer else None
 
     def _header(self, scope: Scope | None) -> Header:
-        return Header(tenant=scope.tenant, user=scope.user, trace=scope.trace) if scope else Header()
+        scope = scope or Scope()
+        trace = scope.trace or f"{self._trace}-{next(self._traces):x}"
+        return Header(tenant=scope.tenant, user=scope.user, trace=trace)
 
     def _control(self, port: str, route: bytes, message: Message) -> None:
         self._out.append(Outgoing(port, route, encode(message.verb.encode(), Header(), encode_body(message))))

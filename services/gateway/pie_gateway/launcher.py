@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+import structlog
 from pie_wire.errors import (
     BadField,
     BadRequest,
@@ -47,6 +48,8 @@ from pie_gateway.table import ProcessTable
 
 PID = re.compile(r"[0-9a-f]{32}")
 MAX_FILENAME = 200
+
+log = structlog.get_logger("pie.gateway")
 
 
 @dataclass(eq=False)
@@ -213,6 +216,13 @@ class Launcher:
             return  # ended in the meantime, and answered
         error = answer.error
         if error is None:
+            log.info(
+                "started",
+                pid=process.pid,
+                program=process.record.program,
+                runner=runner.name,
+                trace=pending.scope.trace,
+            )
             self._settle(pending, process)
         elif isinstance(error, PeerLost | DeadlineExceeded):
             self._runners.kill(runner.peer, process.pid, "its start was not confirmed in time")

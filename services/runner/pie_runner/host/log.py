@@ -38,7 +38,9 @@ def write(fiber: Fiber, level: str, message: str) -> None:
     process.log_lines += 1
     if process.log_lines <= LINES_A_SECOND:
         method = {"debug": operator_log.debug, "info": operator_log.info, "warning": operator_log.warning}
-        method.get(level, operator_log.error)(message[:MAX_LINE], pid=process.pid, program=process.title)
+        method.get(level, operator_log.error)(
+            message[:MAX_LINE], pid=process.pid, program=process.title, trace=process.scope.trace
+        )
 
 
 FUNCTIONS: Mapping[str, HostFunction] = {"stdout": stdout, "stderr": stderr, "write": write}
