@@ -21,6 +21,10 @@ def bench() -> None:
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Also keep the JSON in this file.")
 @click.option("--repetitions", type=click.IntRange(1), default=5, show_default=True, help="Rounds per case.")
 def serve(as_json: bool, output: Path | None, repetitions: int) -> None:
-    """1, 16 and 64 streams (128 tokens in, 64 out) through the whole stack."""
-    report = asyncio.run(measure(default_endpoint(), Workload(repetitions=repetitions)))
+    """Streams through the whole stack: 1, 16 and 64, 128 tokens in, 64 out."""
+    report = asyncio.run(measure(default_endpoint(), Workload(repetitions=repetitions), _progress))
     report.show(as_json=as_json, output=output)
+
+
+def _progress(text: str) -> None:
+    click.echo(text, err=True)

@@ -11,6 +11,7 @@ import asyncio
 import itertools
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.resources import files
 
@@ -39,7 +40,7 @@ class Stream:
     tokens: int
 
 
-async def measure(endpoint: str, workload: Workload) -> Report:
+async def measure(endpoint: str, workload: Workload, progress: Callable[[str], None]) -> Report:
     """Run the workload against a stack that is up.
 
     Raises:
@@ -54,8 +55,9 @@ async def measure(endpoint: str, workload: Workload) -> Report:
         source = files("pie_bench").joinpath("inferlets", "stream.py").read_bytes()
         program = f"sha256:{await client.upload(source)}"
         await _round(client, program, workload, 1, seeds)
-        for _ in range(workload.repetitions):  # interleaved, so that a busy moment of the machine meets every case
+        for number in range(workload.repetitions):  # interleaved, so that a busy moment of the machine meets every case
             for streams in workload.streams:
+                progress(f"round {number + 1} of {workload.repetitions}: {streams} streams")
                 samples[streams].append(await _round(client, program, workload, streams, seeds))
     model = status.models[0]
     setup: dict[str, str | int | float] = {

@@ -183,4 +183,5 @@ def _print_table(report: Report) -> None:
     phase = "up" if report["phase"] == "ready" else report["phase"]
     click.echo(f"Pie is {phase} with {report['model']}")
     print_table(("SERVICE", "PID", "HEALTH", "RUNS ON", "LOAD"), rows)
-    click.echo(f"HTTP     {report['http'] or 'none'}\nclients  {report['endpoint']}")
+    http = f"{report['http']}/v1" if report["http"] else "none"
+    click.echo(f"HTTP     {http}\nclients  {report['endpoint']}")

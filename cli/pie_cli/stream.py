@@ -18,8 +18,8 @@ class Printer(Protocol):
 
 
 class TextPrinter:
-    """Messages and stdout as they come; the return value only if the program sent no message, because those that do
-    often return the same once more."""
+    """Messages and stdout as they come, a message that is a JSON object on a line of its own. The return value only if
+    the program sent no message, because those that do often return the same once more."""
 
     def __init__(self) -> None:
         self._sent = False
@@ -29,7 +29,8 @@ class TextPrinter:
         match event.kind:
             case "message" | "stdout":
                 self._sent |= event.kind == "message"
-                self._write(event.text.encode())
+                own_line = event.kind == "message" and event.text.startswith("{") and event.text.endswith("}")
+                self._write(event.text.encode() + b"\n" * own_line)
             case "binary":
                 self._sent = True
                 self._write(event.data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -28,7 +29,9 @@ def test_vote(stack: Stack, tmp_path: Path):
     done = stack.pie("run", "vote.py", "--", "--question", match[1], cwd=tmp_path)
 
     assert done.returncode == 0, done.stderr
-    assert len(done.stdout.strip().split(" | ")) == 5
+    outcome = json.loads(done.stdout)
+    assert len(outcome["votes"]) == 5
+    assert outcome["winner"] in outcome["votes"]
     stack.check_quiet()
 
 

@@ -98,9 +98,13 @@ def test_a_cuda_build_is_never_taken_unasked(tree: Path):
     stand_in(tree, "python", '#!/usr/bin/env bash\n[[ "$2" == *ensurepip* ]]\n')
     stand_in(tree, "pip", '#!/usr/bin/env bash\necho "$*" >>"$CALLS"\nexit 1\n')
     command = [tree / "scripts" / "make_venv"]
-    done = subprocess.run(command, env=environment(tree), capture_output=True, text=True, timeout=30)
+    index = "http://index.example/cpu"
+    done = subprocess.run(
+        command, env=environment(tree, PIE_TORCH_INDEX=index), capture_output=True, text=True, timeout=30
+    )
     assert done.returncode != 0
-    assert [call.split()[-1].endswith("+cpu") for call in calls(tree)] == [True]
+    assert [call.split()[-1].endswith("+cpu") for call in calls(tree)] == [True, True]
+    assert [index in call for call in calls(tree)] == [False, True]
     assert "PIE_TORCH=" in done.stderr
 
     (tree / "calls").unlink()
