@@ -104,6 +104,17 @@ def test_stops(lab: Lab, python: Program, stop: str, text: str, reason: str):
     assert run(lab, python, body) == [text, reason]
 
 
+@pytest.mark.parametrize(("stop", "reason"), [("None", "stop"), ("[]", "length"), ("['no such text']", "stop")])
+def test_an_empty_list_stops_at_nothing(lab: Lab, python: Program, stop: str, reason: str):
+    body = f"""
+        gen = Context().append_text("}}").generate(max_tokens=8, stop={stop})
+        await gen.text()
+        return gen.finish_reason
+    """
+
+    assert run(lab, python, body) == reason
+
+
 def test_forks_are_decoded_concurrently(lab: Lab, python: Program):
     body = """
         root = Context().append_text("a")

@@ -81,7 +81,7 @@ class Run(Waitable):
             return
         limit = self.spec.max_tokens
         last = self.context.tokens[-1] if self.context.tokens else FIRST_TOKEN - 1
-        token = last + 1 + len(self.steps)
+        token = (last + 1 + len(self.steps)) % 128  # after the last letter comes STOP
         if token in self.spec.stop_ids:
             self.finish = "stop"
             self.steps.append(SimpleNamespace(tokens=[], text="", finish="stop"))

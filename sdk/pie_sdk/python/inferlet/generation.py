@@ -53,7 +53,8 @@ class Generator:
         self._max_tokens = max_tokens
         self._strings: StopStrings | None = None
         self._stop: list[int] = context.model.stop_ids
-        self.stop(stop or ())
+        if stop is not None:
+            self.stop(stop)
         self._seed = seed
         self._window = window
         self._run: raw.Run | None = None
@@ -68,12 +69,12 @@ class Generator:
 
     def stop(self, stops: Iterable[int | str]) -> Generator:
         """End at these. Ids replace the model's own stop ids; strings are looked for in the text besides them, and are
-        not part of it. Before the first step."""
+        not part of it; an empty list stops at nothing. Before the first step."""
         stops = [stops] if isinstance(stops, str) else list(stops)
         strings = [stop for stop in stops if isinstance(stop, str) and stop]
         ids = [stop for stop in stops if not isinstance(stop, str)]
         self._strings = StopStrings(strings) if strings else None
-        if ids:
+        if ids or not strings:
             self._stop = ids
         return self
 
