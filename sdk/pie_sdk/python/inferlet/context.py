@@ -170,9 +170,9 @@ class Context:
     ) -> Generator:
         """Decode from here: `async for step in ctx.generate(...)`, or `await ctx.generate(...).text()`.
 
-        `stop`: ids that end the generation, instead of the model's own (none if empty); or strings, besides them. `window`: how far the
-        engine may run ahead (1: lockstep). After turns, the assistant's turn is opened first unless `auto_flush` is
-        False.
+        `stop`: ids that end the generation, instead of the model's own (none if empty); or strings, besides them.
+        `window`: how far the engine may run ahead (1: lockstep). After turns, the assistant's turn is opened first unless
+        `auto_flush` is False.
         """
         if auto_flush and self._turns is not None and self._turns.wants_cue:
             self.cue()
