@@ -171,8 +171,8 @@ class Context:
         """Decode from here: `async for step in ctx.generate(...)`, or `await ctx.generate(...).text()`.
 
         `stop`: ids that end the generation, instead of the model's own (none if empty); or strings, besides them.
-        `window`: how far the engine may run ahead (1: lockstep). After turns, the assistant's turn is opened first unless
-        `auto_flush` is False.
+        `window`: how far the engine may run ahead (1: lockstep). After turns, the assistant's turn is opened first
+        unless `auto_flush` is False.
         """
         if auto_flush and self._turns is not None and self._turns.wants_cue:
             self.cue()
