@@ -10,21 +10,6 @@ from pie_wire.messages.common import MAX_EVENT_BYTES
 from pie_wire.messages.gateway import ListProcesses, Signal, Terminate
 
 
-@pytest.fixture
-def world() -> World:
-    return World()
-
-
-@pytest.fixture
-def runner(world: World) -> FakeRunner:
-    return world.runner()
-
-
-@pytest.fixture
-def client(world: World) -> FakeClient:
-    return world.client()
-
-
 def test_signals_reach_the_process_in_order(world: World, runner: FakeRunner, client: FakeClient):
     pid = client.launch()
 

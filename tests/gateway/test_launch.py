@@ -21,21 +21,6 @@ from pie_wire.messages.common import MAX_INPUT_BYTES, Program, ProgramRef
 from pie_wire.messages.gateway import Launch, ListProcesses, Terminate
 
 
-@pytest.fixture
-def world() -> World:
-    return World()
-
-
-@pytest.fixture
-def runner(world: World) -> FakeRunner:
-    return world.runner()
-
-
-@pytest.fixture
-def client(world: World) -> FakeClient:
-    return world.client()
-
-
 def test_a_launch_streams_from_number_one_to_the_end(world: World, runner: FakeRunner, client: FakeClient):
     pid = client.launch("hello@0.1.0", input='{"name": "Ada"}')
     runner.emit(pid, "message", "hi")

@@ -8,21 +8,6 @@ from pie_wire.messages.common import MemberInfo
 from pie_wire.messages.gateway import Attach, Launch, ListProcesses
 
 
-@pytest.fixture
-def world() -> World:
-    return World()
-
-
-@pytest.fixture
-def runner(world: World) -> FakeRunner:
-    return world.runner()
-
-
-@pytest.fixture
-def client(world: World) -> FakeClient:
-    return world.client()
-
-
 def last_error(client: FakeClient, pid: str) -> str:
     error = client.events[pid][-1].error
     return error.code if error else ""

@@ -10,21 +10,6 @@ from pie_wire.messages.common import Event
 from pie_wire.messages.gateway import Announce, Attach, Detach, Events, ListProcesses, RunningProcess
 
 
-@pytest.fixture
-def world() -> World:
-    return World()
-
-
-@pytest.fixture
-def runner(world: World) -> FakeRunner:
-    return world.runner()
-
-
-@pytest.fixture
-def client(world: World) -> FakeClient:
-    return world.client()
-
-
 def test_repeated_events_are_dropped_by_number(world: World, runner: FakeRunner, client: FakeClient):
     pid = client.launch()
     event = runner.emit(pid, "message", "once")

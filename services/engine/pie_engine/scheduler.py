@@ -18,13 +18,13 @@ from pie_engine.kv_cache import KvCache
 from pie_engine.limits import Limits
 from pie_engine.work import Work
 
-_MIN_CHUNK = 64
-"""Tokens by which the oldest prompt advances in every pass, whatever the estimate; for the same reason."""
 _DECODE_SHARE = 0.75
 """Of a step's time, while prompts wait: many decodes must not keep a prompt from starting."""
 _MIN_BATCH = 64
 """Decodes that go into a pass whatever the estimate. A pass reads all weights for its first row, and a row more costs
 little: on a slow or busy machine, turns of fewer would pay that again and make everybody wait longer."""
+_MIN_CHUNK = 64
+"""Tokens by which the oldest prompt advances in every pass, whatever the estimate; for the same reason."""
 
 
 @dataclass(frozen=True, slots=True)
