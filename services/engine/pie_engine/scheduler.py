@@ -8,14 +8,15 @@ always advances; and the oldest one that waits is, after a while, served before 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable
 
-from pie_engine.batch import Batch, Load, Segment, build
-from pie_engine.context import AccountUse, Context
+from pie_engine.batch import Segment, build
+from pie_engine.context import Context
 from pie_engine.cost import CostModel
 from pie_engine.kv_cache import KvCache
 from pie_engine.limits import Limits
+from pie_engine.plan import Draft, Entry, Plan
+from pie_engine.room import Room
 from pie_engine.work import Work
 
 _DECODE_SHARE = 0.75
@@ -25,41 +26,6 @@ _MIN_BATCH = 64
 little: on a slow or busy machine, turns of fewer would pay that again and make everybody wait longer."""
 _MIN_CHUNK = 64
 """Tokens by which the oldest prompt advances in every pass, whatever the estimate; for the same reason."""
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """Rows [start, stop) of one request in a pass. `safe` is how much KV is left should the pass fail."""
-
-    work: Work
-    start: int
-    stop: int
-    outputs: int
-    safe: int
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """A pass: the batch, and which request each segment belongs to, in order."""
-
-    batch: Batch
-    entries: Sequence[Entry]
-
-
-@dataclass(slots=True)
-class _Draft:
-    """A pass in the making."""
-
-    segments: list[Segment] = field(default_factory=list[Segment])
-    entries: list[Entry] = field(default_factory=list[Entry])
-    copies: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
-    planned: set[Context] = field(default_factory=set[Context])
-    producing: set[bytes] = field(default_factory=set[bytes])
-    """Hashes of pages that prefills of this pass, or their later chunks, will publish."""
-    load: Load = field(default_factory=Load)
-    prefills: int = 0
-    claimed: int = 0
-    """Pages that the prefills begun here will still need."""
 
 
 class Scheduler:
@@ -92,9 +58,9 @@ class Scheduler:
         batch = build(draft.segments, page_size=pool.page_size, scratch_page=pool.total, copies=draft.copies)
         return Plan(batch, draft.entries)
 
-    def _draft(self, works: list[Work], everyone: Collection[Context], *, ignore_immunity: bool) -> _Draft:
-        draft = _Draft()
-        room = _Room(self._cache, works, everyone, draft.planned, 1 << 62 if ignore_immunity else self.step)
+    def _draft(self, works: list[Work], everyone: Collection[Context], *, ignore_immunity: bool) -> Draft:
+        draft = Draft()
+        room = Room(self._cache, works, everyone, draft.planned, 1 << 62 if ignore_immunity else self.step)
         starved = self._starved(works)
         if starved is not None:
             self._prefill(draft, room, starved)
@@ -127,16 +93,16 @@ class Scheduler:
         elif self._head is None or self._head[0] != waiting.arrival:
             self._head = (waiting.arrival, self.step)
 
-    def _fits(self, draft: _Draft, work: Work, budget: float) -> bool:
+    def _fits(self, draft: Draft, work: Work, budget: float) -> bool:
         return self._cost.estimate(draft.load.plus(1, work.context.length)) <= budget
 
-    def _decode(self, draft: _Draft, room: _Room, work: Work) -> None:
+    def _decode(self, draft: Draft, room: Room, work: Work) -> None:
         context = work.context
         need = self._cache.missing_pages(context, work.end)
         if room.make(need, work, context.use):
             self._add(draft, work, work.end)
 
-    def _prefill(self, draft: _Draft, room: _Room, work: Work) -> bool:
+    def _prefill(self, draft: Draft, room: Room, work: Work) -> bool:
         """Add the next chunk. False when time or pages do not allow it, and so nobody younger may overtake."""
         context = work.context
         if context in draft.planned:
@@ -170,7 +136,7 @@ class Scheduler:
         self._add(draft, work, stop)
         return True
 
-    def _add(self, draft: _Draft, work: Work, stop: int) -> None:
+    def _add(self, draft: Draft, work: Work, stop: int) -> None:
         context = work.context
         asks_only = context.kv_length >= stop
         start = stop - 1 if asks_only else context.kv_length
@@ -198,7 +164,7 @@ class Scheduler:
         draft.planned.add(context)
         draft.load = draft.load.plus(stop - start, stop)
 
-    def _is_produced_elsewhere(self, draft: _Draft, context: Context, work: Work) -> bool:
+    def _is_produced_elsewhere(self, draft: Draft, context: Context, work: Work) -> bool:
         """The next page is being computed by another request of this pass: waiting for it is cheaper."""
         size = self._limits.page_size
         index = context.kv_length // size
@@ -206,67 +172,10 @@ class Scheduler:
             return False
         return self._cache.page_hash(context, index) in draft.producing
 
-    def _announce(self, draft: _Draft, context: Context, work: Work) -> None:
+    def _announce(self, draft: Draft, context: Context, work: Work) -> None:
         size = self._limits.page_size
         for index in range(context.kv_length // size, min(work.end, context.guest_length) // size):
             draft.producing.add(self._cache.page_hash(context, index))
-
-
-class _Room:
-    """Makes pages available for one pass."""
-
-    def __init__(
-        self, cache: KvCache, works: list[Work], everyone: Collection[Context], planned: set[Context], step: int
-    ) -> None:
-        self._cache = cache
-        self._works = works
-        self._everyone = everyone
-        self._planned = planned
-        self._step = step
-        self._idle: list[Context] | None = None
-        self.evictions = 0
-
-    def make(self, need: int, work: Work, use: AccountUse, own: int | None = None) -> bool:
-        """Evict until `need` pages are available and the account may hold `own` (default `need`) more.
-
-        Only contexts with nothing to do and requests younger than `work` lose their KV, and none of this pass.
-        """
-        charge = need if own is None else own
-        cap = use.account.page_cap
-        while self._cache.pool.available < need:
-            if not self._evict_one(work, None):
-                return False
-        while cap and use.pages + charge > cap:
-            if not self._evict_one(work, use):
-                return False
-        return True
-
-    def _evict_one(self, work: Work, use: AccountUse | None) -> bool:
-        if self._idle is None:
-            idle = [c for c in self._everyone if c.work is None and c.pages]
-            self._idle = sorted(idle, key=lambda c: c.last_step, reverse=True)
-        candidates = [c for c in self._idle if c.pages and (use is None or c.use is use)]
-        if candidates:
-            victim = candidates[-1]
-            self._idle.remove(victim)
-        else:
-            victim = self._youngest(work, use)
-        if victim is None:
-            return False
-        self._cache.evict(victim)
-        self.evictions += 1
-        return True
-
-    def _youngest(self, work: Work, use: AccountUse | None) -> Context | None:
-        for other in reversed(self._works):
-            if other.arrival <= work.arrival:
-                return None
-            context = other.context
-            if not context.pages or context in self._planned or context.immune_until > self._step:
-                continue
-            if use is None or context.use is use:
-                return context
-        return None
 
 
 def _rows_to_go(work: Work) -> int:

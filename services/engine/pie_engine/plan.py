@@ -1,0 +1,45 @@
+"""A pass as the schedule sees it: while it is being put together, and when it goes to the device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from pie_engine.batch import Batch, Load, Segment
+from pie_engine.context import Context
+from pie_engine.work import Work
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Rows [start, stop) of one request in a pass. `safe` is how much KV is left should the pass fail."""
+
+    work: Work
+    start: int
+    stop: int
+    outputs: int
+    safe: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A pass: the batch, and which request each segment belongs to, in order."""
+
+    batch: Batch
+    entries: Sequence[Entry]
+
+
+@dataclass(slots=True)
+class Draft:
+    """A pass in the making."""
+
+    segments: list[Segment] = field(default_factory=list[Segment])
+    entries: list[Entry] = field(default_factory=list[Entry])
+    copies: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
+    planned: set[Context] = field(default_factory=set[Context])
+    producing: set[bytes] = field(default_factory=set[bytes])
+    """Hashes of pages that prefills of this pass, or their later chunks, will publish."""
+    load: Load = field(default_factory=Load)
+    prefills: int = 0
+    claimed: int = 0
+    """Pages that the prefills begun here will still need."""
