@@ -21,6 +21,7 @@ from pie_wire.messages.engine import GetModel, ModelReply, Ops
 from pie_wire.messages.kvstore import PutPages
 
 from pie_engine.batch import Batch
+from pie_engine.context_table import ContextTable
 from pie_engine.cost import CostModel
 from pie_engine.device import Result
 from pie_engine.kv_cache import KvCache
@@ -60,7 +61,8 @@ class EngineCore:
         self._cache = KvCache(self.pool, fingerprint)
         self.cost = CostModel()
         self._scheduler = Scheduler(self._cache, limits, self.cost)
-        self._operations = Operations(self._cache, limits, wall_clock)
+        self._table = ContextTable(wall_clock)
+        self._operations = Operations(self._cache, limits, self._table)
         self._ownership = Ownership(self._cache)
         self._links: dict[Peer, RunnerLink] = {}
         self._inbox: deque[tuple[Peer, Ops | None]] = deque()
@@ -79,7 +81,7 @@ class EngineCore:
     @property
     def has_work(self) -> bool:
         """A plan now could have rows, or the inbox has news."""
-        return bool(self._inbox) or bool(self._operations.active)
+        return bool(self._inbox) or bool(self._table.active)
 
     def apply(self) -> None:
         """Carry out everything received since the last step border."""
@@ -104,10 +106,10 @@ class EngineCore:
     def plan(self) -> Batch | None:
         """The next pass; None when nobody has work."""
         self._at_border()
-        active = self._operations.active
+        active = self._table.active
         for context in [c for c in active if c.work is None]:
             del active[context]
-        plan = self._scheduler.plan(active, self._operations.contexts)
+        plan = self._scheduler.plan(active, self._table.contexts)
         self._inflight = plan
         return plan.batch if plan is not None else None
 
@@ -154,7 +156,7 @@ class EngineCore:
         peer = self._hub.peer(KVSTORE)
         if peer is None or self._report_pending or now - self._reported < _REPORT_SECONDS:
             return
-        changes = self._ownership.changes(self._operations.contexts)
+        changes = self._ownership.changes(self._table.contexts)
         self._reported = now
         if changes is None:
             return
@@ -182,8 +184,8 @@ class EngineCore:
             "pages_free": pool.free,
             "pages_cached": pool.cached,
             "pages_owned": pool.owned,
-            "contexts": len(self._operations.contexts),
-            "active": len(self._operations.active),
+            "contexts": len(self._table.contexts),
+            "active": len(self._table.active),
             "runners": len(self._links),
             "steps": self._scheduler.step,
             "tokens": self._tokens,
@@ -192,12 +194,12 @@ class EngineCore:
 
     def page_rows(self) -> list[PageRow]:
         """The ownership table now."""
-        return [self._ownership.row(c) for c in self._operations.contexts if not c.dead and not c.unborn]
+        return [self._ownership.row(c) for c in self._table.contexts if not c.dead and not c.unborn]
 
     def check_integrity(self) -> None:
         """Raises InternalError if page accounting is broken."""
         held: dict[int, int] = {}
-        for context in self._operations.contexts:
+        for context in self._table.contexts:
             for page in context.pages:
                 held[page] = held.get(page, 0) + 1
         self.pool.check_integrity(held)
@@ -209,7 +211,7 @@ class EngineCore:
             if not isinstance(token, int):
                 raise InternalError("the device answered a run with something else than a token")
             self._tokens += 1
-            self._operations.token_drawn(run, token)
+            self._operations.runs.token_drawn(run, token)
 
     def _fail(self, plan: Plan, cause: BaseException) -> None:
         if isinstance(cause, PieError):

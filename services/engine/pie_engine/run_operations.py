@@ -1,0 +1,114 @@
+"""Carries out what concerns runs: opening, consumption, closing, and the tokens that passes bring."""
+
+from __future__ import annotations
+
+from pie_wire.errors import BadField, BadRequest, Conflict, PieError
+from pie_wire.messages import engine as wire
+from pie_wire.messages.runner import RunEnd
+
+from pie_engine.answers import done, fail
+from pie_engine.batch import Sampler
+from pie_engine.checks import check_run
+from pie_engine.context import Context
+from pie_engine.context_table import ContextTable
+from pie_engine.kv_cache import KvCache
+from pie_engine.limits import Limits
+from pie_engine.runner_link import RunnerLink
+from pie_engine.work import Run
+
+
+class RunOperations:
+    """One run per context; see `Run`."""
+
+    def __init__(self, cache: KvCache, limits: Limits, table: ContextTable) -> None:
+        self._cache = cache
+        self._limits = limits
+        self._table = table
+
+    def open(self, context: Context, number: int, op: wire.OpenRun) -> None:
+        """Begin decoding ahead. Raises what makes it impossible, having changed nothing."""
+        if op.run in context.link.runs:
+            raise Conflict(f"run id {op.run} is in use")
+        check_run(context, op, self._limits)
+        spec = op.sampler
+        run = Run(
+            id=op.run,
+            context=context,
+            arrival=self._table.arrival(),
+            sampler=Sampler(spec.temperature, spec.top_p, spec.top_k, op.seed),
+            stop=frozenset(op.stop),
+            max_tokens=op.max_tokens,
+            window=op.window,
+            limit=self._limits.context_limit(context.use.account.page_cap),
+            start=context.length,
+        )
+        context.run = context.link.runs[op.run] = run
+        self._table.active[context] = None
+        done(context.link, number)
+
+    def consume(self, link: RunnerLink, op: wire.Consume) -> None:
+        """Counts are cumulative, so an old or repeated one changes nothing; a run that is gone needs no count."""
+        run = link.runs.get(op.run)
+        if run is not None and run.context.id == op.context:
+            run.consumed = max(run.consumed, min(op.count, run.generated))
+            self._cache.publish(run.context)
+            self._table.active[run.context] = None
+
+    def close(self, link: RunnerLink, number: int, op: wire.CloseRun) -> None:
+        """The context becomes the run's start and what the program took, whether the run had ended or not."""
+        run = link.runs.pop(op.run, None)
+        if run is None:
+            self._withdraw(link, op)
+            done(link, number)
+            return
+        context = run.context
+        kept = max(0, min(op.count, run.generated))
+        if not run.ended:
+            self.end(run, "cancelled", wasted=run.generated - kept)
+        run.consumed = kept
+        context.run = None
+        self._cache.truncate(context, run.start + kept)
+        self._cache.publish(context)
+        if op.count != kept:
+            wrong = BadField(
+                f"run {run.id} was closed at {op.count} of {run.generated} tokens; it was closed at {kept}"
+            )
+            fail(context, number, wrong)
+        else:
+            done(link, number)
+
+    def end(self, run: Run, reason: str, error: PieError | None = None, wasted: int = 0) -> None:
+        """No more tokens will come; the run itself stays until it is closed."""
+        if run.ended:
+            return
+        run.ended = True
+        context = run.context
+        info = error.info() if error is not None else None
+        match reason:
+            case "stop" | "length" | "cancelled" | "error":
+                context.link.outbox.end(RunEnd(run.id, reason, info, context.found, wasted))
+            case _:
+                raise BadRequest(f"a run does not end by {reason!r}")
+        context.found = 0
+
+    def token_drawn(self, run: Run, token: int) -> None:
+        """The run's next token."""
+        context = run.context
+        if token in run.stop:
+            self.end(run, "stop")
+            return
+        context.tokens.append(token)
+        run.generated += 1
+        context.link.outbox.token(run.id, token)
+        if run.generated >= run.max_tokens or context.length >= run.limit:
+            self.end(run, "length")
+
+    def _withdraw(self, link: RunnerLink, op: wire.CloseRun) -> None:
+        """Close a run whose opening still waits."""
+        context = link.contexts.get(op.context)
+        for item in context.queue if context is not None else ():
+            if isinstance(item.op, wire.OpenRun) and item.op.run == op.run and context is not None:
+                context.queue.remove(item)
+                link.outbox.end(RunEnd(op.run, "cancelled"))
+                done(link, item.number)
+                return
