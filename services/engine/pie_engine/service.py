@@ -77,7 +77,7 @@ class Engine:
         """Load, serve, leave."""
         log.info("loading the model", model=self._config.model)
         model, device, pages = self._wait(self._worker.submit(ready_device, self._config))
-        core = self._core(model, pages)
+        core = build_core(self._hub, self._config, model, pages)
         endpoint = self._transport.bind(PORT, self._config.endpoint)
         advertised = self._config.advertise or endpoint
         membership = Membership(self._hub, endpoint=advertised, info=_info(model, self._config))
@@ -93,27 +93,6 @@ class Engine:
         finally:
             membership.leave()
             self._transport.flush()
-
-    def _core(self, model: Model, pages: int) -> EngineCore:
-        config, info = self._config, model.info
-        limits = Limits(
-            pages=pages,
-            page_size=config.page_size,
-            max_context=info.max_context,
-            vocab=info.vocab_size,
-            step_ms=config.step_ms,
-            max_rows=config.max_rows,
-        )
-        facts = ModelFacts(
-            name=info.name,
-            vocab=info.vocab_size,
-            max_context=limits.context_limit(0),
-            page_size=config.page_size,
-            eos=list(info.eos_ids),
-            dtype=info.dtype,
-            backend=info.backend,
-        )
-        return EngineCore(self._hub, facts, model.tokenizer_files(), info.fingerprint, limits, time.time)
 
     def _turn(self, core: EngineCore, device: Device) -> None:
         """One step, or a wait for something to do."""
@@ -153,6 +132,29 @@ class Engine:
         if self._membership is not None:
             self._membership.tick()
         self._transport.poll(timeout)
+
+
+def build_core(hub: Hub, config: EngineConfig, model: Model, pages: int) -> EngineCore:
+    """The core for a loaded model with a pool of so many pages."""
+    info = model.info
+    limits = Limits(
+        pages=pages,
+        page_size=config.page_size,
+        max_context=info.max_context,
+        vocab=info.vocab_size,
+        step_ms=config.step_ms,
+        max_rows=config.max_rows,
+    )
+    facts = ModelFacts(
+        name=info.name,
+        vocab=info.vocab_size,
+        max_context=limits.context_limit(0),
+        page_size=config.page_size,
+        eos=list(info.eos_ids),
+        dtype=info.dtype,
+        backend=info.backend,
+    )
+    return EngineCore(hub, facts, model.tokenizer_files(), info.fingerprint, limits, time.time)
 
 
 def _info(model: Model, config: EngineConfig) -> dict[str, str | int | float]:
