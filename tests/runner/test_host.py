@@ -14,6 +14,8 @@ from pie_runner.testing import CallError
 from pie_runner.wasm.hostcall import Case
 from pie_runner.wasm.world import offered_world
 from pie_wire.errors import ProgramError
+from pie_wire.hub import Incoming
+from pie_wire.messages.engine import GetModel
 from pie_wire.messages.kvstore import Snapshot
 from runner_programs import GREEDY, generating, spec
 from runner_world import MAX_CONTEXT, VOCAB
@@ -266,6 +268,24 @@ def test_a_program_waits_for_an_engine_that_is_on_its_way(bare_world):
     bare_world.run(1.0)
     bare_world.add_engine()
     bare_world.run(bare_world.ended)
+    assert bare_world.log()[-1].text == '"tiny"'
+
+
+def test_an_engine_replaced_before_it_told_its_model_is_asked_once_and_has_one_session(bare_world):
+    first = bare_world.add_engine()
+    first.hub.on(GetModel, lambda incoming: None)
+    bare_world.run(lambda: any(link.peer is not None for link in bare_world.runner.engines._links.values()))
+    bare_world.wires.kill("engine")
+    second = bare_world.add_engine()
+    asked: list[Incoming[GetModel]] = []
+    answer = second.hub._handlers[GetModel]
+    second.hub.on(GetModel, lambda incoming: asked.append(incoming) or answer(incoming))
+
+    bare_world.start(load_early)
+    bare_world.run(bare_world.ended)
+    bare_world.run(3.0)
+
+    assert len(asked) == 1
     assert bare_world.log()[-1].text == '"tiny"'
 
 

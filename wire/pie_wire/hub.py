@@ -216,7 +216,7 @@ class Hub:
         self._ids = itertools.count(1)
         self._out: list[Outgoing] = []
         self._epochs: dict[tuple[str, str], int] = {}
-        self._dirty: set[_Line] = set()
+        self._dirty: dict[_Line, None] = {}  # in order: the same input gives the same output
         self._unsettled: deque[_Line] = deque()
         self._settling = False
         self._attempts = itertools.count(1)
@@ -453,7 +453,7 @@ class Hub:
         except PieError:
             self._settle(line)
             return False
-        self._dirty.add(line)
+        self._dirty[line] = None
         return True
 
     def _greeted(self, port: str, entry: _Port, route: bytes, frame: Frame) -> None:

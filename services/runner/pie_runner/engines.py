@@ -187,6 +187,7 @@ class Engines:
         link = self._link_of(peer)
         if link is not None:
             link.peer = peer
+            link.retry_at = None  # of an earlier incarnation: asking this one twice would open two sessions
             self._ask(link, peer)
 
     def _down(self, peer: Peer, cause: PieError) -> None:
@@ -229,7 +230,7 @@ class Engines:
         self._open(link, peer, model)
 
     def _open(self, link: EngineLink, peer: Peer, model: Model) -> None:
-        if link.peer is peer:
+        if link.peer is peer and link.session is None:
             link.model = model
             link.session = Session(self._hub, peer, model, self._context_ids)
             used = {id(other.model) for other in self._links.values()}
