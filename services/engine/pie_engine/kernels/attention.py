@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -30,6 +30,15 @@ class AttentionPass(Protocol):
         `window` limits a row to the last so many slots with its own; `softcap` squashes scores by tanh; `sinks`
         `[heads]` adds one score per head that takes weight and gives no value. Returns `[T, heads, dim]`.
         """
+        ...
+
+
+@runtime_checkable
+class NativeAttentionPass(Protocol):
+    """An `AttentionPass` that native code can call by itself, without going through Python for every layer."""
+
+    def native_plan(self) -> tuple[int, int]:
+        """Addresses of a `pie_attend_fn` (`native/attend.h`) and of its plan; valid as long as this object."""
         ...
 
 
