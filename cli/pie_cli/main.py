@@ -10,6 +10,10 @@ import click
 from click.shell_completion import CompletionItem
 
 
+INTERRUPTED = 130
+"""Exit status of a command that was ended by Ctrl-C, as shells have it."""
+
+
 class Entry(NamedTuple):
     """Where a subcommand lives, and its line in the list."""
 
@@ -93,6 +97,10 @@ class PieGroup(click.Group):
             return super().invoke(ctx)
         except PieError as exc:
             raise CommandFailed(exc) from exc
+        except KeyboardInterrupt:
+            # Ctrl-C is how commands that go on for ever are left: it needs no comment, only a line of its own.
+            click.echo(err=True)
+            raise click.exceptions.Exit(INTERRUPTED) from None
 
 
 class CommandFailed(click.ClickException):

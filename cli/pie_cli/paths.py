@@ -52,6 +52,11 @@ class StackPaths:
     def endpoint(self, name: str) -> str:
         return f"ipc://{self.sockets / name}.sock"
 
+    def remove_sockets(self) -> None:
+        """Clear away what processes that have ended left behind. For the holder of `lock`."""
+        for path in self.sockets.glob("*.sock"):
+            path.unlink(missing_ok=True)
+
     def log(self, service: str) -> Path:
         return self.logs / f"{service}.log"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import tomllib
 from pathlib import Path
 
 import click
@@ -35,8 +36,18 @@ async def _programs(as_json: bool) -> None:
     for program in found:
         ref = program.ref
         size = f"{program.size / 1000:.1f} kB" if program.size < 10**6 else f"{program.size / 10**6:.1f} MB"
-        rows.append([ref.name, ref.version, ref.kind, size, f"{age(now - program.installed_at)} ago", ref.sha256[:12]])
-    print_table(("PROGRAM", "VERSION", "KIND", "SIZE", "INSTALLED", "SHA256"), rows)
+        installed = f"{age(now - program.installed_at)} ago"
+        rows.append([ref.name, ref.version, ref.kind, size, installed, _description(program.manifest)])
+    print_table(("PROGRAM", "VERSION", "KIND", "SIZE", "INSTALLED", "DESCRIPTION"), rows)
+
+
+def _description(manifest: str) -> str:
+    """What the program's manifest says it does."""
+    try:
+        package = tomllib.loads(manifest).get("package", {})
+    except tomllib.TOMLDecodeError:
+        return ""
+    return str(package.get("description", "")) if isinstance(package, dict) else ""
 
 
 @click.command()

@@ -47,7 +47,7 @@ async def _ps(ended: bool, as_json: bool) -> None:
         ]
         for process in found
     ]
-    print_table(("PROCESS", "PROGRAM", "STATE", "AGE", "EVENTS", "RUNNER", "ERROR"), rows)
+    print_table(("PROCESS", "PROGRAM", "STATE", "RAN", "EVENTS", "RUNNER", "ERROR"), rows)
 
 
 @click.command()
@@ -81,10 +81,10 @@ def kill(pids: Sequence[str], everything: bool) -> None:
 
 async def _kill(pids: Sequence[str]) -> None:
     async with connected() as client:
-        chosen = [await find_process(client, pid) for pid in pids] or [p.pid for p in await client.list()]
-        for pid in chosen:
+        running = {p.pid for p in await client.list()}
+        for pid in [await find_process(client, pid) for pid in pids] or running:
             await client.terminate(pid, "ended by `pie kill`")
-            click.echo(f"ended {pid[:SHORT]}", err=True)
+            click.echo(f"{'ended' if pid in running else 'had ended already:'} {pid[:SHORT]}", err=True)
 
 
 def age(seconds: float) -> str:

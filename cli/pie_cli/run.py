@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import click
-from pie_wire.errors import BadField, NotFound, PieError
+from pie_wire.errors import BadField, NotFound, PieError, Terminated
 
+from pie_cli.main import INTERRUPTED
 from pie_cli.program_input import parse_input
 
 
@@ -69,7 +70,7 @@ async def _run(program: str, value: Any, *, as_json: bool, detach: bool) -> None
 
         def interrupt() -> None:
             if ending:
-                os._exit(130)
+                os._exit(INTERRUPTED)
             click.secho("\nending the program (Ctrl-C again to leave it behind)", dim=True, err=True)
             ending.add(asyncio.ensure_future(terminate()))
 
@@ -82,8 +83,13 @@ async def _run(program: str, value: Any, *, as_json: bool, detach: bool) -> None
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGINT, interrupt)
         printer = JsonPrinter() if as_json else TextPrinter()
-        async for event in process.events():
-            printer.show(event)
+        try:
+            async for event in process.events():
+                printer.show(event)
+        except Terminated:
+            if not ending:
+                raise
+            raise click.exceptions.Exit(INTERRUPTED) from None
 
 
 def as_file(program: str) -> Path | None:

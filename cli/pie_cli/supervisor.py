@@ -87,6 +87,7 @@ class Supervisor:
             finally:
                 probe.close()
                 self._stop()
+                self._paths.remove_sockets()
                 self._save(phase="failed" if self._state.error else "stopped")
 
     def _come_up(self, probe: Probe) -> None:

@@ -159,6 +159,17 @@ def test_install(invoke: Invoke, tmp_path: Path):
     assert "installed mine@1.2.3" in invoke("install", str(tmp_path)).stderr
 
 
+def test_an_interrupt_leaves_without_comment(invoke: Invoke, monkeypatch: pytest.MonkeyPatch):
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pie_cli.ps.run_async", lambda coroutine: (coroutine.close(), interrupted()))
+
+    result = invoke("ps")
+
+    assert (result.exit_code, result.output.strip()) == (130, "")
+
+
 def test_kill_needs_a_choice(invoke: Invoke):
     assert invoke("kill").exit_code == 2
     assert invoke("kill", "--all").exit_code == 0

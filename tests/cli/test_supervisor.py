@@ -115,6 +115,7 @@ def test_a_stack_comes_up_is_seen_and_goes_down_without_a_trace(stack: Stack):
     assert (down.exit_code, stack.process.wait(5) if stack.process else None) == (0, 0)
     wait_for_end(list(stack.pids().values()))
     assert stack.state().phase == "stopped"
+    assert not list(stack.paths.sockets.glob("*.sock"))
     assert stack.pie("status").exit_code == 3
     assert stack.pie("down").exit_code == 0
 
