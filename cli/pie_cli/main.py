@@ -9,7 +9,6 @@ from typing import NamedTuple
 import click
 from click.shell_completion import CompletionItem
 
-
 INTERRUPTED = 130
 """Exit status of a command that was ended by Ctrl-C, as shells have it."""
 
