@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from pie_engine.batch import Batch
@@ -37,6 +38,7 @@ class Runner:
     flushed: set[int] = field(default_factory=set)
     outputs: dict[int, list[Slot]] = field(default_factory=dict)
     buffers: dict[int, list[bytes]] = field(default_factory=dict)
+    probes: dict[int, list[Slot]] = field(default_factory=dict)
 
     def receive(self, incoming: Incoming[Step]) -> None:
         step = incoming.message
@@ -55,6 +57,8 @@ class Runner:
             self.failed[failure.op] = failure.error
             self.generations[failure.context] = failure.generation
         self.flushed.update(step.flushed)
+        for probed in step.probes:
+            self.probes.setdefault(probed.run, []).extend(probed.slots)
         for done in step.outputs:
             self.outputs[done.op] = done.slots
             self.buffers[done.op] = [bytes(b) for b in incoming.buffers]
@@ -166,10 +170,13 @@ class Bench:
         sampler: wire.SamplerSpec | None = None,
         seed: int = 0,
         generation: int = 0,
+        **options: Any,
     ) -> int:
         self.runs += 1
         sampler = sampler or wire.SamplerSpec()
-        self.send(wire.OpenRun(context, generation, self.runs, sampler, seed, stop or [], max_tokens, window))
+        self.send(
+            wire.OpenRun(context, generation, self.runs, sampler, seed, stop or [], max_tokens, window, **options)
+        )
         return self.runs
 
     def owned(self) -> int:
@@ -188,6 +195,6 @@ def benches() -> Callable[..., Bench]:
     return make_bench
 
 
-def make_bench(pages: int = 64, page_size: int = 4, max_context: int = 4096, **limits: float) -> Bench:
-    device = SimulatedDevice(pages, page_size, VOCAB)
+def make_bench(pages: int = 64, page_size: int = 4, max_context: int = 4096, habit: int = 1, **limits: float) -> Bench:
+    device = SimulatedDevice(pages, page_size, VOCAB, habit=habit)
     return Bench(device, Limits(pages, page_size, max_context, VOCAB, **limits))  # type: ignore[arg-type]

@@ -100,6 +100,9 @@ OPS: list[engine.Op] = [
     engine.Flush(17, 1),
     engine.OpenRun(17, 1, 5, SAMPLER, 18446744073709551615, [2, 0], 64, 32),
     engine.Consume(17, 5, 16),
+    engine.OpenRun(17, 1, 6, SAMPLER, 7, [], 64, 32, engine.Speculation(3, 12), [engine.Output(0, "top", top=5)]),
+    engine.PauseRun(17, 5),
+    engine.ResumeRun(17, 5),
     engine.CloseRun(17, 5, 20),
     engine.Forward(17, 1, [4], [engine.Output(0, "token", SAMPLER, 99), engine.Output(0, "top", top=5)]),
     engine.Drop(17),
@@ -173,7 +176,10 @@ CASES: list[Case] = [
             runs=[5, 6],
             counts=[2, 1],
             tokens=[11, 12, 13],
-            ends=[runner.RunEnd(6, "stop", None, 32, 3), runner.RunEnd(7, "error", ErrorInfo("device_error", "NaN"))],
+            ends=[
+                runner.RunEnd(6, "stop", None, 32, 3, 9, 4),
+                runner.RunEnd(7, "error", ErrorInfo("device_error", "NaN")),
+            ],
             outputs=[
                 runner.ForwardDone(
                     9,
@@ -184,6 +190,7 @@ CASES: list[Case] = [
                     ],
                 )
             ],
+            probes=[runner.RunProbes(6, [runner.Slot("top", ids=[13, 2], probs=[0.5, 0.25])])],
         ),
         b"\x00\x00\x80\x3f\x00\x00\x00\xbf",
         name="run.step with everything",

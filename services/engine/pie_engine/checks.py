@@ -15,6 +15,9 @@ from pie_engine.limits import Limits
 MAX_OUTPUTS = 1024
 MAX_LOGITS_OUTPUTS = 64
 MAX_TOP = 1024
+MAX_NGRAM = 16
+MAX_DRAFTS = 64
+MAX_PROBES = 16
 
 
 def check_tokens(tokens: Sequence[int], limits: Limits) -> None:
@@ -52,6 +55,8 @@ def check_run(context: Context, op: wire.OpenRun, limits: Limits) -> None:
         raise BadField(f"max_tokens and window must be at least 1, not {op.max_tokens} and {op.window}")
     if not context.tokens:
         raise BadRequest("the context is empty: append at least one token before generating")
+    _check_speculation(op.speculation)
+    _check_probes(op, limits)
     check_length(context, context.length + 1, limits)
 
 
@@ -67,7 +72,33 @@ def check_pass(context: Context, op: wire.Forward, limits: Limits) -> None:
     for output in op.outputs:
         if not 0 <= output.row < rows:
             raise BadField(f"output row {output.row} is beyond the {rows} rows of the pass")
-        if output.kind == "token":
-            check_sampler(output.sampler)
-        elif output.kind == "top" and not 1 <= output.top <= min(MAX_TOP, limits.vocab):
-            raise BadField(f"top must be between 1 and {min(MAX_TOP, limits.vocab)}, not {output.top}")
+        _check_output(output, limits)
+
+
+def _check_output(output: wire.Output, limits: Limits) -> None:
+    if output.kind == "token":
+        check_sampler(output.sampler)
+    elif output.kind == "top" and not 1 <= output.top <= min(MAX_TOP, limits.vocab):
+        raise BadField(f"top must be between 1 and {min(MAX_TOP, limits.vocab)}, not {output.top}")
+
+
+def _check_speculation(spec: wire.Speculation) -> None:
+    if not 0 <= spec.ngram <= MAX_NGRAM:
+        raise BadField(f"ngram must be between 1 and {MAX_NGRAM}, or 0 (off), not {spec.ngram}")
+    if not 1 <= spec.drafts <= MAX_DRAFTS:
+        raise BadField(f"drafts must be between 1 and {MAX_DRAFTS}, not {spec.drafts}")
+
+
+def _check_probes(op: wire.OpenRun, limits: Limits) -> None:
+    for probe in op.probes:
+        if probe.kind == "token":
+            raise BadField("a probe of a run cannot be a token: the run's sampler draws those")
+        _check_output(probe, limits)
+    if len(op.probes) > MAX_PROBES:
+        raise TooLarge(f"a run has at most {MAX_PROBES} probes, not {len(op.probes)}")
+    logits = sum(probe.kind == "logits" for probe in op.probes)
+    if logits * min(op.window, op.max_tokens) > MAX_LOGITS_OUTPUTS:
+        raise TooLarge(
+            f"a run may be at most {MAX_LOGITS_OUTPUTS} raw logits ahead of its program, {logits} per token: give it a"
+            f" window of {MAX_LOGITS_OUTPUTS // logits}"
+        )

@@ -10,8 +10,9 @@ from pie_wire.errors import PieError
 from pie_wire.messages.common import Account
 
 if TYPE_CHECKING:
+    from pie_engine.run import Run
     from pie_engine.runner_link import RunnerLink
-    from pie_engine.work import Flush, Pass, Queued, Run, Work
+    from pie_engine.work import Flush, Pass, Queued, Work
 
 
 @dataclass(eq=False, slots=True)

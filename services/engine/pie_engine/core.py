@@ -29,9 +29,11 @@ from pie_engine.limits import Limits
 from pie_engine.operations import Operations
 from pie_engine.ownership import Ownership
 from pie_engine.pages import PagePool
+from pie_engine.plan import Plan
+from pie_engine.run import Run
 from pie_engine.runner_link import RunnerLink
-from pie_engine.scheduler import Plan, Scheduler
-from pie_engine.work import Flush, Pass, Run
+from pie_engine.scheduler import Scheduler
+from pie_engine.work import Pass
 
 KVSTORE = "kvstore"
 """Name of the hub's port to kvstore; reports go there while it is up."""
@@ -125,21 +127,26 @@ class EngineCore:
             mine = results[at : at + entry.outputs]
             at += entry.outputs
             work, context = entry.work, entry.work.context
-            wrong = next((result for result in mine if isinstance(result, DeviceError)), None)
-            if wrong is not None:
-                # Its earlier KV may be why: it is computed again from the tokens when next needed.
-                self._cache.evict(context)
-                self._operations.fail(work, wrong)
-                continue
-            context.kv_length = max(context.kv_length, entry.stop)
             context.last_step = self._scheduler.step
+            right, error = 0, next((result for result in mine if isinstance(result, DeviceError)), None)
+            unsound = error is not None
             match work:
                 case Run():
-                    self._draw(work, mine)
-                case Pass():
+                    drawn = self._operations.runs.drawn(work, entry.drafts, mine)
+                    self._tokens += drawn.tokens
+                    right, error = drawn.right, drawn.error
+                case Pass() if not unsound:
                     work.deliver(entry.start, entry.stop, mine)
-                case Flush():
+                case _:
                     pass
+            if unsound:
+                # Its earlier KV may be why: it is computed again from the tokens when next needed.
+                self._cache.evict(context)
+            else:
+                self._cache.trim(context, max(context.kv_length, min(entry.stop + right, context.length)))
+            if error is not None:
+                self._operations.fail(work, error)
+                continue
             self._cache.publish(context)
             if not isinstance(work, Run) and work.done:
                 self._operations.finish(work)
@@ -205,13 +212,6 @@ class EngineCore:
         self.pool.check_integrity(held)
 
     # -- inside
-
-    def _draw(self, run: Run, results: Sequence[Result]) -> None:
-        for token in results:
-            if not isinstance(token, int):
-                raise InternalError("the device answered a run with something else than a token")
-            self._tokens += 1
-            self._operations.runs.token_drawn(run, token)
 
     def _fail(self, plan: Plan, cause: BaseException) -> None:
         if isinstance(cause, PieError):

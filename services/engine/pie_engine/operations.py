@@ -18,9 +18,10 @@ from pie_engine.context_table import ContextTable
 from pie_engine.device import Result
 from pie_engine.kv_cache import KvCache
 from pie_engine.limits import Limits
+from pie_engine.run import Run
 from pie_engine.run_operations import RunOperations
 from pie_engine.runner_link import RunnerLink
-from pie_engine.work import Flush, Pass, Queued, Run
+from pie_engine.work import Flush, Pass, Queued
 
 Ordered: TypeAlias = wire.Append | wire.Truncate | wire.Flush | wire.OpenRun | wire.Forward
 
@@ -47,6 +48,9 @@ class Operations:
                 self._receive_drop(link, number, op)
             case wire.Consume():
                 self.runs.consume(link, op)
+                done(link, number)
+            case wire.PauseRun() | wire.ResumeRun():
+                self.runs.pause(link, op.run, paused=isinstance(op, wire.PauseRun))
                 done(link, number)
             case wire.CloseRun():
                 self.runs.close(link, number, op)
@@ -215,7 +219,7 @@ class Operations:
                     self._carry_out(context, item.number, op)
                 except PieError as exc:
                     fail(context, item.number, exc)
-            case wire.Create() | wire.Consume() | wire.CloseRun():
+            case wire.Create() | wire.Consume() | wire.PauseRun() | wire.ResumeRun() | wire.CloseRun():
                 raise BadRequest(f"{type(op).__name__} does not wait in a context's queue")
 
     def _carry_out(self, context: Context, number: int, op: Ordered) -> None:

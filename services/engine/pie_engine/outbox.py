@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from pie_wire.errors import DeviceError, ErrorInfo, InternalError
-from pie_wire.messages.runner import ForwardDone, OpFailure, RunEnd, Slot, Step
+from pie_wire.messages.runner import ForwardDone, OpFailure, RunEnd, RunProbes, Slot, Step
 
 from pie_engine.device import Result, TopK
 
@@ -31,6 +31,7 @@ class Outbox:
         self._failed: list[OpFailure] = []
         self._flushed: list[int] = []
         self._tokens: dict[int, list[int]] = {}
+        self._probes: dict[int, list[Slot]] = {}
         self._ends: list[RunEnd] = []
         self._outputs: list[ForwardDone] = []
         self._buffers: list[bytes] = []
@@ -43,8 +44,13 @@ class Outbox:
     def flushed(self, op: int) -> None:
         self._flushed.append(op)
 
-    def token(self, run: int, token: int) -> None:
+    def token(self, run: int, token: int, probed: Sequence[Result] = ()) -> None:
+        """A token of a run, with the answers of the run's probes."""
         self._tokens.setdefault(run, []).append(token)
+        if probed:
+            slots = [self._slot(result) for result in probed]
+            self._probes.setdefault(run, []).extend(slots)
+            self._weigh(sum(_ENTRY + _PROBABILITY * len(slot.ids) for slot in slots))
 
     def end(self, end: RunEnd) -> None:
         self._ends.append(end)
@@ -59,16 +65,7 @@ class Outbox:
         news = self._failed or self._flushed or self._tokens or self._ends or self._outputs
         if acked == self._acked and not news and not self._parcels:
             return []
-        last = Step(
-            acked=acked,
-            failed=self._failed,
-            flushed=self._flushed,
-            runs=list(self._tokens),
-            counts=[len(tokens) for tokens in self._tokens.values()],
-            tokens=[token for tokens in self._tokens.values() for token in tokens],
-            ends=self._ends,
-            outputs=self._outputs,
-        )
+        last = self._step(acked, flushed=self._flushed, ends=self._ends)
         messages = [*self._parcels, (last, self._buffers)]
         self.__init__()
         self._acked = acked
@@ -78,8 +75,22 @@ class Outbox:
         """Close a parcel when it is large enough."""
         self._weight += size
         if self._weight >= _PARCEL_BYTES or len(self._buffers) >= _PARCEL_BUFFERS:
-            self._parcels.append((Step(self._acked, failed=self._failed, outputs=self._outputs), self._buffers))
+            self._parcels.append((self._step(self._acked), self._buffers))
             self._failed, self._outputs, self._buffers, self._weight = [], [], [], 0
+            self._tokens, self._probes = {}, {}
+
+    def _step(self, acked: int, flushed: Sequence[int] = (), ends: Sequence[RunEnd] = ()) -> Step:
+        return Step(
+            acked=acked,
+            failed=self._failed,
+            flushed=list(flushed),
+            runs=list(self._tokens),
+            counts=[len(tokens) for tokens in self._tokens.values()],
+            tokens=[token for tokens in self._tokens.values() for token in tokens],
+            ends=list(ends),
+            outputs=self._outputs,
+            probes=[RunProbes(run, slots) for run, slots in self._probes.items()],
+        )
 
     def _slot(self, result: Result) -> Slot:
         if isinstance(result, TopK):

@@ -12,13 +12,17 @@ from pie_engine.work import Work
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Rows [start, stop) of one request in a pass. `safe` is how much KV is left should the pass fail."""
+    """Rows [start, stop) of one request in a pass, with a row for each of `drafts` behind them.
+
+    `safe` is how much KV is left should the pass fail.
+    """
 
     work: Work
     start: int
     stop: int
     outputs: int
     safe: int
+    drafts: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from pie_wire.errors import BadField, BadRequest, Conflict, PieError
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pie_wire.errors import BadField, BadRequest, Conflict, DeviceError, InternalError, PieError
 from pie_wire.messages import engine as wire
 from pie_wire.messages.runner import RunEnd
 
@@ -11,10 +14,22 @@ from pie_engine.batch import Sampler
 from pie_engine.checks import check_run
 from pie_engine.context import Context
 from pie_engine.context_table import ContextTable
+from pie_engine.device import Result
 from pie_engine.kv_cache import KvCache
 from pie_engine.limits import Limits
+from pie_engine.prompt_lookup import PromptLookup
+from pie_engine.run import Run
 from pie_engine.runner_link import RunnerLink
-from pie_engine.work import Run
+from pie_engine.work import output_spec
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """Tokens that a step drew for a run, how many of its drafts were right, and what went wrong after them, if so."""
+
+    tokens: int
+    right: int
+    error: DeviceError | None
 
 
 class RunOperations:
@@ -41,6 +56,8 @@ class RunOperations:
             window=op.window,
             limit=self._limits.context_limit(context.use.account.page_cap),
             start=context.length,
+            probes=[output_spec(probe) for probe in op.probes],
+            lookup=PromptLookup(op.speculation.ngram, op.speculation.drafts) if op.speculation.ngram else None,
         )
         context.run = context.link.runs[op.run] = run
         self._table.active[context] = None
@@ -52,6 +69,13 @@ class RunOperations:
         if run is not None and run.context.id == op.context:
             run.consumed = max(run.consumed, min(op.count, run.generated))
             self._cache.publish(run.context)
+            self._table.active[run.context] = None
+
+    def pause(self, link: RunnerLink, run_id: int, *, paused: bool) -> None:
+        """Stop decoding ahead, or go on. What was decoded stays; a run that is gone needs neither."""
+        run = link.runs.get(run_id)
+        if run is not None:
+            run.paused = paused
             self._table.active[run.context] = None
 
     def close(self, link: RunnerLink, number: int, op: wire.CloseRun) -> None:
@@ -86,20 +110,46 @@ class RunOperations:
         info = error.info() if error is not None else None
         match reason:
             case "stop" | "length" | "cancelled" | "error":
-                context.link.outbox.end(RunEnd(run.id, reason, info, context.found, wasted))
+                context.link.outbox.end(RunEnd(run.id, reason, info, context.found, wasted, run.drafted, run.accepted))
             case _:
                 raise BadRequest(f"a run does not end by {reason!r}")
         context.found = 0
 
-    def token_drawn(self, run: Run, token: int) -> None:
-        """The run's next token."""
+    def drawn(self, run: Run, drafts: Sequence[int], results: Sequence[Result]) -> Drawn:
+        """What a step drew: for the pending token's row and, behind it, for each draft's. A row counts while all drafts
+        before it are what was drawn in their places."""
+        width = 1 + len(run.probes)
+        tokens = right = 0
+        error: DeviceError | None = None
+        run.drafted += len(drafts)
+        for at in range(0, len(results), width):
+            token, *probed = results[at : at + width]
+            error = next((result for result in (token, *probed) if isinstance(result, DeviceError)), None)
+            if error is not None:
+                break
+            if not isinstance(token, int):
+                raise InternalError("the device answered a run with something else than a token")
+            guessed = tokens < len(drafts) and token == drafts[tokens]
+            tokens += 1
+            if guessed:
+                right += 1
+                run.accepted += 1
+            self._take(run, token, probed)
+            if run.ended or not guessed:
+                break
+        if run.lookup is not None and drafts:
+            run.lookup.learn(len(drafts), right, run.context.length)
+        return Drawn(tokens, right, error)
+
+    def _take(self, run: Run, token: int, probed: Sequence[Result]) -> None:
+        """The run's next token, with what its probes saw."""
         context = run.context
         if token in run.stop:
             self.end(run, "stop")
             return
         context.tokens.append(token)
         run.generated += 1
-        context.link.outbox.token(run.id, token)
+        context.link.outbox.token(run.id, token, probed)
         if run.generated >= run.max_tokens or context.length >= run.limit:
             self.end(run, "length")
 

@@ -8,7 +8,7 @@ always advances; and the oldest one that waits is, after a while, served before 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 from pie_engine.batch import Segment, build
 from pie_engine.context import Context
@@ -17,6 +17,7 @@ from pie_engine.kv_cache import KvCache
 from pie_engine.limits import Limits
 from pie_engine.plan import Draft, Entry, Plan
 from pie_engine.room import Room
+from pie_engine.run import Run
 from pie_engine.work import Work
 
 _DECODE_SHARE = 0.75
@@ -72,7 +73,7 @@ class Scheduler:
                 break
             if len(draft.entries) >= _MIN_BATCH and not self._fits(draft, work, budget):
                 break
-            self._decode(draft, room, work)
+            self._decode(draft, room, work, budget, len(works))
         waiting: Work | None = None
         for work in prefills:
             if not self._prefill(draft, room, work):
@@ -96,11 +97,28 @@ class Scheduler:
     def _fits(self, draft: Draft, work: Work, budget: float) -> bool:
         return self._cost.estimate(draft.load.plus(1, work.context.length)) <= budget
 
-    def _decode(self, draft: Draft, room: Room, work: Work) -> None:
+    def _decode(self, draft: Draft, room: Room, work: Work, budget: float, works: int) -> None:
         context = work.context
         need = self._cache.missing_pages(context, work.end)
         if room.make(need, work, context.use):
-            self._add(draft, work, work.end)
+            self._add(draft, work, work.end, self._guess(draft, work, budget, works))
+
+    def _guess(self, draft: Draft, work: Work, budget: float, works: int) -> Sequence[int]:
+        """Guesses of what follows a run's pending token, within the rows, time and pages that nobody else needs."""
+        context, end = work.context, work.end
+        if not isinstance(work, Run) or context.kv_length >= end:
+            # A pending token whose KV is there may lie in a shared page: its step writes nothing.
+            return ()
+        rows = min(self._limits.max_rows - draft.load.rows, self._cost.rows_within(budget, draft.load, end - 1))
+        guesses = work.guess(rows - 1) if rows > 1 else ()
+        # A page for every request keeps guesses from costing anybody else theirs.
+        spare = max(self._cache.pool.available - draft.claimed - works, self._cache.missing_pages(context, end))
+        cap = context.use.account.page_cap
+        if cap:
+            spare = min(spare, cap - context.use.pages)
+        while guesses and self._cache.missing_pages(context, end + len(guesses)) > spare:
+            guesses = guesses[:-1]
+        return guesses
 
     def _prefill(self, draft: Draft, room: Room, work: Work) -> bool:
         """Add the next chunk. False when time or pages do not allow it, and so nobody younger may overtake."""
@@ -136,33 +154,34 @@ class Scheduler:
         self._add(draft, work, stop)
         return True
 
-    def _add(self, draft: Draft, work: Work, stop: int) -> None:
+    def _add(self, draft: Draft, work: Work, stop: int, drafts: Sequence[int] = ()) -> None:
         context = work.context
         asks_only = context.kv_length >= stop
         start = stop - 1 if asks_only else context.kv_length
         safe = context.kv_length
+        end = stop + len(drafts)
         if not asks_only:
-            copy = self._cache.prepare_write(context, stop)
+            copy = self._cache.prepare_write(context, end)
             if copy is not None:
                 draft.copies.append(copy)
                 safe -= safe % self._limits.page_size
         if context.evicted:
             context.evicted = False
             context.immune_until = self.step + self._limits.immunity_steps
-        outputs = work.outputs(start, stop)
+        outputs = work.outputs(start, stop, len(drafts)) if isinstance(work, Run) else work.outputs(start, stop)
         draft.segments.append(
             Segment(
-                tokens=context.tokens[start:stop],
-                positions=range(start, stop),
+                tokens=[*context.tokens[start:stop], *drafts],
+                positions=range(start, end),
                 first_slot=start,
-                pages=context.pages[: self._cache.pages_for(stop)],
+                pages=context.pages[: self._cache.pages_for(end)],
                 outputs=outputs,
                 write_kv=not asks_only,
             )
         )
-        draft.entries.append(Entry(work, start, stop, len(outputs), safe))
+        draft.entries.append(Entry(work, start, stop, len(outputs), safe, drafts))
         draft.planned.add(context)
-        draft.load = draft.load.plus(stop - start, stop)
+        draft.load = draft.load.plus(end - start, end)
 
     def _is_produced_elsewhere(self, draft: Draft, context: Context, work: Work) -> bool:
         """The next page is being computed by another request of this pass: waiting for it is cheaper."""

@@ -15,11 +15,12 @@ from pie_engine.slot_memory import SlotMemory
 
 
 class SimulatedDevice:
-    """Deterministic, quick, and wrong whenever pages are."""
+    """Deterministic, quick, and wrong whenever pages are. For `habit` see `recall`."""
 
-    def __init__(self, pages: int, page_size: int, vocab: int) -> None:
+    def __init__(self, pages: int, page_size: int, vocab: int, *, habit: int = 1) -> None:
         self._memory = SlotMemory(pages, page_size)
         self._vocab = vocab
+        self._habit = habit
         self.passes = 0
         self.rows = 0
 
@@ -29,7 +30,7 @@ class SimulatedDevice:
         self._memory.store(batch)
         results: list[Result] = []
         for output in batch.outputs:
-            seen = self._memory.seen_by(batch, output.row)
+            seen = recall(self._memory.seen_by(batch, output.row), self._habit)
             match output.spec:
                 case Sampler():
                     results.append(next_token(seen, output.spec, output.position, self._vocab))
@@ -39,6 +40,12 @@ class SimulatedDevice:
                 case LogitsProbe():
                     results.append(next_logits(seen, self._vocab))
         return results
+
+
+def recall(tokens: list[int], habit: int) -> list[int]:
+    """What of these tokens decides what follows: all of them once in `habit` times, else the last, so that the
+    device repeats itself as text does."""
+    return tokens if _hash(tokens) % habit == 0 else tokens[-1:]
 
 
 def next_token(tokens: Sequence[int], sampler: Sampler, position: int, vocab: int) -> int:

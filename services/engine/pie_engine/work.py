@@ -1,5 +1,5 @@
-"""What a context can have in the schedule: a run, a lockstep pass, a flush. Also the operations that wait behind
-one."""
+"""What a context can have in the schedule: a run (see `run`), a lockstep pass, a flush. Also the operations that wait
+behind one."""
 
 from __future__ import annotations
 
@@ -12,46 +12,7 @@ from pie_wire.messages import engine as wire
 from pie_engine.batch import LogitsProbe, Output, Sampler, TopKProbe
 from pie_engine.context import Context
 from pie_engine.device import Result
-
-
-@dataclass(eq=False, slots=True)
-class Run:
-    """Decoding ahead of the program by at most `window` tokens."""
-
-    id: int
-    context: Context
-    arrival: int
-    sampler: Sampler
-    stop: frozenset[int]
-    max_tokens: int
-    window: int
-    limit: int
-    """Length at which the context is full."""
-    start: int
-    """Length of the context when the run was opened."""
-    generated: int = 0
-    consumed: int = 0
-    ended: bool = False
-
-    @property
-    def ready(self) -> bool:
-        """May decode: not ended, and the program is not too far behind."""
-        return not self.ended and self.generated - self.consumed < self.window
-
-    @property
-    def end(self) -> int:
-        """Rows up to here must be fed."""
-        return self.context.length
-
-    @property
-    def first_output(self) -> int | None:
-        """Slot of the first row that is asked something."""
-        return self.context.length - 1
-
-    def outputs(self, start: int, stop: int) -> list[Output]:
-        """What is wanted of rows at slots [start, stop), rows counted from `start`."""
-        last = self.context.length - 1
-        return [Output(last - start, last + 1, self.sampler)] if start <= last < stop else []
+from pie_engine.run import Run
 
 
 @dataclass(eq=False, slots=True)

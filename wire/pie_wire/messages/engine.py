@@ -77,8 +77,18 @@ class Drop(msgspec.Struct, frozen=True, array_like=True, tag="drop"):
     context: int
 
 
+class Speculation(msgspec.Struct, frozen=True, array_like=True):
+    """How a run guesses ahead; it changes its speed, never its tokens. `ngram`: look the last so many tokens up in the
+    context itself (0: off). `drafts`: most guesses in a step."""
+
+    ngram: int = 0
+    drafts: int = 8
+
+
 class OpenRun(msgspec.Struct, frozen=True, array_like=True, tag="open-run"):
-    """Decode ahead of the program by at most `window` tokens. Ends at a stop id (not emitted) or `max_tokens`."""
+    """Decode ahead of the program by at most `window` tokens. Ends at a stop id (not emitted) or `max_tokens`.
+
+    `probes` are answered for every token beside it; their rows do not matter, and none of them is a token."""
 
     context: int
     generation: int
@@ -88,6 +98,8 @@ class OpenRun(msgspec.Struct, frozen=True, array_like=True, tag="open-run"):
     stop: list[int]
     max_tokens: int
     window: int
+    speculation: Speculation = Speculation()
+    probes: list[Output] = []
 
 
 class Consume(msgspec.Struct, frozen=True, array_like=True, tag="consume"):
@@ -96,6 +108,20 @@ class Consume(msgspec.Struct, frozen=True, array_like=True, tag="consume"):
     context: int
     run: int
     count: int
+
+
+class PauseRun(msgspec.Struct, frozen=True, array_like=True, tag="pause-run"):
+    """Decode no further for now; the context's pages are the first to go when they run out. Tokens decoded stay."""
+
+    context: int
+    run: int
+
+
+class ResumeRun(msgspec.Struct, frozen=True, array_like=True, tag="resume-run"):
+    """Go on after a pause."""
+
+    context: int
+    run: int
 
 
 class CloseRun(msgspec.Struct, frozen=True, array_like=True, tag="close-run"):
@@ -116,7 +142,7 @@ class Forward(msgspec.Struct, frozen=True, array_like=True, tag="forward"):
     outputs: list[Output]
 
 
-Op = Create | Fork | Append | Truncate | Flush | Drop | OpenRun | Consume | CloseRun | Forward
+Op = Create | Fork | Append | Truncate | Flush | Drop | OpenRun | Consume | PauseRun | ResumeRun | CloseRun | Forward
 
 
 class Ops(Push, frozen=True, omit_defaults=True):

@@ -69,6 +69,9 @@ class RunEnd(msgspec.Struct, frozen=True, array_like=True):
     cached_tokens: int = 0
     """Prompt tokens whose KV was found instead of computed."""
     wasted: int = 0
+    drafted: int = 0
+    """Guesses that were tried, and how many of them were right."""
+    accepted: int = 0
 
 
 class Slot(msgspec.Struct, frozen=True, array_like=True):
@@ -79,6 +82,13 @@ class Slot(msgspec.Struct, frozen=True, array_like=True):
     ids: list[int] = []
     probs: list[float] = []
     buffer: int = -1
+
+
+class RunProbes(msgspec.Struct, frozen=True, array_like=True):
+    """Answers of a run's probes for its tokens of this message: for each token one slot per probe."""
+
+    run: int
+    slots: list[Slot]
 
 
 class ForwardDone(msgspec.Struct, frozen=True, array_like=True):
@@ -104,3 +114,4 @@ class Step(Push, frozen=True, omit_defaults=True):
     tokens: list[int] = []
     ends: list[RunEnd] = []
     outputs: list[ForwardDone] = []
+    probes: list[RunProbes] = []
