@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from pie_engine.adapter_loader import AdapterLoader
 from pie_engine.batch import Batch
 from pie_engine.core import EngineCore
-from pie_engine.device import Device
+from pie_engine.device import Device, LoadedAdapter
 from pie_engine.limits import Limits
 from pie_engine.simulated import SimulatedDevice
-from pie_wire.errors import ErrorInfo, PeerLost
-from pie_wire.hub import Hub, Incoming, Peer
+from pie_wire.errors import ErrorInfo, PeerLost, PieError
+from pie_wire.hub import Answer, Hub, Incoming, Peer
 from pie_wire.messages import engine as wire
+from pie_wire.messages.base import Message, Request
 from pie_wire.messages.common import Account, ModelFacts
 from pie_wire.messages.link import Identity
 from pie_wire.messages.runner import RunEnd, Slot, Step
@@ -64,6 +67,16 @@ class Runner:
             self.buffers[done.op] = [bytes(b) for b in incoming.buffers]
 
 
+def read_here(read: Callable[[str, int], LoadedAdapter], folder: str, most: int) -> Future[LoadedAdapter]:
+    """Reads at once, on the caller's thread."""
+    future: Future[LoadedAdapter] = Future()
+    try:
+        future.set_result(read(folder, most))
+    except PieError as exc:
+        future.set_exception(exc)
+    return future
+
+
 class Bench:
     """The core, a device, and runners."""
 
@@ -75,6 +88,7 @@ class Bench:
         self.hub.listen("runners")
         facts = ModelFacts("test", limits.vocab, limits.max_context, limits.page_size)
         self.core = EngineCore(self.hub, facts, {"tokenizer.json": b"{}"}, "model", limits, lambda: self.now)
+        self.loader = AdapterLoader(self.core.adapters, device, read_here)
         self.runners: dict[bytes, Runner] = {}
         self.contexts = 0
         self.runs = 0
@@ -128,6 +142,7 @@ class Bench:
         """One engine step; False if there was nothing to compute."""
         self.now += 0.01
         self.core.apply()
+        self.loader.turn()
         batch = self.core.plan()
         if batch is not None:
             try:
@@ -178,6 +193,18 @@ class Bench:
             wire.OpenRun(context, generation, self.runs, sampler, seed, stop or [], max_tokens, window, **options)
         )
         return self.runs
+
+    def ask(self, request: Request) -> Message | PieError:
+        """The answer to a request of the first runner."""
+        answers: list[Answer] = []
+        peer = self.runner.hub.peer("engine")
+        assert peer is not None
+        self.runner.hub.request(peer, request, answers.append, timeout=1000.0)
+        self.pump()
+        for _ in range(4):
+            self.step()
+        answer = answers[0]
+        return answer.error or answer.value()
 
     def owned(self) -> int:
         return self.core.pool_stats().owned

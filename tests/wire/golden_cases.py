@@ -105,8 +105,10 @@ OPS: list[engine.Op] = [
     engine.ResumeRun(17, 5),
     engine.CloseRun(17, 5, 20),
     engine.Forward(17, 1, [4], [engine.Output(0, "token", SAMPLER, 99), engine.Output(0, "top", top=5)]),
+    engine.SetAdapters(17, 1, [engine.AdapterUse("legal", 0.75), engine.AdapterUse("tone@0f1e2d3c4b5a6978")]),
     engine.Drop(17),
 ]
+ADAPTER = engine.AdapterInfo("legal", "0f1e2d3c4b5a69788796a5b4c3d2e1f0", "superseded", 3, 4_866_048, 16, 210)
 
 CASES: list[Case] = [
     # The link's own messages
@@ -200,6 +202,11 @@ CASES: list[Case] = [
     _numbered(engine.Ops(101, OPS)),
     _numbered(engine.GetModel()),
     _numbered(engine.ModelReply(FACTS, ["tokenizer.json"]), b'{"version": "1.0"}'),
+    _numbered(engine.LoadAdapter("legal", "/srv/adapters/legal")),
+    _numbered(ADAPTER),
+    _numbered(engine.UnloadAdapter("legal@0f1e2d3c4b5a6978")),
+    _numbered(engine.ListAdapters()),
+    _numbered(engine.AdapterList([ADAPTER], 4_866_048, 1 << 30)),
     # To kvstore, and its replies and pushes
     _numbered(kvstore.Join(MEMBER)),
     _numbered(kvstore.Joined(5, 6000)),

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 Int32Array: TypeAlias = NDArray[np.int32]
 Intervals: TypeAlias = Sequence[tuple[int, int]]
+AdapterSlots: TypeAlias = tuple[tuple[int, float], ...]
+"""Adapters by the slots their device keeps them under, ascending, each with the weight of what it adds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,15 @@ class Segment:
     outputs: Sequence[Output] = ()
     write_kv: bool = True
     masks: Sequence[Intervals] | None = None
+    adapters: AdapterSlots = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AdaptedRows:
+    """The rows of a batch, ascending, that one set of adapters applies to."""
+
+    adapters: AdapterSlots
+    rows: Int32Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +115,7 @@ class Batch:
     copies              [C, 2]  pages (source, destination) to copy before anything else
     causal              no row carries a mask of its own
     outputs             [O]     in order of segments; `Output.row` counts over the whole batch
+    adapted             the rows that adapters apply to, grouped by set; every row at most once
     """
 
     page_size: int
@@ -119,6 +131,7 @@ class Batch:
     copies: Int32Array
     causal: bool
     outputs: tuple[Output, ...]
+    adapted: tuple[AdaptedRows, ...] = ()
 
     @property
     def rows(self) -> int:
@@ -150,6 +163,7 @@ def build(
     page_ptr: list[int] = [0]
     pages: list[int] = []
     outputs: list[Output] = []
+    adapted: dict[AdapterSlots, list[int]] = {}
     scratch = scratch_page * page_size
     for segment in segments:
         first, count, row0 = segment.first_slot, len(segment.tokens), len(tokens)
@@ -174,6 +188,8 @@ def build(
         pages += segment.pages
         page_ptr.append(len(pages))
         segment_rows.append(row0 + count)
+        if segment.adapters:
+            adapted.setdefault(segment.adapters, []).extend(range(row0, row0 + count))
         outputs += [Output(row0 + output.row, output.position, output.spec) for output in segment.outputs]
     return Batch(
         page_size=page_size,
@@ -189,6 +205,7 @@ def build(
         copies=_int32(copies).reshape(-1, 2),
         causal=all(segment.masks is None for segment in segments),
         outputs=tuple(outputs),
+        adapted=tuple(AdaptedRows(adapters, _int32(rows)) for adapters, rows in adapted.items()),
     )
 
 

@@ -33,6 +33,7 @@ class EngineConfig:
     kv_memory: str = option(
         "auto", "memory for KV pages, as 2GiB or 500MB; auto: a quarter of what is free, 4GiB at most"
     )
+    adapter_memory: str = option("1GiB", "memory for loaded adapters, as 1GiB or 500MB")
     page_size: int = option(16, "tokens in a page")
     threads: int = option(0, "threads of a pass; 0: one for a few rows, all cores for more")
     step_ms: float = option(
@@ -56,6 +57,7 @@ class EngineConfig:
         if self.threads < 0 or self.max_rows < 1 or not 1.0 <= self.step_ms <= 60_000.0:
             raise BadField("threads must be 0 or more, max_rows 1 or more, step_ms between 1 and 60000")
         self.kv_bytes()
+        parse_bytes(self.adapter_memory)
 
     @property
     def script(self) -> Path | None:

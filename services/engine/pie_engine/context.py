@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from pie_wire.errors import PieError
 from pie_wire.messages.common import Account
 
+from pie_engine.adapters import AdapterSpans
+
 if TYPE_CHECKING:
     from pie_engine.run import Run
     from pie_engine.runner_link import RunnerLink
@@ -50,6 +52,7 @@ class Context:
     """Its fork waits for earlier operations of the parent."""
     tokens: list[int] = field(default_factory=list[int])
     pages: list[int] = field(default_factory=list[int])
+    adapters: AdapterSpans = field(default_factory=AdapterSpans)
     hashes: list[bytes] = field(default_factory=list[bytes])
     """Chained content hashes of leading full pages, computed on demand."""
     published: int = 0

@@ -34,6 +34,7 @@ class ContextTable:
 
     def leave(self, context: Context) -> None:
         """The context has been freed."""
+        context.adapters.release()
         context.use.contexts -= 1
         if context.use.contexts == 0:
             self._accounts.pop(context.use.account, None)

@@ -2,7 +2,7 @@
 
 The shell drives it, once per step:
 
-    apply() -> plan() -> [device executes the batch] -> finish() or fail() -> hub.outgoing()
+    apply() -> [adapters move] -> plan() -> [device executes the batch] -> finish() or fail() -> hub.outgoing()
 
 Between plan() and its finish() or fail() the hub may go on receiving, since messages only enter the inbox; nothing else
 of the core may be called then.
@@ -20,6 +20,8 @@ from pie_wire.messages.common import ModelFacts, PageRow, PoolStats
 from pie_wire.messages.engine import GetModel, ModelReply, Ops
 from pie_wire.messages.kvstore import PutPages
 
+from pie_engine.adapter_requests import AdapterRequests
+from pie_engine.adapter_table import AdapterTable
 from pie_engine.batch import Batch
 from pie_engine.context_table import ContextTable
 from pie_engine.cost import CostModel
@@ -64,7 +66,9 @@ class EngineCore:
         self.cost = CostModel()
         self._scheduler = Scheduler(self._cache, limits, self.cost)
         self._table = ContextTable(wall_clock)
-        self._operations = Operations(self._cache, limits, self._table)
+        adapters = AdapterTable(limits.adapter_memory)
+        self.adapters = AdapterRequests(hub, adapters)
+        self._operations = Operations(self._cache, limits, self._table, adapters)
         self._ownership = Ownership(self._cache)
         self._links: dict[Peer, RunnerLink] = {}
         self._inbox: deque[tuple[Peer, Ops | None]] = deque()
@@ -88,6 +92,7 @@ class EngineCore:
     def apply(self) -> None:
         """Carry out everything received since the last step border."""
         self._at_border()
+        self.adapters.apply()
         while self._inbox:
             peer, message = self._inbox.popleft()
             if message is None:

@@ -24,7 +24,42 @@ Result: TypeAlias = int | TopK | NDArray[np.float32] | DeviceError
 """Answer to one output: a token for a sampler, `TopK`, logits `[vocab]`, or why this row alone has failed."""
 
 
-class Device(Protocol):
+@dataclass(frozen=True, slots=True)
+class AdapterFacts:
+    """What the engine's books need of an adapter. `digest`: 16 bytes over its configuration and tensors; `size`: bytes
+    it takes; `rank`: the largest of its `modules` layers."""
+
+    digest: bytes
+    size: int
+    rank: int
+    modules: int
+
+
+class LoadedAdapter(Protocol):
+    """An adapter that has been read; what else it is, only its device knows."""
+
+    @property
+    def facts(self) -> AdapterFacts: ...
+
+
+class AdapterHost(Protocol):
+    """A device that can compute with adapters."""
+
+    def read_adapter(self, folder: str, most: int) -> LoadedAdapter:
+        """Read and check an adapter of at most `most` bytes; called on any thread, also during a pass. Raises
+        PieError."""
+        ...
+
+    def keep_adapter(self, slot: int, adapter: LoadedAdapter) -> None:
+        """From now on batches may name it by `slot`. Called between passes."""
+        ...
+
+    def drop_adapter(self, slot: int) -> None:
+        """No batch will name `slot` again. Called between passes."""
+        ...
+
+
+class Device(AdapterHost, Protocol):
     """Runs one pass at a time. Any exception means that the whole pass failed and no request in it has a result."""
 
     def execute(self, batch: Batch) -> list[Result]:

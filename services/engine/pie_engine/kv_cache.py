@@ -6,6 +6,7 @@ import hashlib
 
 import numpy as np
 
+from pie_engine.adapters import AdapterSet
 from pie_engine.context import Context
 from pie_engine.pages import PagePool
 
@@ -85,7 +86,17 @@ class KvCache:
         size = self.pool.page_size
         del context.tokens[length:]
         del context.hashes[length // size :]
+        context.adapters.cut(length)
         self.trim(context, min(context.kv_length, length))
+
+    def set_adapters(self, context: Context, adapters: AdapterSet) -> None:
+        """The last token and all after it are computed with these; KV the last token has with others is given up."""
+        start = max(context.length - 1, 0)
+        if adapters.slots == context.adapters.at(start).slots:
+            return
+        context.adapters.begin(start, adapters)
+        del context.hashes[start // self.pool.page_size :]
+        self.trim(context, min(context.kv_length, start))
 
     def trim(self, context: Context, kv_length: int) -> None:
         """Keep KV of the first `kv_length` tokens only, and no page beyond."""
@@ -103,6 +114,7 @@ class KvCache:
     def fork(self, parent: Context, child: Context, length: int) -> None:
         """The child becomes the parent's first `length` tokens and shares their pages; whoever writes first copies."""
         child.tokens = parent.tokens[:length]
+        child.adapters = parent.adapters.copy(length)
         child.hashes = parent.hashes[: length // self.pool.page_size]
         child.kv_length = min(parent.kv_length, length)
         child.published = min(parent.published, child.kv_length // self.pool.page_size)
@@ -111,7 +123,8 @@ class KvCache:
             self._append(child, page)
 
     def page_hash(self, context: Context, index: int) -> bytes:
-        """Hash over everything that decides the KV up to the end of a full page: model, salt, tokens, positions."""
+        """Hash over everything that decides the KV up to the end of a full page: model, salt, tokens, positions,
+        adapters."""
         size = self.pool.page_size
         hashes = context.hashes
         salt = context.use.account.salt
@@ -123,6 +136,7 @@ class KvCache:
                 digest.update(salt)
             digest.update(np.asarray(context.tokens[start : start + size], dtype="<i4").tobytes())
             digest.update(np.arange(start, start + size, dtype="<i4").tobytes())
+            digest.update(context.adapters.identity(start, start + size))
             hashes.append(digest.digest())
         return hashes[index]
 

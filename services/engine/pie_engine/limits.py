@@ -18,6 +18,8 @@ class Limits:
     immunity_steps: int = 64
     """Steps in which a context that lost its KV and came back is not a victim again; also how long the oldest waiting
     request is overtaken before it goes first."""
+    adapter_memory: int = 1 << 30
+    """Bytes of all loaded adapters."""
     queue: int = 4096
     """Operations of one context that may wait behind an unfinished one."""
 

@@ -11,6 +11,7 @@ from pie_wire.errors import BadField, BadRequest, Cancelled, Conflict, NotFound,
 from pie_wire.messages import engine as wire
 from pie_wire.messages.common import Account
 
+from pie_engine.adapter_table import AdapterTable
 from pie_engine.answers import done, fail, refusal_of, refuse
 from pie_engine.checks import check_length, check_pass, check_tokens
 from pie_engine.context import Context
@@ -23,14 +24,15 @@ from pie_engine.run_operations import RunOperations
 from pie_engine.runner_link import RunnerLink
 from pie_engine.work import Flush, Pass, Queued
 
-Ordered: TypeAlias = wire.Append | wire.Truncate | wire.Flush | wire.OpenRun | wire.Forward
+Ordered: TypeAlias = wire.Append | wire.Truncate | wire.Flush | wire.OpenRun | wire.Forward | wire.SetAdapters
 
 
 class Operations:
     """One call per operation received, and per request that a pass has finished or failed."""
 
-    def __init__(self, cache: KvCache, limits: Limits, table: ContextTable) -> None:
+    def __init__(self, cache: KvCache, limits: Limits, table: ContextTable, adapters: AdapterTable) -> None:
         self._cache = cache
+        self._adapters = adapters
         self._limits = limits
         self._table = table
         self.runs = RunOperations(cache, limits, table)
@@ -210,7 +212,7 @@ class Operations:
             case wire.Drop():
                 self._free(context)
                 done(context.link, item.number)
-            case wire.Append() | wire.Truncate() | wire.Flush() | wire.OpenRun() | wire.Forward():
+            case wire.Append() | wire.Truncate() | wire.Flush() | wire.OpenRun() | wire.Forward() | wire.SetAdapters():
                 refusal = refusal_of(context, op.generation)
                 if refusal is not None:
                     refuse(context, item.number, refusal)
@@ -235,6 +237,9 @@ class Operations:
                 if not 0 <= op.length <= context.length:
                     raise BadField(f"a context of {context.length} tokens cannot be truncated to {op.length}")
                 self._cache.truncate(context, op.length)
+                done(context.link, number)
+            case wire.SetAdapters():
+                self._cache.set_adapters(context, self._adapters.set_of(op.adapters))
                 done(context.link, number)
             case wire.OpenRun():
                 self.runs.open(context, number, op)

@@ -142,6 +142,9 @@ class Scheduler:
             return False
         total = self._cache.missing_pages(context, work.end)
         stop = min(work.end, context.kv_length + chunk)
+        border = context.adapters.border(context.kv_length)
+        if border is not None:
+            stop = min(stop, border)
         # Whoever begins must be able to finish beside those who have begun; a page each keeps decodes going.
         headroom = len(draft.entries) if not context.pages else 0
         wanted = min(total + draft.claimed + headroom, self._cache.pool.total)
@@ -177,6 +180,7 @@ class Scheduler:
                 pages=context.pages[: self._cache.pages_for(end)],
                 outputs=outputs,
                 write_kv=not asks_only,
+                adapters=context.adapters.at(start).slots,
             )
         )
         draft.entries.append(Entry(work, start, stop, len(outputs), safe, drafts))

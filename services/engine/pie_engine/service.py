@@ -21,8 +21,9 @@ from pie_wire.messages.common import ModelFacts
 from pie_wire.process import Shutdown, identity
 from pie_wire.transport import TICK, Transport
 
+from pie_engine.adapter_loader import AdapterLoader
 from pie_engine.batch import Batch
-from pie_engine.config import EngineConfig
+from pie_engine.config import EngineConfig, parse_bytes
 from pie_engine.core import EngineCore
 from pie_engine.device import Device
 from pie_engine.limits import Limits
@@ -36,6 +37,9 @@ PORT = "runners"
 _FAREWELL = 2.0
 """Seconds for the pass under way; a model that is still loading gets none."""
 
+_READING_FAREWELL = 0.5
+"""Seconds for the adapter that is being read."""
+
 log = structlog.get_logger("pie.engine")
 
 
@@ -45,16 +49,17 @@ def serve(config: EngineConfig, shutdown: Shutdown) -> None:
     hub = Hub(identity("engine", config.name), time.monotonic)
     transport = Transport(hub)
     worker = Worker(transport.wake)
+    reader = Worker(transport.wake)
     farewell = _FAREWELL
     try:
         transport.dial(KVSTORE, config.kvstore_endpoint)
-        Engine(config, hub, transport, worker, shutdown).run()
+        Engine(config, hub, transport, worker, reader, shutdown).run()
     except Cancelled:
         log.info("stopped while loading the model")
         farewell = 0.0
     finally:
         transport.close(EngineLost(f"engine {config.name} is shutting down"))
-        if not worker.stop(farewell):
+        if not worker.stop(farewell) or not reader.stop(_READING_FAREWELL):
             # A native call cannot be interrupted, and tearing the interpreter down under it would crash.
             sys.stderr.flush()
             os._exit(0)
@@ -64,12 +69,20 @@ class Engine:
     """A core, its device and its sockets."""
 
     def __init__(
-        self, config: EngineConfig, hub: Hub, transport: Transport, worker: Worker, shutdown: Shutdown
+        self,
+        config: EngineConfig,
+        hub: Hub,
+        transport: Transport,
+        worker: Worker,
+        reader: Worker,
+        shutdown: Shutdown,
     ) -> None:
+        """`worker` has the device; `reader` reads files meanwhile."""
         self._config = config
         self._hub = hub
         self._transport = transport
         self._worker = worker
+        self._reader = reader
         self._shutdown = shutdown
         self._membership: Membership | None = None
 
@@ -78,6 +91,7 @@ class Engine:
         log.info("loading the model", model=self._config.model)
         model, device, pages = self._wait(self._worker.submit(ready_device, self._config))
         core = build_core(self._hub, self._config, model, pages)
+        loader = AdapterLoader(core.adapters, device, self._reader.submit)
         endpoint = self._transport.bind(PORT, self._config.endpoint)
         advertised = self._config.advertise or endpoint
         membership = Membership(self._hub, endpoint=advertised, info=_info(model, self._config))
@@ -86,7 +100,7 @@ class Engine:
         log.info("ready", endpoint=endpoint, advertised=advertised)
         try:
             while not self._shutdown.requested.is_set():
-                self._turn(core, device)
+                self._turn(core, device, loader)
                 if membership.is_superseded:
                     log.error("another engine has this name: stopping", name=self._config.name)
                     break
@@ -94,10 +108,11 @@ class Engine:
             membership.leave()
             self._transport.flush()
 
-    def _turn(self, core: EngineCore, device: Device) -> None:
+    def _turn(self, core: EngineCore, device: Device, loader: AdapterLoader) -> None:
         """One step, or a wait for something to do."""
         self._poll(0.0 if core.has_work else TICK)
         core.apply()
+        loader.turn()
         core.tick()
         batch = core.plan()
         if batch is not None:
@@ -144,6 +159,7 @@ def build_core(hub: Hub, config: EngineConfig, model: Model, pages: int) -> Engi
         vocab=info.vocab_size,
         step_ms=config.step_ms,
         max_rows=config.max_rows,
+        adapter_memory=parse_bytes(config.adapter_memory),
     )
     facts = ModelFacts(
         name=info.name,

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pie_engine.batch import Batch, LogitsProbe, Sampler, TopKProbe
-from pie_engine.device import Result, TopK
+from pie_engine.device import LoadedAdapter, Result, TopK
 from pie_engine.draws import uniforms
+from pie_engine.simulated_adapters import SimulatedAdapters
 from pie_engine.slot_memory import SlotMemory
 
 
@@ -21,16 +22,19 @@ class SimulatedDevice:
         self._memory = SlotMemory(pages, page_size)
         self._vocab = vocab
         self._habit = habit
+        self.adapters = SimulatedAdapters()
         self.passes = 0
         self.rows = 0
 
     def execute(self, batch: Batch) -> list[Result]:
         self.passes += 1
         self.rows += batch.rows
-        self._memory.store(batch)
+        self._memory.store(batch, self.adapters.values(batch))
         results: list[Result] = []
         for output in batch.outputs:
             seen = recall(self._memory.seen_by(batch, output.row), self._habit)
+            if own := self.adapters.mark_at(batch, output.row):
+                seen.append(own)
             match output.spec:
                 case Sampler():
                     results.append(next_token(seen, output.spec, output.position, self._vocab))
@@ -40,6 +44,15 @@ class SimulatedDevice:
                 case LogitsProbe():
                     results.append(next_logits(seen, self._vocab))
         return results
+
+    def read_adapter(self, folder: str, most: int) -> LoadedAdapter:
+        return self.adapters.read(folder, most)
+
+    def keep_adapter(self, slot: int, adapter: LoadedAdapter) -> None:
+        self.adapters.keep(slot, adapter)
+
+    def drop_adapter(self, slot: int) -> None:
+        self.adapters.drop(slot)
 
 
 def recall(tokens: list[int], habit: int) -> list[int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from pie_wire.errors import InternalError
 
-from pie_engine.batch import Batch
+from pie_engine.batch import Batch, Int32Array
 
 
 class SlotMemory:
@@ -19,11 +19,11 @@ class SlotMemory:
         self._page_size = page_size
         self._tokens = np.full((pages + 1, page_size), -1, dtype=np.int32)
 
-    def store(self, batch: Batch) -> None:
-        """Copy pages, then keep the tokens of all rows."""
+    def store(self, batch: Batch, values: Int32Array | None = None) -> None:
+        """Copy pages, then keep the tokens of all rows, or `values` in their place."""
         if len(batch.copies):
             self._tokens[batch.copies[:, 1]] = self._tokens[batch.copies[:, 0]]
-        self._tokens.reshape(-1)[batch.write_slots] = batch.tokens
+        self._tokens.reshape(-1)[batch.write_slots] = batch.tokens if values is None else values
 
     def seen_by(self, batch: Batch, row: int) -> list[int]:
         """The tokens that row `row` attends to, in slot order.

@@ -142,7 +142,38 @@ class Forward(msgspec.Struct, frozen=True, array_like=True, tag="forward"):
     outputs: list[Output]
 
 
-Op = Create | Fork | Append | Truncate | Flush | Drop | OpenRun | Consume | PauseRun | ResumeRun | CloseRun | Forward
+class AdapterUse(msgspec.Struct, frozen=True, array_like=True):
+    """A loaded adapter, as `name` (its newest version) or `name@digest`, and the factor of what it adds."""
+
+    adapter: str
+    weight: float = 1.0
+
+
+class SetAdapters(msgspec.Struct, frozen=True, array_like=True, tag="set-adapters"):
+    """The context's last token and all after it are computed with these adapters and no others; an empty list means
+    the plain model. Versions are chosen now and stay with the context, its forks too. A truncation to before this
+    point undoes it."""
+
+    context: int
+    generation: int
+    adapters: list[AdapterUse]
+
+
+Op = (
+    Create
+    | Fork
+    | Append
+    | Truncate
+    | Flush
+    | Drop
+    | OpenRun
+    | Consume
+    | PauseRun
+    | ResumeRun
+    | CloseRun
+    | Forward
+    | SetAdapters
+)
 
 
 class Ops(Push, frozen=True, omit_defaults=True):
@@ -164,3 +195,52 @@ class ModelReply(Message, frozen=True, omit_defaults=True):
 class GetModel(Request[ModelReply], frozen=True, omit_defaults=True):
     verb: ClassVar[str] = "eng.get-model"
     reply: ClassVar[type[ModelReply]] = ModelReply
+
+
+class AdapterInfo(Message, frozen=True, omit_defaults=True):
+    """One version of an adapter. `digest` is the content's, in hex; `size` in bytes as held.
+
+    `current` is what the bare name means; `superseded` is found by `name@digest` only; `unloaded` is not found any
+    more. The last two are freed when `users`, the spans of contexts that need it, is 0."""
+
+    verb: ClassVar[str] = "eng.adapter"
+    name: str
+    digest: str
+    state: Literal["current", "superseded", "unloaded"] = "current"
+    users: int = 0
+    size: int = 0
+    rank: int = 0
+    modules: int = 0
+
+
+class LoadAdapter(Request[AdapterInfo], frozen=True, omit_defaults=True):
+    """Read a LoRA adapter in PEFT's format from a folder on the engine's machine. A name that is taken gets a new
+    version; the same content again is the version that is there."""
+
+    verb: ClassVar[str] = "eng.load-adapter"
+    reply: ClassVar[type[AdapterInfo]] = AdapterInfo
+    name: str
+    folder: str
+
+
+class AdapterList(Message, frozen=True, omit_defaults=True):
+    """Versions held, and their bytes against the limit."""
+
+    verb: ClassVar[str] = "eng.adapter-list"
+    adapters: list[AdapterInfo]
+    used: int = 0
+    limit: int = 0
+
+
+class UnloadAdapter(Request[AdapterList], frozen=True, omit_defaults=True):
+    """Take `name` (all its versions) or `name@digest` away. Contexts that use one go on; its memory is freed behind
+    the last of them. The reply has what was taken away, with its users."""
+
+    verb: ClassVar[str] = "eng.unload-adapter"
+    reply: ClassVar[type[AdapterList]] = AdapterList
+    adapter: str
+
+
+class ListAdapters(Request[AdapterList], frozen=True, omit_defaults=True):
+    verb: ClassVar[str] = "eng.list-adapters"
+    reply: ClassVar[type[AdapterList]] = AdapterList

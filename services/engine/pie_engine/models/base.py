@@ -9,6 +9,7 @@ from typing import Final, Protocol
 from torch import Tensor
 
 from pie_engine.batch import Batch, Int32Array
+from pie_engine.device import LoadedAdapter
 
 TOKENIZER_FILES: Final = (
     "tokenizer.json",
@@ -66,6 +67,14 @@ class Model(Protocol):
     def erase(self, slots: Int32Array) -> None:
         """Forget the KV of physical slots that a failed pass may have written."""
         ...
+
+    def read_adapter(self, folder: str, most: int) -> LoadedAdapter:
+        """See `AdapterHost`. Raises Unsupported where the model has nothing to adapt."""
+        ...
+
+    def keep_adapter(self, slot: int, adapter: LoadedAdapter) -> None: ...
+
+    def drop_adapter(self, slot: int) -> None: ...
 
     def tokenizer_files(self) -> dict[str, bytes]:
         """Tokenizer and template files by name, as the runners need them."""

@@ -7,7 +7,7 @@ import torch
 from pie_wire.errors import DeviceError
 
 from pie_engine.batch import Batch, Int32Array, LogitsProbe, Sampler, TopKProbe
-from pie_engine.device import Result, TopK
+from pie_engine.device import LoadedAdapter, Result, TopK
 from pie_engine.kernels.sampler import are_numbers, most_likely, sample
 from pie_engine.models.base import Model
 
@@ -35,6 +35,15 @@ class ModelDevice:
         except BaseException:
             self._model.erase(batch.write_slots)
             raise
+
+    def read_adapter(self, folder: str, most: int) -> LoadedAdapter:
+        return self._model.read_adapter(folder, most)
+
+    def keep_adapter(self, slot: int, adapter: LoadedAdapter) -> None:
+        self._model.keep_adapter(slot, adapter)
+
+    def drop_adapter(self, slot: int) -> None:
+        self._model.drop_adapter(slot)
 
     def _results(self, batch: Batch, logits: torch.Tensor) -> list[Result]:
         results: list[Result] = [DeviceError("the model gave logits that are not numbers")] * len(batch.outputs)

@@ -27,11 +27,12 @@ from typing import Any
 
 import msgspec
 import torch
-from pie_wire.errors import BadField, NotFound
+from pie_wire.errors import BadField, NotFound, Unsupported
 from tokenizers import Tokenizer
 from torch import Tensor
 
 from pie_engine.batch import Batch, Int32Array
+from pie_engine.device import LoadedAdapter
 from pie_engine.models import byte_tokenizer
 from pie_engine.models.base import ModelInfo, read_tokenizer_files
 from pie_engine.slot_memory import SlotMemory
@@ -130,6 +131,15 @@ class ScriptedModel:
 
     def erase(self, slots: Int32Array) -> None:
         """Nothing: tokens in slots that no context counts are never seen."""
+
+    def read_adapter(self, folder: str, most: int) -> LoadedAdapter:
+        raise Unsupported("a scripted model has no weights to adapt: serve a real one to use adapters")
+
+    def keep_adapter(self, slot: int, adapter: LoadedAdapter) -> None:
+        """Never called, as none can be read."""
+
+    def drop_adapter(self, slot: int) -> None:
+        """Never called, as none is kept."""
 
     def next_logits(self, tokens: list[int]) -> Mapping[int, float]:
         """Logits of the tokens that may follow."""

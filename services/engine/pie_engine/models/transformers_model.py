@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from pie_wire.errors import BadRequest, NotFound
+from pie_wire.errors import BadRequest, NotFound, Unsupported
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from pie_engine.batch import Batch, Int32Array
+from pie_engine.device import LoadedAdapter
 from pie_engine.kernels.attention import Attention
 from pie_engine.kernels.kv_pool import KvPool, page_bytes
 from pie_engine.models.base import ModelInfo, read_tokenizer_files
@@ -86,6 +87,15 @@ class TransformersModel:
     def erase(self, slots: Int32Array) -> None:
         if self._pool is not None:
             self._pool.erase(slots)
+
+    def read_adapter(self, folder: str, most: int) -> LoadedAdapter:
+        raise Unsupported("this engine computes no adapters yet")
+
+    def keep_adapter(self, slot: int, adapter: LoadedAdapter) -> None:
+        """Never called, as none can be read."""
+
+    def drop_adapter(self, slot: int) -> None:
+        """Never called, as none is kept."""
 
     def tokenizer_files(self) -> dict[str, bytes]:
         return read_tokenizer_files(self._folder) if self._folder is not None else {}
