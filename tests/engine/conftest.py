@@ -67,16 +67,6 @@ class Runner:
             self.buffers[done.op] = [bytes(b) for b in incoming.buffers]
 
 
-def read_here(read: Callable[[str, int], LoadedAdapter], folder: str, most: int) -> Future[LoadedAdapter]:
-    """Reads at once, on the caller's thread."""
-    future: Future[LoadedAdapter] = Future()
-    try:
-        future.set_result(read(folder, most))
-    except PieError as exc:
-        future.set_exception(exc)
-    return future
-
-
 class Bench:
     """The core, a device, and runners."""
 
@@ -88,7 +78,7 @@ class Bench:
         self.hub.listen("runners")
         facts = ModelFacts("test", limits.vocab, limits.max_context, limits.page_size)
         self.core = EngineCore(self.hub, facts, {"tokenizer.json": b"{}"}, "model", limits, lambda: self.now)
-        self.loader = AdapterLoader(self.core.adapters, device, read_here)
+        self.loader = AdapterLoader(self.core.adapters, device, self.read_adapter)
         self.runners: dict[bytes, Runner] = {}
         self.contexts = 0
         self.runs = 0
@@ -193,6 +183,15 @@ class Bench:
             wire.OpenRun(context, generation, self.runs, sampler, seed, stop or [], max_tokens, window, **options)
         )
         return self.runs
+
+    def read_adapter(self, folder: str, most: int) -> Future[LoadedAdapter]:
+        """At once, on this thread."""
+        future: Future[LoadedAdapter] = Future()
+        try:
+            future.set_result(self.device.read_adapter(folder, most))
+        except PieError as exc:
+            future.set_exception(exc)
+        return future
 
     def ask(self, request: Request) -> Message | PieError:
         """The answer to a request of the first runner."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import TypeAlias
 
 import structlog
 from pie_wire.errors import PieError, to_error
@@ -15,17 +14,16 @@ from pie_engine.device import AdapterHost, LoadedAdapter
 log = structlog.get_logger("pie.engine")
 
 
-Submit: TypeAlias = Callable[[Callable[[str, int], LoadedAdapter], str, int], "Future[LoadedAdapter]"]
-"""Calls a function with its arguments elsewhere: `Worker.submit`."""
-
-
 class AdapterLoader:
     """Owns the file being read, if any."""
 
-    def __init__(self, requests: AdapterRequests, host: AdapterHost, submit: Submit) -> None:
+    def __init__(
+        self, requests: AdapterRequests, host: AdapterHost, read: Callable[[str, int], Future[LoadedAdapter]]
+    ) -> None:
+        """`read` begins `host.read_adapter` with its arguments on another thread."""
         self._requests = requests
         self._host = host
-        self._submit = submit
+        self._read = read
         self._reading: Future[LoadedAdapter] | None = None
 
     def turn(self) -> None:
@@ -38,7 +36,7 @@ class AdapterLoader:
         if self._reading is None and (load := self._requests.next_load()) is not None:
             folder, most = load
             log.info("reading an adapter", folder=folder)
-            self._reading = self._submit(self._host.read_adapter, folder, most)
+            self._reading = self._read(folder, most)
 
     def _hand_over(self, reading: Future[LoadedAdapter]) -> None:
         failure = reading.exception()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 
-from pie_wire.errors import PieError
+from pie_wire.errors import Overloaded, PieError
 from pie_wire.hub import Hub, Incoming
 from pie_wire.messages.engine import AdapterInfo, AdapterList, ListAdapters, LoadAdapter, UnloadAdapter
 

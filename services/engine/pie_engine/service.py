@@ -91,7 +91,9 @@ class Engine:
         log.info("loading the model", model=self._config.model)
         model, device, pages = self._wait(self._worker.submit(ready_device, self._config))
         core = build_core(self._hub, self._config, model, pages)
-        loader = AdapterLoader(core.adapters, device, self._reader.submit)
+        loader = AdapterLoader(
+            core.adapters, device, lambda folder, most: self._reader.submit(device.read_adapter, folder, most)
+        )
         endpoint = self._transport.bind(PORT, self._config.endpoint)
         advertised = self._config.advertise or endpoint
         membership = Membership(self._hub, endpoint=advertised, info=_info(model, self._config))
