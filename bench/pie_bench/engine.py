@@ -1,0 +1,123 @@
+"""The engine by itself: `pie_engine.bench` measures, one process per case; here its figures are put together.
+
+The engine's packages are not imported: they need torch, and a case's peak memory must be its own.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pie_wire.config import pie_home
+from pie_wire.errors import BadField, DeadlineExceeded, InternalError, NotFound
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from pie_bench.report import machine, versions
+
+_LIST_SECONDS = 120.0
+_CASE_SECONDS = 3600.0
+
+
+@dataclass(frozen=True)
+class EngineReport:
+    """`cases` are objects with at least name, ms_per_step, gemm_ms, ratio, tokens_per_s, peak_rss_mb."""
+
+    cases: list[dict[str, Any]]
+    setup: dict[str, str | int | float]
+    benchmark: str = "engine"
+    machine: dict[str, str | int] = field(default_factory=machine)
+    versions: dict[str, str] = field(default_factory=versions)
+    taken_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+    def json(self) -> str:
+        return json.dumps(asdict(self), indent=2)
+
+    def show(self, *, as_json: bool, output: Path | None) -> None:
+        """Print, and keep a JSON copy in `output` if given."""
+        if output is not None:
+            output.write_text(self.json() + "\n")
+        if as_json:
+            sys.stdout.write(self.json() + "\n")
+            return
+        Console().print(self._table())
+
+    def _table(self) -> Table:
+        caption = ", ".join(f"{name} {value}" for name, value in self.setup.items())
+        table = Table(title="pie bench engine", caption=caption, box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+        table.add_column("case", no_wrap=True)
+        for column in ("ms/step", "gemm", "ratio", "paired", "bounds", "tok/s", "MB"):
+            table.add_column(column, justify="right", no_wrap=True)
+        for case in self.cases:
+            judged = case.get("over_apart", case["ratio"])
+            colour = "green" if judged <= case["must"] else "red"
+            table.add_row(
+                case["name"],
+                f"{case['ms_per_step']:.4g}",
+                f"{case['gemm_ms']:.4g}",
+                f"{case['ratio']:.2f}",
+                f"{case['paired_ratio']:.2f}",
+                "" if "over_apart" in case else f"[{colour}]{case['must']:.2f}[/]/{case['wanted']:.2f}",
+                f"{case['tokens_per_s']:.0f}",
+                f"{case['peak_rss_mb']:.0f}",
+            )
+            if "over_apart" in case:
+                bounds = f"[{colour}]{case['must']:.2f}[/]/{case['wanted']:.2f}"
+                table.add_row("  over its halves", f"{case['apart_ms']:.4g}", "", f"{judged:.2f}", "", bounds)
+        return table
+
+
+def case_names() -> list[str]:
+    """What `pie_engine.bench` can measure."""
+    return _child("list", timeout=_LIST_SECONDS)
+
+
+def model_folder(model: str) -> Path:
+    """The folder of a pulled model, or the path itself. NotFound if there is none."""
+    for folder in (Path(model).expanduser(), pie_home() / "models" / model):
+        if (folder / "config.json").is_file():
+            return folder
+    raise NotFound(f"there is no model {model}: `pie model pull {model}` gets it, `pie model ls` shows what is here")
+
+
+def measure(
+    model: str, cases: Sequence[str], *, rounds: int, threads: int, progress: Callable[[str], None]
+) -> EngineReport:
+    """Measure the named cases (all, if none is named).
+
+    Raises:
+        NotFound: no such model. BadField: no such case. InternalError: a measurement failed.
+    """
+    folder = model_folder(model)
+    known = case_names()
+    unknown = sorted(set(cases) - set(known))
+    if unknown:
+        raise BadField(f"there is no case {', '.join(unknown)}: choose from {', '.join(known)}")
+    setup: dict[str, str | int | float] = {"rounds": rounds, "threads": threads or "auto", "omp_wait_policy": "PASSIVE"}
+    figures: list[dict[str, Any]] = []
+    for name in cases or known:
+        progress(name)
+        options = ("--model", str(folder), "--rounds", str(rounds), "--threads", str(threads))
+        measured = _child("case", name, *options, timeout=_CASE_SECONDS)
+        figures.append(measured.pop("case"))
+        setup = measured | setup
+    return EngineReport(figures, setup)
+
+
+def _child(*arguments: str, timeout: float) -> Any:
+    """What `python -m pie_engine.bench ARGUMENTS` prints; its messages go to our standard error."""
+    command = [sys.executable, "-m", "pie_engine.bench", *arguments]
+    try:
+        done = subprocess.run(command, stdout=subprocess.PIPE, timeout=timeout, check=False)
+    except subprocess.TimeoutExpired as exc:
+        raise DeadlineExceeded(f"{' '.join(arguments[:2])} took more than {timeout:.0f} s") from exc
+    if done.returncode != 0:
+        raise InternalError(f"{' '.join(arguments[:2])} failed; its last words are above")
+    return json.loads(done.stdout)
