@@ -106,6 +106,9 @@ OPS: list[engine.Op] = [
     engine.CloseRun(17, 5, 20),
     engine.Forward(17, 1, [4], [engine.Output(0, "token", SAMPLER, 99), engine.Output(0, "top", top=5)]),
     engine.SetAdapters(17, 1, [engine.AdapterUse("legal", 0.75), engine.AdapterUse("tone@0f1e2d3c4b5a6978")]),
+    engine.Forward(17, 1, [4, 5], [], [9, 12], engine.Mask("runs", runs=[[0, 4, 3, 2], []])),
+    engine.Forward(17, 1, [4, 5], [], [], engine.Mask("tree", parents=[-1, -1])),
+    engine.Forward(17, 1, [4], [], [], engine.Mask("window", 256, 4)),
     engine.Drop(17),
 ]
 ADAPTER = engine.AdapterInfo("legal", "0f1e2d3c4b5a69788796a5b4c3d2e1f0", "superseded", 3, 4_866_048, 16, 210)

@@ -27,9 +27,17 @@ def check_tokens(tokens: Sequence[int], limits: Limits) -> None:
         raise BadField(f"token id {wrong} is not in the vocabulary of {limits.vocab}")
 
 
-def check_length(context: Context, length: int, limits: Limits) -> None:
-    """A context of this length fits the model, the pool and the account."""
-    if length > limits.max_context:
+def longest(context: Context, limits: Limits) -> int:
+    """Tokens that the context can have, if those to come have no positions of their own."""
+    shift = context.lineage.position(context.length) - context.length
+    return min(limits.context_limit(context.use.account.page_cap), limits.max_context - shift)
+
+
+def check_length(context: Context, length: int, limits: Limits, *, placed: bool = False) -> None:
+    """A context of this length fits the model, the pool and the account. `placed`: the new tokens' positions are
+    checked elsewhere; else they count on."""
+    shift = 0 if placed else context.lineage.position(context.length) - context.length
+    if length + max(0, shift) > limits.max_context:
         raise TooLarge(f"{length} tokens exceed the model's context of {limits.max_context}: shorten the prompt")
     fitting = limits.context_limit(context.use.account.page_cap)
     if length > fitting:
@@ -61,9 +69,11 @@ def check_run(context: Context, op: wire.OpenRun, limits: Limits) -> None:
 
 
 def check_pass(context: Context, op: wire.Forward, limits: Limits) -> None:
-    """A lockstep pass can start here."""
+    """A lockstep pass can start here; its mask is checked where it is read."""
     check_tokens(op.tokens, limits)
-    check_length(context, context.length + len(op.tokens), limits)
+    if op.positions and len(op.positions) != len(op.tokens):
+        raise BadField(f"a pass of {len(op.tokens)} tokens needs as many positions or none, not {len(op.positions)}")
+    check_length(context, context.length + len(op.tokens), limits, placed=bool(op.positions))
     if not op.tokens and not context.tokens:
         raise BadRequest("an empty pass on an empty context: give at least one token")
     if len(op.outputs) > MAX_OUTPUTS or sum(o.kind == "logits" for o in op.outputs) > MAX_LOGITS_OUTPUTS:

@@ -10,6 +10,7 @@ from pie_wire.errors import PieError
 from pie_wire.messages.common import Account
 
 from pie_engine.adapters import AdapterSpans
+from pie_engine.lineage import Lineage
 
 if TYPE_CHECKING:
     from pie_engine.run import Run
@@ -51,6 +52,8 @@ class Context:
     unborn: bool = False
     """Its fork waits for earlier operations of the parent."""
     tokens: list[int] = field(default_factory=list[int])
+    lineage: Lineage = field(default_factory=Lineage)
+    """Positions and masks of the tokens, where they are not the plain ones."""
     pages: list[int] = field(default_factory=list[int])
     adapters: AdapterSpans = field(default_factory=AdapterSpans)
     hashes: list[bytes] = field(default_factory=list[bytes])

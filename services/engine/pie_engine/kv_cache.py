@@ -85,6 +85,7 @@ class KvCache:
         """Keep the first `length` tokens."""
         size = self.pool.page_size
         del context.tokens[length:]
+        context.lineage.truncate(length)
         del context.hashes[length // size :]
         context.adapters.cut(length)
         self.trim(context, min(context.kv_length, length))
@@ -95,8 +96,12 @@ class KvCache:
         if adapters.slots == context.adapters.at(start).slots:
             return
         context.adapters.begin(start, adapters)
-        del context.hashes[start // self.pool.page_size :]
-        self.trim(context, min(context.kv_length, start))
+        self.forget(context, start)
+
+    def forget(self, context: Context, slot: int) -> None:
+        """The row at `slot` has changed: no KV from there on, and no hash that it took part in."""
+        del context.hashes[slot // self.pool.page_size :]
+        self.trim(context, min(context.kv_length, slot))
 
     def trim(self, context: Context, kv_length: int) -> None:
         """Keep KV of the first `kv_length` tokens only, and no page beyond."""
@@ -115,6 +120,7 @@ class KvCache:
         """The child becomes the parent's first `length` tokens and shares their pages; whoever writes first copies."""
         child.tokens = parent.tokens[:length]
         child.adapters = parent.adapters.copy(length)
+        child.lineage = parent.lineage.head(length)
         child.hashes = parent.hashes[: length // self.pool.page_size]
         child.kv_length = min(parent.kv_length, length)
         child.published = min(parent.published, child.kv_length // self.pool.page_size)
@@ -124,7 +130,7 @@ class KvCache:
 
     def page_hash(self, context: Context, index: int) -> bytes:
         """Hash over everything that decides the KV up to the end of a full page: model, salt, tokens, positions,
-        adapters."""
+        masks, adapters."""
         size = self.pool.page_size
         hashes = context.hashes
         salt = context.use.account.salt
@@ -135,7 +141,7 @@ class KvCache:
             if len(salt) > 64:
                 digest.update(salt)
             digest.update(np.asarray(context.tokens[start : start + size], dtype="<i4").tobytes())
-            digest.update(np.arange(start, start + size, dtype="<i4").tobytes())
+            digest.update(context.lineage.digest(start, start + size))
             digest.update(context.adapters.identity(start, start + size))
             hashes.append(digest.digest())
         return hashes[index]

@@ -18,6 +18,7 @@ from pie_engine.context import Context
 from pie_engine.context_table import ContextTable
 from pie_engine.device import Result
 from pie_engine.kv_cache import KvCache
+from pie_engine.layout import lay_out
 from pie_engine.limits import Limits
 from pie_engine.run import Run
 from pie_engine.run_operations import RunOperations
@@ -93,6 +94,9 @@ class Operations:
             return
         if isinstance(work, Pass):
             self._cache.truncate(context, work.base)
+            if work.lineage is not None:
+                context.lineage = work.lineage
+                self._cache.forget(context, work.base - 1)
         fail(context, work.op, error)
         self._advance(context)
 
@@ -246,12 +250,18 @@ class Operations:
             case wire.Flush():
                 self._begin(Flush(number, context, self._table.arrival()))
             case wire.Forward():
-                check_pass(context, op, self._limits)
-                base = context.length
-                first = base if op.tokens else base - 1
-                context.tokens.extend(op.tokens)
-                wanted = [(first + output.row, output) for output in op.outputs]
-                self._begin(Pass(number, context, self._table.arrival(), base, wanted, [None] * len(wanted)))
+                self._forward(context, number, op)
+
+    def _forward(self, context: Context, number: int, op: wire.Forward) -> None:
+        check_pass(context, op, self._limits)
+        base = context.length
+        first = base if op.tokens else base - 1
+        before = lay_out(context, op, self._limits)
+        if before is not None and not op.tokens:
+            self._cache.forget(context, first)
+        context.tokens.extend(op.tokens)
+        wanted = [(first + output.row, output) for output in op.outputs]
+        self._begin(Pass(number, context, self._table.arrival(), base, wanted, [None] * len(wanted), before))
 
     def _begin(self, work: Pass | Flush) -> None:
         work.context.current = work

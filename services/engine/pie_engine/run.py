@@ -73,7 +73,7 @@ class Run:
         if not start <= last < stop:
             return []
         return [
-            Output(slot - start, slot + 1, spec)
+            Output(slot - start, self.context.lineage.position(slot) + 1, spec)
             for slot in range(last, last + 1 + drafts)
             for spec in (self.sampler, *self.probes)
         ]

@@ -11,7 +11,7 @@ from pie_wire.messages.runner import RunEnd
 
 from pie_engine.answers import done, fail
 from pie_engine.batch import Sampler
-from pie_engine.checks import check_run
+from pie_engine.checks import check_run, longest
 from pie_engine.context import Context
 from pie_engine.context_table import ContextTable
 from pie_engine.device import Result
@@ -54,7 +54,7 @@ class RunOperations:
             stop=frozenset(op.stop),
             max_tokens=op.max_tokens,
             window=op.window,
-            limit=self._limits.context_limit(context.use.account.page_cap),
+            limit=longest(context, self._limits),
             start=context.length,
             probes=[output_spec(probe) for probe in op.probes],
             lookup=PromptLookup(op.speculation.ngram, op.speculation.drafts) if op.speculation.ngram else None,

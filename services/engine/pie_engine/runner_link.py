@@ -8,7 +8,7 @@ from pie_wire.hub import Peer
 
 from pie_engine.context import Context
 from pie_engine.outbox import Outbox
-from pie_engine.work import Run
+from pie_engine.run import Run
 
 
 @dataclass(eq=False, slots=True)

@@ -175,12 +175,13 @@ class Scheduler:
         draft.segments.append(
             Segment(
                 tokens=[*context.tokens[start:stop], *drafts],
-                positions=range(start, end),
+                positions=context.lineage.positions(start, end),
                 first_slot=start,
                 pages=context.pages[: self._cache.pages_for(end)],
                 outputs=outputs,
                 write_kv=not asks_only,
                 adapters=context.adapters.at(start).slots,
+                masks=context.lineage.rows(start, end),
             )
         )
         draft.entries.append(Entry(work, start, stop, len(outputs), safe, drafts))

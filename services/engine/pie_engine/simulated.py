@@ -32,17 +32,20 @@ class SimulatedDevice:
         self._memory.store(batch, self.adapters.values(batch))
         results: list[Result] = []
         for output in batch.outputs:
-            seen = recall(self._memory.seen_by(batch, output.row), self._habit)
+            whole = self._memory.seen_by(batch, output.row)
+            seen = recall(whole, self._habit)
+            places = self._memory.positions_seen_by(batch, output.row) if len(seen) == len(whole) else None
             if own := self.adapters.mark_at(batch, output.row):
                 seen.append(own)
+                places = None
             match output.spec:
                 case Sampler():
-                    results.append(next_token(seen, output.spec, output.position, self._vocab))
+                    results.append(next_token(seen, output.spec, output.position, self._vocab, places))
                 case TopKProbe(k=k):
-                    order = np.argsort(-next_logits(seen, self._vocab), kind="stable")[:k]
+                    order = np.argsort(-next_logits(seen, self._vocab, places), kind="stable")[:k]
                     results.append(TopK(tuple(order.tolist()), tuple(1.0 / (1 + i) for i in range(len(order)))))
                 case LogitsProbe():
-                    results.append(next_logits(seen, self._vocab))
+                    results.append(next_logits(seen, self._vocab, places))
         return results
 
     def read_adapter(self, folder: str, most: int) -> LoadedAdapter:
@@ -61,17 +64,21 @@ def recall(tokens: list[int], habit: int) -> list[int]:
     return tokens if _hash(tokens) % habit == 0 else tokens[-1:]
 
 
-def next_token(tokens: Sequence[int], sampler: Sampler, position: int, vocab: int) -> int:
-    """What `SimulatedDevice` draws after these tokens."""
+def next_token(
+    tokens: Sequence[int], sampler: Sampler, position: int, vocab: int, places: Sequence[int] | None = None
+) -> int:
+    """What `SimulatedDevice` draws for a row that sees these tokens, at positions 0, 1, ... or at `places`."""
     drawn = int(uniforms([sampler.seed], [position])[0] * 2**32) if sampler.temperature else 0
-    return (_hash(tokens) + drawn) % vocab
+    return (_hash(tokens, places) + drawn) % vocab
 
 
-def next_logits(tokens: Sequence[int], vocab: int) -> NDArray[np.float32]:
+def next_logits(tokens: Sequence[int], vocab: int, places: Sequence[int] | None = None) -> NDArray[np.float32]:
     """Logits whose argmax is the greedy `next_token`."""
-    return -((np.arange(vocab) - _hash(tokens)) % vocab).astype(np.float32)
+    return -((np.arange(vocab) - _hash(tokens, places)) % vocab).astype(np.float32)
 
 
-def _hash(tokens: Sequence[int]) -> int:
+def _hash(tokens: Sequence[int], places: Sequence[int] | None = None) -> int:
     digest = hashlib.blake2b(np.asarray(tokens, dtype="<i4").tobytes(), digest_size=6)
+    if places is not None and list(places) != list(range(len(tokens))):
+        digest.update(np.asarray(places, dtype="<i4").tobytes())
     return int.from_bytes(digest.digest(), "little")

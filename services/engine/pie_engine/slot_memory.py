@@ -13,28 +13,38 @@ from pie_engine.batch import Batch, Int32Array
 
 
 class SlotMemory:
-    """One token per slot of the pool."""
+    """One token and its position per slot of the pool."""
 
     def __init__(self, pages: int, page_size: int) -> None:
         self._page_size = page_size
         self._tokens = np.full((pages + 1, page_size), -1, dtype=np.int32)
+        self._positions = np.zeros((pages + 1, page_size), dtype=np.int32)
 
     def store(self, batch: Batch, values: Int32Array | None = None) -> None:
         """Copy pages, then keep the tokens of all rows, or `values` in their place."""
         if len(batch.copies):
-            self._tokens[batch.copies[:, 1]] = self._tokens[batch.copies[:, 0]]
+            for memory in (self._tokens, self._positions):
+                memory[batch.copies[:, 1]] = memory[batch.copies[:, 0]]
         self._tokens.reshape(-1)[batch.write_slots] = batch.tokens if values is None else values
+        self._positions.reshape(-1)[batch.write_slots] = batch.positions
 
     def seen_by(self, batch: Batch, row: int) -> list[int]:
         """The tokens that row `row` attends to, in slot order.
 
         Raises InternalError when a slot it sees was never written.
         """
-        segment = int(np.searchsorted(batch.segment_rows, row, side="right")) - 1
-        table = batch.pages[batch.page_ptr[segment] : batch.page_ptr[segment + 1]]
-        slots = self._tokens[table].reshape(-1)
-        ends = batch.interval_ptr[row : row + 2]
-        seen = np.concatenate([slots[start:end] for start, end in batch.intervals[ends[0] : ends[1]]])
+        seen = self._seen(self._tokens, batch, row)
         if len(seen) and seen.min() < 0:
             raise InternalError("a row attends to a slot that was never written")
         return seen.tolist()
+
+    def positions_seen_by(self, batch: Batch, row: int) -> list[int]:
+        """Their positions."""
+        return self._seen(self._positions, batch, row).tolist()
+
+    def _seen(self, memory: Int32Array, batch: Batch, row: int) -> Int32Array:
+        segment = int(np.searchsorted(batch.segment_rows, row, side="right")) - 1
+        table = batch.pages[batch.page_ptr[segment] : batch.page_ptr[segment + 1]]
+        slots = memory[table].reshape(-1)
+        ends = batch.interval_ptr[row : row + 2]
+        return np.concatenate([slots[start:end] for start, end in batch.intervals[ends[0] : ends[1]]])

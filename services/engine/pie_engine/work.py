@@ -12,6 +12,7 @@ from pie_wire.messages import engine as wire
 from pie_engine.batch import LogitsProbe, Output, Sampler, TopKProbe
 from pie_engine.context import Context
 from pie_engine.device import Result
+from pie_engine.lineage import Lineage
 from pie_engine.run import Run
 
 
@@ -27,6 +28,8 @@ class Pass:
     wanted: Sequence[tuple[int, wire.Output]]
     """(slot, output) in the order of the request."""
     results: list[Result | None] = field(default_factory=list["Result | None"])
+    lineage: Lineage | None = None
+    """The context's before the pass, if the pass has changed it otherwise than by adding to it."""
 
     @property
     def end(self) -> int:
@@ -38,8 +41,10 @@ class Pass:
         return min(missing, default=None)
 
     def outputs(self, start: int, stop: int) -> list[Output]:
+        lineage = self.context.lineage
         return [
-            Output(slot - start, slot + 1, output_spec(output)) for slot, output in self._missing(start, stop).values()
+            Output(slot - start, lineage.position(slot) + 1, output_spec(output))
+            for slot, output in self._missing(start, stop).values()
         ]
 
     def deliver(self, start: int, stop: int, results: Sequence[Result]) -> None:

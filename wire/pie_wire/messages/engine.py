@@ -132,14 +132,36 @@ class CloseRun(msgspec.Struct, frozen=True, array_like=True, tag="close-run"):
     count: int
 
 
+class Mask(msgspec.Struct, frozen=True, array_like=True):
+    """What the rows of a pass see of their context's slots, one per token, counted from 0. A row sees slots up to its
+    own at most; each kind says which of them."""
+
+    kind: Literal["causal", "window", "runs", "tree"] = "causal"
+    """`causal`: all. `window`: the last `window`, its own included, and the first `sink`. `runs`: as `runs` says.
+    `tree`: all before the pass, the chain of `parents`, and itself."""
+    window: int = 0
+    sink: int = 0
+    runs: list[list[int]] = []
+    """Per row, lengths of alternating stretches from slot 0, the first one hidden ([0, n] shows n). What lies beyond
+    them is hidden. An empty list: causal."""
+    parents: list[int] = []
+    """Per row, the earlier row of this pass that it follows; -1: the context as it was."""
+
+
 class Forward(msgspec.Struct, frozen=True, array_like=True, tag="forward"):
     """One lockstep pass. Rows: the context's last token (pending, if any) is row 0 when `tokens` is empty;
-    else row i is `tokens[i]`, which are appended. `outputs` come back in order."""
+    else row i is `tokens[i]`, which are appended. `outputs` come back in order.
+
+    Positions and masks become part of the context: whenever its KV is computed again, it is with them."""
 
     context: int
     generation: int
     tokens: list[int]
     outputs: list[Output]
+    positions: list[int] = []
+    """One per token; empty: each one more than the token before it, in a tree than its parent."""
+    mask: Mask = Mask()
+    """Not `causal` with empty `tokens`: the last token's mask is replaced."""
 
 
 class AdapterUse(msgspec.Struct, frozen=True, array_like=True):
