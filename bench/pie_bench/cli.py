@@ -31,7 +31,7 @@ def serve(as_json: bool, output: Path | None, repetitions: int) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Also keep the JSON in this file.")
 @click.option("--model", default="smollm2", show_default=True, help="Name of a pulled model, or a folder.")
-@click.option("--case", "cases", multiple=True, help="Only this case; may be given several times.")
+@click.option("--case", "cases", multiple=True, help="Only this case or group of figures; may be repeated.")
 @click.option("--rounds", type=click.IntRange(1), default=7, show_default=True, help="Rounds per case.")
 @click.option("--threads", type=click.IntRange(0), default=0, show_default=True, help="0: as the engine chooses.")
 def engine(as_json: bool, output: Path | None, model: str, cases: tuple[str, ...], rounds: int, threads: int) -> None:

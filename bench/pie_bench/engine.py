@@ -28,9 +28,11 @@ _CASE_SECONDS = 3600.0
 
 @dataclass(frozen=True)
 class EngineReport:
-    """`cases` are objects with at least name, ms_per_step, gemm_ms, ratio, tokens_per_s, peak_rss_mb."""
+    """`cases` are objects with at least name, ms_per_step, gemm_ms, ratio, tokens_per_s, peak_rss_mb; `figures` beside
+    them have name, value, unit, and in `must` the most that the value may be or null."""
 
     cases: list[dict[str, Any]]
+    figures: list[dict[str, Any]]
     setup: dict[str, str | int | float]
     benchmark: str = "engine"
     machine: dict[str, str | int] = field(default_factory=machine)
@@ -47,7 +49,12 @@ class EngineReport:
         if as_json:
             sys.stdout.write(self.json() + "\n")
             return
-        Console().print(self._table())
+        console = Console()
+        if self.cases:
+            console.print(self._table())
+        for figure in self.figures:
+            bound = "" if figure["must"] is None else f"  (at most {figure['must']:g})"
+            console.print(f"{figure['name']:<24}{figure['value']:>10.4g} {figure['unit']}{bound}")
 
     def _table(self) -> Table:
         caption = ", ".join(f"{name} {value}" for name, value in self.setup.items())
@@ -74,11 +81,6 @@ class EngineReport:
         return table
 
 
-def case_names() -> list[str]:
-    """What `pie_engine.bench` can measure."""
-    return _child("list", timeout=_LIST_SECONDS)
-
-
 def model_folder(model: str) -> Path:
     """The folder of a pulled model, or the path itself. NotFound if there is none."""
     for folder in (Path(model).expanduser(), pie_home() / "models" / model):
@@ -88,27 +90,35 @@ def model_folder(model: str) -> Path:
 
 
 def measure(
-    model: str, cases: Sequence[str], *, rounds: int, threads: int, progress: Callable[[str], None]
+    model: str, names: Sequence[str], *, rounds: int, threads: int, progress: Callable[[str], None]
 ) -> EngineReport:
-    """Measure the named cases (all, if none is named).
+    """Measure the named cases and groups of figures (all, if none is named).
 
     Raises:
         NotFound: no such model. BadField: no such case. InternalError: a measurement failed.
     """
     folder = model_folder(model)
-    known = case_names()
-    unknown = sorted(set(cases) - set(known))
+    known = known_names()
+    everything = [*known["cases"], *known["groups"]]
+    unknown = sorted(set(names) - set(everything))
     if unknown:
-        raise BadField(f"there is no case {', '.join(unknown)}: choose from {', '.join(known)}")
+        raise BadField(f"there is no case {', '.join(unknown)}: choose from {', '.join(everything)}")
     setup: dict[str, str | int | float] = {"rounds": rounds, "threads": threads or "auto", "omp_wait_policy": "PASSIVE"}
-    figures: list[dict[str, Any]] = []
-    for name in cases or known:
+    report = EngineReport([], [], setup)
+    options = ("--model", str(folder), "--rounds", str(rounds), "--threads", str(threads))
+    for name in names or everything:
         progress(name)
-        options = ("--model", str(folder), "--rounds", str(rounds), "--threads", str(threads))
-        measured = _child("case", name, *options, timeout=_CASE_SECONDS)
-        figures.append(measured.pop("case"))
-        setup = measured | setup
-    return EngineReport(figures, setup)
+        measured = _child("case" if name in known["cases"] else "figures", name, *options, timeout=_CASE_SECONDS)
+        setup |= measured["setup"]
+        if "case" in measured:
+            report.cases.append(measured["case"])
+        report.figures.extend(measured.get("figures", []))
+    return report
+
+
+def known_names() -> dict[str, list[str]]:
+    """What `pie_engine.bench` can measure: `cases` of the table and `groups` of figures beside it."""
+    return _child("list", timeout=_LIST_SECONDS)
 
 
 def _child(*arguments: str, timeout: float) -> Any:

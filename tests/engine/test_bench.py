@@ -11,6 +11,7 @@ import torch
 import transformers
 from pie_bench import engine as bench_engine
 from pie_bench.engine import EngineReport
+from pie_engine.bench import figures
 from pie_engine.bench.baseline import Gemms, Shapes
 from pie_engine.bench.cases import CASES, Case, measure
 from pie_engine.bench.stand import stand
@@ -73,6 +74,18 @@ def test_a_pass_of_other_rows_is_no_measurement(bench):
     decodes.close()
 
 
+def test_figures_beside_the_table(bench, monkeypatch):
+    monkeypatch.setattr(figures, "_CONTEXT", 48)
+    monkeypatch.setattr(figures, "_REQUESTS", 5)
+    made = {figure.name: figure for figure in figures.prefix_figures(bench, 1)}
+    real = bench.execute
+    made |= {figure.name: figure for figure in figures.core_figures(bench, 1)}
+    bench.execute = real
+    assert {"schedule-b64", "fork-1024", "cancel-run", "prefix-hit-over-decode"} <= made.keys()
+    assert all(figure.value > 0 for figure in made.values())
+    bench.core.check_integrity()
+
+
 def test_the_baseline_has_all_linears_of_the_model(folder):
     shapes = Shapes.read(folder)
     assert shapes.linears == [(128, 64), (64, 64), (192, 64), (64, 96)]
@@ -110,7 +123,8 @@ def report() -> EngineReport:
         "wanted": 1.2,
     }
     mixed = case | {"name": "mixed", "apart_ms": 1.9, "over_apart": 1.05}
-    return EngineReport([case, mixed], {"model": "tiny"})
+    figure = {"name": "fork", "value": 52.5, "unit": "us", "must": 100.0}
+    return EngineReport([case, mixed], [figure], {"model": "tiny"})
 
 
 def test_a_report_is_one_json_object(capsys, tmp_path):
@@ -126,13 +140,14 @@ def test_a_report_is_a_table_for_people(capsys):
     shown = capsys.readouterr().out
     assert "1.50/1.20" in shown
     assert "over its halves" in shown
+    assert "52.5 us  (at most 100)" in shown
 
 
 def test_what_cannot_be_measured_is_refused(monkeypatch, folder):
     with pytest.raises(NotFound, match="pie model pull"):
         bench_engine.model_folder("no-such-model")
-    monkeypatch.setattr(bench_engine, "case_names", lambda: ["one", "two"])
-    with pytest.raises(BadField, match="choose from one, two"):
+    monkeypatch.setattr(bench_engine, "known_names", lambda: {"cases": ["one"], "groups": ["core"]})
+    with pytest.raises(BadField, match="choose from one, core"):
         bench_engine.measure(str(folder), ["three"], rounds=1, threads=0, progress=str)
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(InternalError, match="case one failed"):

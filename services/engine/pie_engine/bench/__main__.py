@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from pie_wire import logs
@@ -13,8 +16,26 @@ from pie_wire.errors import PieError
 
 from pie_engine.config import EngineConfig
 
+if TYPE_CHECKING:
+    from pie_engine.bench.stand import Stand
+
 _KV_MEMORY = "2GiB"
 _UNCAPPED_MS = 60_000.0
+
+
+F = TypeVar("F", bound=Callable[..., None])
+
+
+def _common(command: F) -> F:
+    """Options of every measurement."""
+    folder = click.Path(exists=True, file_okay=False, path_type=Path)
+    for option in (
+        click.option("--model", type=folder, required=True),
+        click.option("--rounds", type=click.IntRange(1), default=7, show_default=True),
+        click.option("--threads", type=click.IntRange(0), default=0, show_default=True, help="0: the engine's choice."),
+    ):
+        command = option(command)
+    return command
 
 
 @click.group()
@@ -26,35 +47,58 @@ def main() -> None:
 
 
 @main.command("list")
-def list_cases() -> None:
-    """Names of the cases."""
+def list_measurements() -> None:
+    """Names of cases and of groups of figures."""
     from pie_engine.bench.cases import CASES
+    from pie_engine.bench.figures import GROUPS
 
-    _print([case.name for case in CASES])
+    _print({"cases": [case.name for case in CASES], "groups": list(GROUPS)})
 
 
 @main.command()
 @click.argument("name")
-@click.option("--model", type=click.Path(exists=True, file_okay=False, path_type=Path), required=True)
-@click.option("--rounds", type=click.IntRange(1), default=7, show_default=True)
-@click.option("--threads", type=click.IntRange(0), default=0, show_default=True, help="0: the engine's own policy.")
+@_common
 def case(name: str, model: Path, rounds: int, threads: int) -> None:
     """Measure one case."""
     from pie_engine.bench.cases import CASES, measure
-    from pie_engine.bench.stand import stand
 
     chosen = next((case for case in CASES if case.name == name), None)
     if chosen is None:
         raise click.ClickException(f"there is no case {name}; `list` shows them")
-    # A whole prompt in one step, as the case says, however long the step.
+    with _engine(model, threads) as bench:
+        figures = measure(chosen, bench, model, rounds).as_json()
+        _print({"setup": _setup(bench), "case": figures})
+
+
+@main.command()
+@click.argument("group")
+@_common
+def figures(group: str, model: Path, rounds: int, threads: int) -> None:
+    """Measure a group of single figures."""
+    from pie_engine.bench.figures import GROUPS
+
+    if group not in GROUPS:
+        raise click.ClickException(f"there is no group {group}; `list` shows them")
+    with _engine(model, threads) as bench:
+        _print({"setup": _setup(bench), "figures": [asdict(figure) for figure in GROUPS[group](bench, rounds)]})
+
+
+@contextmanager
+def _engine(model: Path, threads: int) -> Generator[Stand]:
+    from pie_engine.bench.stand import stand
+
+    # A whole prompt in one step, as the cases say, however long the step.
     config = EngineConfig(model=str(model), kv_memory=_KV_MEMORY, threads=threads, step_ms=_UNCAPPED_MS)
     try:
         with stand(config) as bench:
-            info = bench.model.info
-            figures = measure(chosen, bench, model, rounds).as_json()
+            yield bench
     except PieError as exc:
         raise click.ClickException(exc.message) from exc
-    _print({"model": info.name, "dtype": info.dtype, "backend": info.backend, "case": figures})
+
+
+def _setup(bench: Stand) -> dict[str, str]:
+    info = bench.model.info
+    return {"model": info.name, "dtype": info.dtype, "backend": info.backend}
 
 
 def _print(value: Any) -> None:
