@@ -14,6 +14,7 @@ from pie_engine.limits import Limits
 from pie_engine.simulated import SimulatedDevice
 from pie_runner.core import RunnerCore
 from pie_runner.host import TABLE
+from pie_runner.limits import ProcessLimits
 from pie_runner.testing import CoroutineHost
 from pie_wire.errors import NotFound, PeerLost, PieError
 from pie_wire.hub import Hub, Incoming, Peer
@@ -247,8 +248,9 @@ class Engine:
 class World:
     """Everything, with time under control."""
 
-    def __init__(self, files: dict[str, bytes]) -> None:
+    def __init__(self, files: dict[str, bytes], limits: ProcessLimits | None = None) -> None:
         self.files = files
+        self.limits = limits
         self.wires = Wires()
         self.epochs = 0
         self.chunk = 64
@@ -281,6 +283,7 @@ class World:
             random_bytes=random.Random(7).randbytes,
             wall=lambda: self.wires.now,
             capacity=8,
+            limits=self.limits,
         )
 
     def _offload(self, work: Callable[[], object], then: Callable[[object, Exception | None], None]) -> None:

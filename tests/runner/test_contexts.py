@@ -50,7 +50,7 @@ def greedy(tokens, count):
 def engine_tokens(world: World, context: Context) -> list[int]:
     """What the engine holds for a context once everything has arrived."""
     world.run(0.1)
-    found = [c for c in world.engine.core._operations.contexts if c.id == context.id]
+    found = [c for c in world.engine.core._table.contexts if c.id == context.id]
     return list(found[0].tokens[: found[0].guest_length])
 
 
@@ -93,7 +93,7 @@ def test_closing_a_run_keeps_what_was_consumed(world, process):
     run.close()
 
     assert engine_tokens(world, context) == greedy([5], 2)
-    assert world.engine.core._operations.active == {}
+    assert world.engine.core._table.active == {}
     with pytest.raises(Closed):
         run.next()
 

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 from pie_runner.contexts import Context
 from pie_runner.engine_session import MAX_OPS_WEIGHT, MAX_UNACKED_OPS, Session
+from pie_runner.limits import ProcessLimits, Usage
 from pie_runner.passes import Shape
 from pie_runner.runs import RunSpec
 from pie_runner.waitables import Waitables
@@ -36,7 +37,8 @@ def session(sent) -> Session:
 @pytest.fixture
 def owner():
     scope = SimpleNamespace(tenant="local", user="local")
-    return SimpleNamespace(pid="p", scope=scope, account=Account(), waitables=Waitables(), contexts={})
+    usage = Usage(ProcessLimits(), lambda: 0.0)
+    return SimpleNamespace(pid="p", scope=scope, account=Account(), waitables=Waitables(), contexts={}, usage=usage)
 
 
 @pytest.fixture

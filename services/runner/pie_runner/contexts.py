@@ -47,6 +47,7 @@ class Context:
     """The WIT's `context`. Made by `create`, `restore` and `fork`; ends with `close`, its process or its engine."""
 
     def __init__(self, session: Session, owner: Process, tokens: list[int]) -> None:
+        owner.usage.check_contexts(len(owner.contexts))
         self.session = session
         self.owner = owner
         self.id = session.next_context()
@@ -98,6 +99,7 @@ class Context:
         self.check_room(len(tokens))
         self.close_run()
         if self.fault is None and tokens:
+            self.owner.usage.spend_tokens(len(tokens))
             keep = len(self.tokens)
             self._record(ops.Append(self.id, self.generation, list(tokens)), keep, [])
             self.tokens.extend(tokens)
@@ -139,6 +141,7 @@ class Context:
             if not self.tokens:
                 raise BadRequest("the context is empty: append at least one token before generating")
             self.check_room(1)
+            self.owner.usage.check_tokens()
         self.close_run()
         error = self.take_fault()
         run = Run(self, spec)
@@ -166,6 +169,7 @@ class Context:
         if error is not None:
             pending.fail(error)
             return pending
+        self.owner.usage.spend_tokens(len(tokens))
         keep = len(self.tokens)
         op = ops.Forward(self.id, self.generation, list(tokens), outputs)
         number = self._record(op, keep, [])

@@ -20,6 +20,7 @@ from pie_wire.messages.runner import Credit, Deliver, Kill, Start
 from pie_runner.artifacts import ArtifactCache, Artifacts
 from pie_runner.engines import Dialer, Engines, Offload
 from pie_runner.facilities import Facilities
+from pie_runner.limits import ProcessLimits
 from pie_runner.mailbox import Letter
 from pie_runner.process import Process
 from pie_runner.programs import ProgramHost
@@ -51,6 +52,7 @@ class RunnerCore:
         capacity: int = 512,
         window: int = 32,
         model_wait: float = 10.0,
+        limits: ProcessLimits | None = None,
         backend: str = "",
     ) -> None:
         """`backend` names what runs the programs, for the member list."""
@@ -69,7 +71,15 @@ class RunnerCore:
         self.membership.on_change(self.engines.update)
         self.uplink = Uplink(hub, self.processes, capacity, self._forget)
         self.facilities = Facilities(
-            hub.identity.name, hub, self.engines, self.timers, offload, wall, window, model_wait
+            name=hub.identity.name,
+            hub=hub,
+            engines=self.engines,
+            timers=self.timers,
+            offload=offload,
+            wall=wall,
+            window=window,
+            model_wait=model_wait,
+            limits=limits or ProcessLimits(),
         )
         self._random_bytes = random_bytes
         self._remembered: OrderedDict[str, None] = OrderedDict()

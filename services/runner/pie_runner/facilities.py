@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pie_wire.hub import Hub
 
 from pie_runner.engines import Engines, Offload
+from pie_runner.limits import ProcessLimits
 from pie_runner.timers import Timers
 
 
@@ -27,3 +28,4 @@ class Facilities:
     """Tokens the engine may be ahead when the program does not say."""
     model_wait: float
     """Seconds that `model.load` waits for an engine that is starting."""
+    limits: ProcessLimits

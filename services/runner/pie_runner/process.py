@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import msgspec
-from pie_wire.errors import ErrorInfo, PieError, ProgramError, TooLarge
+from pie_wire.errors import ErrorInfo, LimitExceeded, PieError, ProgramError, TooLarge
 from pie_wire.hub import Scope
 from pie_wire.messages.common import MAX_EVENT_BYTES, Account, EventKind, ProgramRef
 from pie_wire.messages.runner import Start
 
 from pie_runner.draws import Draws
 from pie_runner.events import EventLog
+from pie_runner.limits import Usage, exceeded
 from pie_runner.mailbox import Mailbox
 from pie_runner.waitables import Waitables
 from pie_runner.wasm.hostcall import Pending
@@ -75,6 +76,7 @@ class Process:
         self.waitables = Waitables()
         self.mailbox = Mailbox(self.waitables)
         self.draws = Draws(key)
+        self.usage = Usage(facilities.limits, facilities.hub.clock)
         self.contexts: dict[Context, None] = {}
         self.homes: dict[str, str] = {}
         """Name of the home engine by model."""
@@ -86,6 +88,7 @@ class Process:
         self.log_lines = 0
         """Lines written to the operator's log in that second."""
         self._drops = start.on_full == "drop"
+        self._cancel_deadline: Callable[[], None] = lambda: None
         self._watcher = watcher
         self._parked: _Parked | None = None
 
@@ -100,6 +103,11 @@ class Process:
         """The program is about to make its first step."""
         if self.state in ("fetching", "starting"):
             self.state = "running"
+            wall = self.usage.limits.wall_seconds
+            if wall:
+                late = exceeded("wall_seconds", wall, "seconds since its first step")
+                deadline = self.facilities.hub.clock() + wall
+                self._cancel_deadline = self.facilities.timers.at(deadline, lambda: self.end(late))
             facts = Started(self.title, self.facilities.name, self.draws.key.hex())
             self._write("started", msgspec.json.encode(facts).decode())
 
@@ -133,6 +141,7 @@ class Process:
         self.state = "ended"
         program, self.program = self.program, None
         self.stop_fetching()
+        self._cancel_deadline()
         if program is not None and error is not None:
             program.kill(error)
         for context in list(self.contexts):
@@ -153,14 +162,15 @@ class Process:
     def emit(
         self, fiber: Fiber, kind: EventKind, text: str = "", data: bytes = b"", *, drop: bool = False
     ) -> Pending | None:
-        """Write an event; None when done. While the client's unacknowledged limit is reached, the answer is a Pending
-        that resolves once there is room, or (with `drop`, or a launch with `on_full=drop`) the event is dropped."""
-        if self.events.is_full:
+        """Write an event; None when done. While the client's unacknowledged limit is reached, or output is faster than
+        it may be, the answer is a Pending that resolves once there is room, or (with `drop`, or a launch with
+        `on_full=drop`) the event is dropped."""
+        if not self._has_room:
             if drop or self._drops:
                 self.events.drop()
                 return None
             return self._park(fiber, deque([(kind, text, data)]))
-        self._write(kind, text, data)
+        self._put_out(kind, text, data)
         return None
 
     def emit_text(self, fiber: Fiber, kind: EventKind, text: str) -> Pending | None:
@@ -169,8 +179,8 @@ class Process:
         if len(text) <= size:
             return self.emit(fiber, kind, text)
         parts: deque[_Output] = deque((kind, text[at : at + size], b"") for at in range(0, len(text), size))
-        while parts and not self.events.is_full:
-            self._write(*parts.popleft())
+        while parts and self._has_room:
+            self._put_out(*parts.popleft())
         if not parts:
             return None
         if self._drops:
@@ -182,10 +192,10 @@ class Process:
     def write_output(self, kind: EventKind, text: str) -> None:
         """Output from where the program cannot be parked: dropped while the limit is reached."""
         if self.state == "running" and text:
-            if self.events.is_full:
+            if not self._has_room:
                 self.events.drop()
             else:
-                self._write(kind, text)
+                self._put_out(kind, text)
 
     def credit(self, durable: int, consumed: int) -> int:
         """Progress of the event log; output that waits goes on. Returns the bytes that became durable."""
@@ -194,19 +204,44 @@ class Process:
             return freed
         if self.events.flush_gap():
             self._watcher.written(self)
-        parked = self._parked
-        if parked is not None:
-            while parked.events and not self.events.is_full:
-                self._write(*parked.events.popleft())
-            if not parked.events:
-                self._parked = None
-                parked.pending.resolve()
+        self._unpark()
         return freed
+
+    @property
+    def _has_room(self) -> bool:
+        return not self.events.is_full and self.usage.output_resumes_at <= self.facilities.hub.clock()
 
     def _park(self, fiber: Fiber, events: deque[_Output]) -> Pending:
         pending = Pending(fiber, self._forget_parked)
         self._parked = _Parked(events, pending)
+        self._unpark()
         return pending
+
+    def _unpark(self) -> None:
+        """Write what waits for room, as far as there is some. What waits for the rate alone gets a timer."""
+        parked = self._parked
+        if parked is None:
+            return
+        while parked.events and self._has_room and self.state != "ended":
+            self._put_out(*parked.events.popleft())
+        if self.state == "ended":
+            return
+        if not parked.events:
+            self._parked = None
+            parked.pending.resolve()
+        elif not self.events.is_full:
+            self.facilities.timers.at(self.usage.output_resumes_at, self._unpark)
+
+    def _put_out(self, kind: EventKind, text: str = "", data: bytes = b"") -> None:
+        """Output of the program; the end of it where its limit is passed. One that has ended may still be unwinding."""
+        if self.state == "ended":
+            return
+        try:
+            self.usage.spend_output(len(data) or len(text))
+        except LimitExceeded as exc:
+            self.end(exc)
+        else:
+            self._write(kind, text, data)
 
     def _forget_parked(self) -> None:
         self._parked = None

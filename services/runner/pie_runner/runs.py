@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from pie_wire.errors import Closed, InternalError, PieError, from_info
+from pie_wire.errors import Closed, InternalError, LimitExceeded, PieError, from_info
 from pie_wire.messages.engine import CloseRun, Consume, OpenRun, SamplerSpec
 from pie_wire.messages.runner import RunEnd
 
@@ -73,7 +73,7 @@ class Run(Waitable):
             self.spec.sampler,
             self.spec.seed,
             list(self.spec.stop),
-            self._budget,
+            min(self._budget, context.owner.usage.tokens_left or self._budget),
             self.spec.window,
         )
         session.openings[session.submit(op)] = self
@@ -86,12 +86,19 @@ class Run(Waitable):
         """Consume one token; None when none is here.
 
         Raises:
-            Closed: the run was cancelled. Or the run's own error, once its tokens are consumed.
+            Closed: the run was cancelled. LimitExceeded: the process may have no more tokens. Or the run's own error,
+            once its tokens are consumed.
         """
         if self._finish is not None:
             return StepResult([], "", self._finish)
         if self._closed:
             raise Closed("the run has been closed: open another one")
+        if self._buffer or self._cut == "context-full":
+            try:
+                self.context.owner.usage.check_tokens()
+            except LimitExceeded:
+                self._end()
+                raise
         if self._buffer:
             return self._consume(self._buffer.popleft())
         if self._error is not None:
@@ -145,6 +152,7 @@ class Run(Waitable):
 
     def _consume(self, token: int) -> StepResult:
         self.consumed += 1
+        self.context.owner.usage.spend_tokens(1)
         self.context.tokens.append(token)
         detokenizer = self.spec.detokenizer
         text = detokenizer.feed([token]) if detokenizer is not None else ""

@@ -18,6 +18,7 @@ from pie_runner.config import RunnerConfig
 from pie_runner.core import RunnerCore
 from pie_runner.disk_cache import DiskCache
 from pie_runner.host import TABLE
+from pie_runner.limits import ProcessLimits
 from pie_runner.uplink import PORT as GATEWAY
 from pie_runner.wasm import ffi
 from pie_runner.wasm.cache import CodeCache
@@ -57,7 +58,7 @@ class RunnerService:
             self._preparers,
             runtime=lambda: find_python_runtime(config.python_runtime, home),
             artifact_path=artifacts.path,
-            limits=Limits(memory_bytes=config.memory),
+            limits=Limits(memory_bytes=config.memory, cpu_seconds=config.cpu_seconds),
         )
         self.core = RunnerCore(
             self._hub,
@@ -70,6 +71,13 @@ class RunnerService:
             capacity=config.capacity,
             window=config.window,
             model_wait=config.model_wait,
+            limits=ProcessLimits(
+                wall_seconds=config.wall_seconds,
+                tokens=config.tokens,
+                contexts=config.contexts,
+                output_bytes=config.output_bytes,
+                output_rate=config.output_rate,
+            ),
             backend=f"wasmtime {ffi.VERSION}",
         )
         self._transport.dial(KVSTORE, config.kvstore_endpoint)

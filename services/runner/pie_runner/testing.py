@@ -40,6 +40,10 @@ class _Wait(Awaitable[None]):
         yield self._pending
 
 
+class _KilledError(BaseException):
+    """Unwinds a program that was killed by a host call of its own."""
+
+
 class Api:
     """What a program calls. Resources it was given are closed when dropped, or at its end."""
 
@@ -56,6 +60,8 @@ class Api:
         """
         try:
             answer = self._table[interface, function](cast("Fiber", self._task), *arguments)
+            if self._task.doomed is not None:
+                raise _KilledError
             if isinstance(answer, Pending):
                 if not answer.done:
                     self._task.parked = answer
@@ -104,6 +110,9 @@ class Task:
         self._on_exit = on_exit
         self._api = Api(self, host.table)
         self._coroutine: Coroutine[Pending, None, str] | None = main(self._api, process.input)
+        self._running = False
+        self.doomed: PieError | None = None
+        """Why it ends at the host call it is making."""
 
     def wake(self) -> None:
         """A parked call has its answer."""
@@ -111,13 +120,19 @@ class Task:
 
     def kill(self, reason: PieError) -> None:
         """End it where it stands."""
-        self._end(reason)
+        if self._running:
+            self.doomed = reason
+        else:
+            self._end(reason)
 
     def step(self) -> None:
         """Run until it parks or ends."""
         while self._coroutine is not None:
             try:
+                self._running = True
                 pending = self._coroutine.send(None)
+            except _KilledError:
+                self._end(self.doomed or Trapped("it was killed"))
             except StopIteration as stop:
                 self._end(stop.value)
             except CallError as exc:
@@ -129,6 +144,8 @@ class Task:
             else:
                 if not pending.done:
                     return
+            finally:
+                self._running = False
 
     def _end(self, outcome: Outcome) -> None:
         coroutine, self._coroutine = self._coroutine, None

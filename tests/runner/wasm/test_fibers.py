@@ -246,6 +246,16 @@ def test_memory_is_limited(tiny: Tiny):
     assert isinstance(outcome, Trapped)
 
 
+def test_processor_time_is_limited_and_an_endless_loop_ends(tiny: Tiny):
+    began = time.thread_time()
+
+    outcome = tiny.run("loop", Limits(cpu_seconds=0.1))
+
+    assert isinstance(outcome, LimitExceeded)
+    assert "cpu_seconds = 0.1" in str(outcome)
+    assert 0.1 <= time.thread_time() - began < 1.0
+
+
 def test_too_little_memory_to_begin_with(tiny: Tiny):
     outcome = tiny.run("noop", Limits(memory_bytes=1 << 16))
 

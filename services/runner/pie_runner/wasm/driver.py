@@ -7,8 +7,9 @@ from collections import deque
 from collections.abc import Callable
 
 import structlog
-from pie_wire.errors import InternalError, PieError, to_error
+from pie_wire.errors import InternalError, LimitExceeded, PieError, to_error
 
+from pie_runner.limits import exceeded
 from pie_runner.wasm.fiber import Fiber, Limits, Outcome, State
 from pie_runner.wasm.host import Host
 from pie_runner.wasm.program import Program
@@ -97,6 +98,7 @@ class Driver:
             return
         fiber.state = State.RUNNING
         self.host.current = fiber
+        began = time.thread_time()
         try:
             outcome = fiber.run_slice()
         except Exception as exc:
@@ -104,10 +106,11 @@ class Driver:
             outcome = to_error(exc)
         finally:
             self.host.current = None
+            fiber.cpu_seconds += time.thread_time() - began
         if fiber.fault is not None and isinstance(outcome, InternalError):
             log.error("a host function failed", exc_info=fiber.fault)
         if outcome is None:
-            outcome = fiber.doomed
+            outcome = fiber.doomed or _overdue(fiber)
         if outcome is not None:
             self._finish(fiber, outcome)
         elif fiber.parked is None:
@@ -130,3 +133,11 @@ class Driver:
             self.kill(fiber, reason)
         self._ready.clear()
         self._background.clear()
+
+
+def _overdue(fiber: Fiber) -> LimitExceeded | None:
+    """Its end, if it has used more processor time than it may."""
+    limit = fiber.limits.cpu_seconds
+    if not limit or fiber.cpu_seconds <= limit:
+        return None
+    return exceeded("cpu_seconds", limit, "seconds of processor time")

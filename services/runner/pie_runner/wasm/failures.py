@@ -26,7 +26,7 @@ def failure_of(error: WasmError, stderr: str = "") -> PieError:
         text = "The program passed too much in one host call: at most about 4 million list elements, 128 MiB of text."
         return LimitExceeded(_joined(text, trace, stderr))
     if "forcing trap when growing memory" in cause or "exceeds memory limits" in cause:
-        return LimitExceeded(_joined("The program passed its memory limit.", trace, stderr))
+        return LimitExceeded(_joined("The program passed its limit `memory`.", trace, stderr))
     return Trapped(_joined(f"The program trapped: {cause.removeprefix('wasm trap: ')}.", trace, stderr))
 
 

@@ -30,6 +30,8 @@ class Limits:
     """What one instance may use."""
 
     memory_bytes: int = 512 * 1024 * 1024
+    cpu_seconds: float = 0.0
+    """Processor time, its host calls included; 0 is no limit. Looked at after every slice."""
     table_elements: int = 200_000
     instances: int = 64
     tables: int = 64
@@ -99,6 +101,9 @@ class Fiber:
         """The last defect of a host function called by this fiber."""
         self.doomed: PieError | None = None
         """Set when the fiber is killed by a host function it is calling."""
+        self.cpu_seconds = 0.0
+        """Processor time used."""
+        self.limits = limits
         self._text = text
         self._store = Store(driver.host.engine.raw)
         self._store.set_limits(
