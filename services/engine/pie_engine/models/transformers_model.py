@@ -21,7 +21,7 @@ from pie_engine.kernels.attention import Attention
 from pie_engine.kernels.kv_pool import KvPool, page_bytes
 from pie_engine.models.base import ModelInfo, read_tokenizer_files
 from pie_engine.models.family_check import check_family
-from pie_engine.models.packed_linear import can_pack, pack_linears
+from pie_engine.models.packed_linear import linear_route, pack_linears
 from pie_engine.models.paged_attention import NAME, attending
 
 DTYPES: Final[Mapping[str, torch.dtype]] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -33,16 +33,16 @@ class TransformersModel:
     def __init__(
         self, model: PreTrainedModel, attention: Attention, *, name: str, folder: Path | None = None, pack: bool = True
     ) -> None:
-        """Takes the model over: its attention is replaced and, in bfloat16, its linear layers are packed."""
+        """Takes the model over: its attention is replaced and, on a CPU, its linear layers are packed."""
         self._model = model.eval().requires_grad_(False)
         self._attention = attention
         self._folder = folder
         self._pool: KvPool | None = None
         self._model.set_attn_implementation(NAME)
-        packed = pack and model.device.type == "cpu" and can_pack(model.dtype)
+        route = linear_route(model.dtype) if pack and model.device.type == "cpu" else None
         fingerprint = _fingerprint(model, folder)
-        if packed:
-            pack_linears(model)
+        if route is not None:
+            pack_linears(model, route)
         config = model.config.get_text_config()
         self.info = ModelInfo(
             name=name,
@@ -55,7 +55,7 @@ class TransformersModel:
             kv_heads=_kv_heads(config),
             head_dim=_head_dim(config),
             eos_ids=_eos_ids(model),
-            backend=f"{attention.name}+onednn" if packed else attention.name,
+            backend=attention.name if route is None else f"{attention.name}+{route.name}",
         )
 
     def allocate(self, pages: int, page_size: int) -> None:

@@ -58,6 +58,34 @@ inline vf vround(vf x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_IN
 inline vf vscale(vf x, vf n) { return _mm512_scalef_ps(x, n); }  // x * 2^n, n whole
 inline float vsum(vf x) { return _mm512_reduce_add_ps(x); }
 inline float vmaximum(vf x) { return _mm512_reduce_max_ps(x); }
+inline void vstore_first(float* p, vf x, int count) {
+    _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << count) - 1), x);
+}
+// Rows become columns, in place.
+inline void vtranspose(vf* m) {
+    vf t[16];
+    for (int i = 0; i < 16; i += 2) {
+        t[i] = _mm512_unpacklo_ps(m[i], m[i + 1]);
+        t[i + 1] = _mm512_unpackhi_ps(m[i], m[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4) {
+        for (int j = 0; j < 2; j++) {
+            const __m512d a = _mm512_castps_pd(t[i + j]), b = _mm512_castps_pd(t[i + j + 2]);
+            m[i + 2 * j] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
+            m[i + 2 * j + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
+        }
+    }
+    for (int i = 0; i < 16; i += 8) {
+        for (int j = 0; j < 4; j++) {
+            t[i + j] = _mm512_shuffle_f32x4(m[i + j], m[i + j + 4], 0x88);
+            t[i + j + 4] = _mm512_shuffle_f32x4(m[i + j], m[i + j + 4], 0xdd);
+        }
+    }
+    for (int j = 0; j < 8; j++) {
+        m[j] = _mm512_shuffle_f32x4(t[j], t[j + 8], 0x88);
+        m[j + 8] = _mm512_shuffle_f32x4(t[j], t[j + 8], 0xdd);
+    }
+}
 
 #elif defined(PIE_AVX2)
 
@@ -100,6 +128,29 @@ inline float vmaximum(vf x) {
     __m128 half = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
     half = _mm_max_ps(half, _mm_movehl_ps(half, half));
     return _mm_cvtss_f32(_mm_max_ss(half, _mm_shuffle_ps(half, half, 1)));
+}
+inline void vstore_first(float* p, vf x, int count) {
+    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    _mm256_maskstore_ps(p, _mm256_cmpgt_epi32(_mm256_set1_epi32(count), lane), x);
+}
+// Rows become columns, in place.
+inline void vtranspose(vf* m) {
+    vf t[8];
+    for (int i = 0; i < 8; i += 2) {
+        t[i] = _mm256_unpacklo_ps(m[i], m[i + 1]);
+        t[i + 1] = _mm256_unpackhi_ps(m[i], m[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4) {
+        for (int j = 0; j < 2; j++) {
+            m[i + 2 * j] = _mm256_shuffle_ps(t[i + j], t[i + j + 2], 0x44);
+            m[i + 2 * j + 1] = _mm256_shuffle_ps(t[i + j], t[i + j + 2], 0xee);
+        }
+    }
+    for (int j = 0; j < 4; j++) {
+        t[j] = _mm256_permute2f128_ps(m[j], m[j + 4], 0x20);
+        t[j + 4] = _mm256_permute2f128_ps(m[j], m[j + 4], 0x31);
+    }
+    for (int j = 0; j < 8; j++) m[j] = t[j];
 }
 
 #else
