@@ -30,7 +30,26 @@ def check_tokens(tokens: Sequence[int], limits: Limits) -> None:
 def longest(context: Context, limits: Limits) -> int:
     """Tokens that the context can have, if those to come have no positions of their own."""
     shift = context.lineage.position(context.length) - context.length
-    return min(limits.context_limit(context.use.account.page_cap), limits.max_context - shift)
+    most = min(_fitting(context, limits), limits.max_context - shift)
+    return most if context.reserved is None else min(most, _room(context, context.reserved, limits))
+
+
+def check_cut(context: Context, length: int, limits: Limits) -> None:
+    """The context can be truncated to its first `length` tokens."""
+    check_head(context, length)
+    if length < context.committed * limits.page_size:
+        raise BadRequest(f"the first {context.committed * limits.page_size} tokens are committed: they cannot be cut")
+
+
+def check_head(context: Context, length: int) -> None:
+    """The first `length` tokens can be a context."""
+    if not 0 <= length <= context.length:
+        raise BadField(f"a context of {context.length} tokens has no first {length}")
+    for start, stop in context.lineage.dropped:
+        if start < length <= stop:
+            raise BadRequest(
+                f"tokens {start} to {stop} were dropped: the context can be cut at {start} at most, or after {stop}"
+            )
 
 
 def check_length(context: Context, length: int, limits: Limits, *, placed: bool = False) -> None:
@@ -39,11 +58,28 @@ def check_length(context: Context, length: int, limits: Limits, *, placed: bool 
     shift = 0 if placed else context.lineage.position(context.length) - context.length
     if length + max(0, shift) > limits.max_context:
         raise TooLarge(f"{length} tokens exceed the model's context of {limits.max_context}: shorten the prompt")
-    fitting = limits.context_limit(context.use.account.page_cap)
+    if context.reserved is not None and length > _room(context, context.reserved, limits):
+        raise OutOfMemory(
+            f"{length} tokens exceed the {_room(context, context.reserved, limits)} that pages are reserved for: "
+            "reserve more first"
+        )
+    fitting = _fitting(context, limits)
     if length > fitting:
         raise OutOfMemory(
             f"{length} tokens exceed the {fitting} that KV memory can hold: shorten it or enlarge the pool"
         )
+
+
+def _fitting(context: Context, limits: Limits) -> int:
+    """Tokens that pool and account can hold of the context, beside those it has dropped."""
+    return min(
+        limits.max_context,
+        limits.context_limit(context.use.account.page_cap) + context.holes * limits.page_size,
+    )
+
+
+def _room(context: Context, reserved: int, limits: Limits) -> int:
+    return (context.committed + reserved) * limits.page_size
 
 
 def check_sampler(spec: wire.SamplerSpec) -> None:

@@ -58,6 +58,12 @@ class Context:
     adapters: AdapterSpans = field(default_factory=AdapterSpans)
     hashes: list[bytes] = field(default_factory=list[bytes])
     """Chained content hashes of leading full pages, computed on demand."""
+    holes: int = 0
+    """Entries of `pages` that stand for a page given up, because its tokens were dropped."""
+    committed: int = 0
+    """Leading pages that truncation does not reach."""
+    reserved: int | None = None
+    """Working pages, those behind the committed ones, that it may have; None: as many as it needs."""
     published: int = 0
     """Leading pages that have been offered to others."""
     kv_length: int = 0
@@ -73,6 +79,11 @@ class Context:
     """Lost KV to pressure; recomputed when next needed."""
     immune_until: int = 0
     """Not a victim of pressure before this step."""
+
+    @property
+    def impure(self) -> bool:
+        """Its tokens do not bring its KV back: only a copy of its pages does."""
+        return bool(self.lineage.views)
 
     @property
     def length(self) -> int:

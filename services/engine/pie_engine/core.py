@@ -132,6 +132,8 @@ class EngineCore:
             mine = results[at : at + entry.outputs]
             at += entry.outputs
             work, context = entry.work, entry.work.context
+            if entry.copy is not None:
+                self._cache.keep_copy(entry.copy)
             context.last_step = self._scheduler.step
             right, error = 0, next((result for result in mine if isinstance(result, DeviceError)), None)
             unsound = error is not None
@@ -144,7 +146,9 @@ class EngineCore:
                     work.deliver(entry.start, entry.stop, mine)
                 case _:
                     pass
-            if unsound:
+            if unsound and context.impure:
+                self._cache.trim(context, min(context.kv_length, entry.start))
+            elif unsound:
                 # Its earlier KV may be why: it is computed again from the tokens when next needed.
                 self._cache.evict(context)
             else:
@@ -212,7 +216,7 @@ class EngineCore:
         """Raises InternalError if page accounting is broken."""
         held: dict[int, int] = {}
         for context in self._table.contexts:
-            for page in context.pages:
+            for page in self._cache.held(context):
                 held[page] = held.get(page, 0) + 1
         self.pool.check_integrity(held)
 
@@ -224,7 +228,10 @@ class EngineCore:
         else:
             error = DeviceError(f"the forward pass failed: {type(cause).__name__}: {cause}")
         for entry in plan.entries:
-            self._cache.trim(entry.work.context, min(entry.safe, entry.work.context.kv_length))
+            context = entry.work.context
+            if entry.copy is not None:
+                self._cache.undo_copy(context, entry.copy)
+            self._cache.trim(context, context.kv_length)
             self._operations.fail(entry.work, error)
         self._send()
 

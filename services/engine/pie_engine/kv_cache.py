@@ -18,6 +18,8 @@ class KvCache:
 
     def __init__(self, pool: PagePool, fingerprint: str) -> None:
         self.pool = pool
+        self._hole = pool.total
+        """Stands in page tables where a page has been given up and those after it have not."""
         self._fingerprint = fingerprint.encode()
 
     def pages_for(self, length: int) -> int:
@@ -57,22 +59,40 @@ class KvCache:
     def prepare_write(self, context: Context, stop: int) -> tuple[int, int] | None:
         """Give the context pages of its own for slots [kv_length, stop).
 
-        Returns (source, destination) of the page whose content must be copied first, if any.
+        Returns (source, destination) of the page whose content must be copied first, if any. The source stays held
+        until `keep_copy` or `undo_copy`.
         """
         copy: tuple[int, int] | None = None
         index = context.kv_length // self.pool.page_size
         if self._must_replace(context, stop):
             old, new = context.pages[index], self.pool.take()
+            context.pages[index] = new
             if context.kv_length % self.pool.page_size:
                 copy = (old, new)
-            context.pages[index] = new
-            self.pool.release(old)
+            else:
+                self.pool.release(old)
         elif stop > context.kv_length and index < len(context.pages):
             self.pool.withdraw(context.pages[index])
         context.published = min(context.published, index)
         while len(context.pages) < self.pages_for(stop):
             self._append(context, self.pool.take())
         return copy
+
+    def keep_copy(self, copy: tuple[int, int]) -> None:
+        """The copy of `prepare_write` was made."""
+        self.pool.release(copy[0])
+
+    def undo_copy(self, context: Context, copy: tuple[int, int]) -> None:
+        """The copy was perhaps not made: the context has the source again. Its KV ends where it did before."""
+        old, new = copy
+        context.pages[context.pages.index(new)] = old
+        self.pool.release(new)
+
+    def table(self, context: Context, stop: int) -> list[int]:
+        """Pages of the slots [0, stop), for a pass. Where all tokens of a page have been dropped stands another page of
+        the context: nobody sees it, but it has numbers in it."""
+        pages = context.pages[: self.pages_for(stop)]
+        return [pages[-1] if page == self._hole else page for page in pages] if context.holes else pages
 
     def publish(self, context: Context) -> None:
         """Offer full pages whose tokens have KV and have been consumed by the program."""
@@ -85,7 +105,8 @@ class KvCache:
         """Keep the first `length` tokens."""
         size = self.pool.page_size
         del context.tokens[length:]
-        context.lineage.truncate(length)
+        if context.lineage.truncate(length):
+            self.forget(context, length - 1)
         del context.hashes[length // size :]
         context.adapters.cut(length)
         self.trim(context, min(context.kv_length, length))
@@ -103,13 +124,37 @@ class KvCache:
         del context.hashes[slot // self.pool.page_size :]
         self.trim(context, min(context.kv_length, slot))
 
+    def drop(self, context: Context, start: int, stop: int) -> None:
+        """No row from the last token on sees the tokens [start, stop) before it; pages of which nothing is seen are
+        given back. All tokens but the last have KV."""
+        last = context.length - 1
+        context.lineage.drop(start, stop, last)
+        self.forget(context, last)
+        size = self.pool.page_size
+        for low, high in context.lineage.dropped:
+            for index in range(-(-low // size), high // size):
+                page = context.pages[index]
+                if page != self._hole:
+                    self.pool.release(page)
+                    context.pages[index] = self._hole
+                    context.holes += 1
+                    context.use.pages -= 1
+
+    def held(self, context: Context) -> list[int]:
+        """The pages it holds, in order."""
+        return [page for page in context.pages if page != self._hole] if context.holes else context.pages
+
     def trim(self, context: Context, kv_length: int) -> None:
         """Keep KV of the first `kv_length` tokens only, and no page beyond."""
         context.kv_length = kv_length
         context.published = min(context.published, kv_length // self.pool.page_size)
         while len(context.pages) > self.pages_for(kv_length):
-            self.pool.release(context.pages.pop())
-            context.use.pages -= 1
+            page = context.pages.pop()
+            if page == self._hole:
+                context.holes -= 1
+            else:
+                self.pool.release(page)
+                context.use.pages -= 1
 
     def evict(self, context: Context) -> None:
         """Give all pages back; the tokens stay, so that the KV can be computed again."""
@@ -120,13 +165,22 @@ class KvCache:
         """The child becomes the parent's first `length` tokens and shares their pages; whoever writes first copies."""
         child.tokens = parent.tokens[:length]
         child.adapters = parent.adapters.copy(length)
-        child.lineage = parent.lineage.head(length)
+        child.committed = min(parent.committed, length // self.pool.page_size)
+        if parent.reserved is not None:
+            child.reserved = parent.committed + parent.reserved - child.committed
+        child.lineage = parent.lineage.copy()
         child.hashes = parent.hashes[: length // self.pool.page_size]
         child.kv_length = min(parent.kv_length, length)
         child.published = min(parent.published, child.kv_length // self.pool.page_size)
         for page in parent.pages[: self.pages_for(child.kv_length)]:
-            self.pool.share(page)
-            self._append(child, page)
+            if page == self._hole:
+                child.pages.append(page)
+                child.holes += 1
+            else:
+                self.pool.share(page)
+                self._append(child, page)
+        if child.lineage.truncate(length):
+            self.forget(child, length - 1)
 
     def page_hash(self, context: Context, index: int) -> bytes:
         """Hash over everything that decides the KV up to the end of a full page: model, salt, tokens, positions,

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from pie_wire.errors import BadField
 from pie_wire.messages import engine as wire
 
+from pie_engine.batch import Intervals
 from pie_engine.context import Context
 from pie_engine.limits import Limits
 from pie_engine.lineage import Lineage
-from pie_engine.masks import rows_of
+from pie_engine.masks import rows_of, without
 
 
 def lay_out(context: Context, op: wire.Forward, limits: Limits) -> Lineage | None:
@@ -25,6 +26,7 @@ def lay_out(context: Context, op: wire.Forward, limits: Limits) -> Lineage | Non
         return None
     first, count = context.length, len(op.tokens)
     rows = rows_of(op.mask, first, count)
+    _check_sight(context, rows)
     positions = op.positions or _following(context, op.mask, count)
     check_positions(positions, limits)
     for slot, position, row in zip(range(first, first + count), positions, rows, strict=True):
@@ -47,9 +49,20 @@ def _replace_mask(context: Context, op: wire.Forward) -> Lineage | None:
         raise BadField("a tree needs tokens: the last token alone has no branches")
     slot = context.length - 1
     (row,) = rows_of(op.mask, slot, 1)
-    before = context.lineage.head(context.length)
+    _check_sight(context, [row])
+    before = context.lineage.copy()
     context.lineage.mask(slot, row)
     return before
+
+
+def _check_sight(context: Context, rows: Sequence[Intervals | None]) -> None:
+    """Every row sees something that has not been dropped."""
+    for row in rows:
+        left: Intervals = row or ()
+        for start, stop in context.lineage.dropped:
+            left = without(left, start, stop)
+        if row is not None and not left:
+            raise BadField("a mask shows its row nothing but tokens that were dropped")
 
 
 def _following(context: Context, mask: wire.Mask, count: int) -> list[int]:

@@ -56,6 +56,15 @@ def without(intervals: Intervals, start: int, stop: int) -> Intervals:
     return [(low, high) for low, high in left if low < high]
 
 
+def united(intervals: Intervals, start: int, stop: int) -> Intervals:
+    """The intervals and the slots [start, stop), disjoint and ascending."""
+    apart = [(low, high) for low, high in intervals if high < start or low > stop]
+    touching = [(low, high) for low, high in intervals if not (high < start or low > stop)]
+    low = min([start, *(low for low, _ in touching)])
+    high = max([stop, *(high for _, high in touching)])
+    return sorted([*apart, (low, high)])
+
+
 def _window_rows(mask: wire.Mask, first_slot: int, count: int) -> list[Intervals]:
     if mask.window < 1 or mask.sink < 0:
         raise BadField(f"a window has at least 1 slot and a sink at least 0, not {mask.window} and {mask.sink}")

@@ -7,25 +7,38 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-from pie_wire.errors import BadField, BadRequest, Cancelled, Conflict, NotFound, Overloaded, PieError
+from pie_wire.errors import BadRequest, Cancelled, Conflict, NotFound, Overloaded, PieError
 from pie_wire.messages import engine as wire
 from pie_wire.messages.common import Account
 
 from pie_engine.adapter_table import AdapterTable
 from pie_engine.answers import done, fail, refusal_of, refuse
-from pie_engine.checks import check_length, check_pass, check_tokens
+from pie_engine.checks import check_cut, check_head, check_length, check_pass, check_tokens
 from pie_engine.context import Context
 from pie_engine.context_table import ContextTable
 from pie_engine.device import Result
 from pie_engine.kv_cache import KvCache
 from pie_engine.layout import lay_out
 from pie_engine.limits import Limits
+from pie_engine.page_operations import PageOperations
 from pie_engine.run import Run
 from pie_engine.run_operations import RunOperations
 from pie_engine.runner_link import RunnerLink
 from pie_engine.work import Flush, Pass, Queued
 
-Ordered: TypeAlias = wire.Append | wire.Truncate | wire.Flush | wire.OpenRun | wire.Forward | wire.SetAdapters
+Ordered: TypeAlias = (
+    wire.Append
+    | wire.Truncate
+    | wire.DropTokens
+    | wire.Reserve
+    | wire.Commit
+    | wire.Release
+    | wire.Flush
+    | wire.OpenRun
+    | wire.Forward
+    | wire.SetAdapters
+)
+Answered: TypeAlias = wire.Flush | wire.Forward | wire.Commit | wire.DropTokens
 
 
 class Operations:
@@ -37,6 +50,7 @@ class Operations:
         self._limits = limits
         self._table = table
         self.runs = RunOperations(cache, limits, table)
+        self._pages = PageOperations(cache, limits, table)
 
     def apply(self, link: RunnerLink, number: int, op: wire.Op) -> None:
         """Carry out an operation, or queue it behind unfinished ones of its context."""
@@ -79,6 +93,13 @@ class Operations:
         """A flush or lockstep pass has all it asked for: answer, and go on with what waited behind it."""
         context = work.context
         if isinstance(work, Flush):
+            match work.then:
+                case wire.Commit():
+                    self._pages.committed(context, work.then)
+                case wire.DropTokens():
+                    self._pages.dropped(context, work.then)
+                case None:
+                    pass
             context.link.outbox.flushed(work.op)
         else:
             results: list[Result] = [result for result in work.results if result is not None]
@@ -134,10 +155,12 @@ class Operations:
             done(parent.link, number)
             return
         refusal = refusal_of(parent, op.generation)
-        if refusal is None and not 0 <= op.length <= parent.length:
-            refusal = BadField(f"a fork at {op.length} of a context of {parent.length} tokens")
-        if refusal is not None:
-            self._bury(child, number, refusal)
+        try:
+            if refusal is not None:
+                raise refusal
+            check_head(parent, op.length)
+        except PieError as exc:
+            self._bury(child, number, exc)
             return
         run = parent.run
         if run is not None and op.length > parent.guest_length:
@@ -186,7 +209,7 @@ class Operations:
                 if child is not None and child.unborn:
                     self._bury(child, item.number, gone)
                     continue
-            elif isinstance(item.op, wire.Flush | wire.Forward):
+            elif isinstance(item.op, Answered):
                 link.outbox.fail(item.number, context.id, context.generation, gone.info())
             done(link, item.number)
         self._cache.trim(context, 0)
@@ -216,7 +239,9 @@ class Operations:
             case wire.Drop():
                 self._free(context)
                 done(context.link, item.number)
-            case wire.Append() | wire.Truncate() | wire.Flush() | wire.OpenRun() | wire.Forward() | wire.SetAdapters():
+            case wire.Create() | wire.Consume() | wire.PauseRun() | wire.ResumeRun() | wire.CloseRun():
+                raise BadRequest(f"{type(op).__name__} does not wait in a context's queue")
+            case _:
                 refusal = refusal_of(context, op.generation)
                 if refusal is not None:
                     refuse(context, item.number, refusal)
@@ -225,8 +250,6 @@ class Operations:
                     self._carry_out(context, item.number, op)
                 except PieError as exc:
                     fail(context, item.number, exc)
-            case wire.Create() | wire.Consume() | wire.PauseRun() | wire.ResumeRun() | wire.CloseRun():
-                raise BadRequest(f"{type(op).__name__} does not wait in a context's queue")
 
     def _carry_out(self, context: Context, number: int, op: Ordered) -> None:
         if context.run is not None and not isinstance(op, wire.Flush):
@@ -238,13 +261,20 @@ class Operations:
                 context.tokens.extend(op.tokens)
                 done(context.link, number)
             case wire.Truncate():
-                if not 0 <= op.length <= context.length:
-                    raise BadField(f"a context of {context.length} tokens cannot be truncated to {op.length}")
+                check_cut(context, op.length, self._limits)
                 self._cache.truncate(context, op.length)
                 done(context.link, number)
             case wire.SetAdapters():
                 self._cache.set_adapters(context, self._adapters.set_of(op.adapters))
                 done(context.link, number)
+            case wire.Reserve():
+                self._pages.reserve(context, number, op)
+            case wire.Release():
+                self._pages.release(context, number, op)
+            case wire.Commit():
+                self._begin(self._pages.commit(context, number, op))
+            case wire.DropTokens():
+                self._begin(self._pages.drop(context, number, op))
             case wire.OpenRun():
                 self.runs.open(context, number, op)
             case wire.Flush():

@@ -60,7 +60,7 @@ class Ownership:
         """The row of one context."""
         size = self._cache.pool.page_size
         shared = 0
-        for page in context.pages:
+        for page in self._cache.held(context):
             if not self._cache.pool.is_shared(page):
                 break
             shared += 1
@@ -77,7 +77,7 @@ class Ownership:
             shared=min(shared * size, context.kv_length),
             tip=tip,
             tokens=context.guest_length,
-            pages=len(context.pages),
+            pages=len(context.pages) - context.holes,
             since=context.since,
         )
 

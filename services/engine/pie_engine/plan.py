@@ -14,14 +14,14 @@ from pie_engine.work import Work
 class Entry:
     """Rows [start, stop) of one request in a pass, with a row for each of `drafts` behind them.
 
-    `safe` is how much KV is left should the pass fail.
+    `copy` is the page copy that the request waits for, to be undone should the pass fail.
     """
 
     work: Work
     start: int
     stop: int
     outputs: int
-    safe: int
+    copy: tuple[int, int] | None = None
     drafts: Sequence[int] = ()
 
 

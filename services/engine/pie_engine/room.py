@@ -40,7 +40,7 @@ class Room:
 
     def _evict_one(self, work: Work, use: AccountUse | None) -> bool:
         if self._idle is None:
-            idle = [c for c in self._everyone if c.work is None and c.pages]
+            idle = [c for c in self._everyone if c.work is None and c.pages and not c.impure]
             self._idle = sorted(idle, key=lambda c: c.last_step, reverse=True)
         candidates = [c for c in self._idle if c.pages and (use is None or c.use is use)]
         if candidates:
@@ -59,7 +59,7 @@ class Room:
             if other.arrival <= work.arrival:
                 return None
             context = other.context
-            if not context.pages or context in self._planned or context.immune_until > self._step:
+            if not context.pages or context.impure or context in self._planned or context.immune_until > self._step:
                 continue
             if use is None or context.use is use:
                 return context

@@ -161,13 +161,12 @@ class Scheduler:
         context = work.context
         asks_only = context.kv_length >= stop
         start = stop - 1 if asks_only else context.kv_length
-        safe = context.kv_length
+        copy: tuple[int, int] | None = None
         end = stop + len(drafts)
         if not asks_only:
             copy = self._cache.prepare_write(context, end)
             if copy is not None:
                 draft.copies.append(copy)
-                safe -= safe % self._limits.page_size
         if context.evicted:
             context.evicted = False
             context.immune_until = self.step + self._limits.immunity_steps
@@ -177,14 +176,14 @@ class Scheduler:
                 tokens=[*context.tokens[start:stop], *drafts],
                 positions=context.lineage.positions(start, end),
                 first_slot=start,
-                pages=context.pages[: self._cache.pages_for(end)],
+                pages=self._cache.table(context, end),
                 outputs=outputs,
                 write_kv=not asks_only,
                 adapters=context.adapters.at(start).slots,
                 masks=context.lineage.rows(start, end),
             )
         )
-        draft.entries.append(Entry(work, start, stop, len(outputs), safe, drafts))
+        draft.entries.append(Entry(work, start, stop, len(outputs), copy, drafts))
         draft.planned.add(context)
         draft.load = draft.load.plus(end - start, end)
 

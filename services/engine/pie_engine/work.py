@@ -15,6 +15,9 @@ from pie_engine.device import Result
 from pie_engine.lineage import Lineage
 from pie_engine.run import Run
 
+Settled: TypeAlias = wire.DropTokens | wire.Commit
+"""Operations that need KV first."""
+
 
 @dataclass(eq=False, slots=True)
 class Pass:
@@ -66,15 +69,18 @@ class Pass:
 
 @dataclass(eq=False, slots=True)
 class Flush:
-    """Compute KV for all tokens the program has but the last."""
+    """Compute KV for the first `upto` tokens, by default for all the program has but the last; then carry out `then`,
+    which needs it."""
 
     op: int
     context: Context
     arrival: int
+    upto: int | None = None
+    then: Settled | None = None
 
     @property
     def end(self) -> int:
-        return max(0, self.context.guest_length - 1)
+        return self.upto if self.upto is not None else max(0, self.context.guest_length - 1)
 
     @property
     def first_output(self) -> int | None:

@@ -64,6 +64,44 @@ class Truncate(msgspec.Struct, frozen=True, array_like=True, tag="truncate"):
     length: int
 
 
+class DropTokens(msgspec.Struct, frozen=True, array_like=True, tag="drop-tokens"):
+    """Forget the tokens [start, stop), all before the last one: from the last token on no row sees them, and pages that
+    hold nothing else are freed. Length and positions of all others stay. Only a copy of its pages brings such a
+    context back (it is *impure*): it is never computed again. Answered like a flush."""
+
+    context: int
+    generation: int
+    start: int
+    stop: int
+
+
+class Reserve(msgspec.Struct, frozen=True, array_like=True, tag="reserve"):
+    """Give the context room for `pages` working pages more. From the first reservation on, the context may not grow
+    beyond the pages it has and the room it was given. Takes no page: refused only where the pool or the account could
+    never hold as much."""
+
+    context: int
+    generation: int
+    pages: int
+
+
+class Commit(msgspec.Struct, frozen=True, array_like=True, tag="commit"):
+    """Seal the first `pages` working pages, which must be full and have ascending positions: they get KV, can be found
+    by others, and truncation no longer reaches them. Answered like a flush."""
+
+    context: int
+    generation: int
+    pages: int
+
+
+class Release(msgspec.Struct, frozen=True, array_like=True, tag="release"):
+    """Give up room for the last `pages` working pages; tokens in them vanish."""
+
+    context: int
+    generation: int
+    pages: int
+
+
 class Flush(msgspec.Struct, frozen=True, array_like=True, tag="flush"):
     """Answered when all tokens but the last have KV."""
 
@@ -186,6 +224,10 @@ Op = (
     | Fork
     | Append
     | Truncate
+    | DropTokens
+    | Reserve
+    | Commit
+    | Release
     | Flush
     | Drop
     | OpenRun
