@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +24,8 @@ from pie_wire.messages.base import Message, Request
 from pie_wire.messages.common import Account, ModelFacts
 from pie_wire.messages.link import Identity
 from pie_wire.messages.runner import RunEnd, Slot, Step
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 VOCAB = 97
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Final
 
 import torch
 from pie_wire.errors import Unsupported
@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from pie_engine.batch import LogitsProbe, Output, Segment, build
 from pie_engine.models.base import Model
+from pie_engine.models.tiny_config import shrink
 
 _LENGTHS: Final = (37, 5, 70)
 _TABLES: Final = ((0, 1, 2), (3,), (4, 5, 6, 7, 8))
@@ -26,6 +27,9 @@ def check_family(config: PreTrainedConfig, paged: Callable[[PreTrainedModel], Mo
     `paged` makes our model of a plain one, which it may change. Contexts of several lengths run mixed, each in three
     chunks of which the last is one row.
     """
+    misfit = _misfit(config.get_text_config())
+    if misfit is not None:
+        raise Unsupported(f"model family {config.model_type!r} {misfit}; choose another model")
     try:
         plain, sequences = _tiny(config)
         with torch.inference_mode():
@@ -43,9 +47,22 @@ def check_family(config: PreTrainedConfig, paged: Callable[[PreTrainedModel], Mo
             )
 
 
+def _misfit(text: PreTrainedConfig) -> str | None:
+    """What is known of a family to have no place in pages of keys and values, said better than the check can."""
+    if getattr(text, "kv_lora_rank", None):
+        return "compresses keys and values together (multi-head latent attention), for which KV pages have no form"
+    if getattr(text, "num_attention_heads", None) is None:
+        return "has no attention heads, so that its state is not in KV pages"
+    kinds = getattr(text, "layer_types", None) or getattr(text, "layers_block_type", None) or ()
+    strange = sorted(set(kinds) - {"full_attention", "sliding_attention", "attention"})
+    if strange:
+        return f"has layers of kind {', '.join(strange)}, whose reach or state KV pages do not express"
+    return None
+
+
 def _tiny(config: PreTrainedConfig) -> tuple[PreTrainedModel, list[list[int]]]:
     """A model and token lists, the same ones at every call, leaving the random state as it was."""
-    small = _shrink(config)
+    small = shrink(config)
     state = torch.random.get_rng_state()
     try:
         torch.manual_seed(0)
@@ -69,35 +86,3 @@ def _run_in_chunks(model: Model, sequences: Sequence[list[int]]) -> Tensor:
             segments.append(Segment(ids[start:stop], range(start, stop), start, table, outputs=(last,)))
         logits = model.forward(build(segments, page_size=_PAGE_SIZE, scratch_page=_PAGES))
     return logits
-
-
-def _shrink(config: PreTrainedConfig) -> PreTrainedConfig:
-    """The same family with two narrow layers and a small vocabulary."""
-    values: dict[str, Any] = config.to_dict()
-    text: dict[str, Any] = values.get("text_config") or values
-    heads = min(4, int(text["num_attention_heads"]))
-    grouped = int(text.get("num_key_value_heads") or text["num_attention_heads"]) < int(text["num_attention_heads"])
-    layer_types: list[str] | None = text.get("layer_types")
-    kinds = sorted(set(layer_types)) if layer_types else []
-    layers = max(2, len(kinds))
-    small: dict[str, Any] = {
-        "hidden_size": 32 * heads,
-        "intermediate_size": 96,
-        "num_attention_heads": heads,
-        "num_hidden_layers": layers,
-        "vocab_size": 512,
-        "pad_token_id": 0,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        "initializer_range": 0.2,
-    }
-    if text.get("num_key_value_heads"):
-        small["num_key_value_heads"] = max(1, heads // 2) if grouped else heads
-    if text.get("head_dim"):
-        small["head_dim"] = 32
-    if layer_types:
-        small["layer_types"] = [kinds[index % len(kinds)] for index in range(layers)]
-    if text.get("sliding_window"):
-        small["sliding_window"] = 16
-    merged = {key: value for key, value in text.items() if key != "quantization_config"} | small
-    return type(config.get_text_config()).from_dict(merged)

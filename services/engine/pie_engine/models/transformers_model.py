@@ -50,7 +50,7 @@ class TransformersModel:
             architecture=type(model).__name__,
             dtype=str(model.dtype).removeprefix("torch."),
             vocab_size=int(config.vocab_size),
-            max_context=int(config.max_position_embeddings),
+            max_context=_max_context(config),
             layers=int(config.num_hidden_layers),
             kv_heads=_kv_heads(config),
             head_dim=_head_dim(config),
@@ -123,6 +123,19 @@ def load(
         raise BadRequest(f"the weights in {folder} cannot be loaded: {exc}; pull the model again") from exc
     model.to(device)  # pyright: ignore[reportArgumentType]
     return TransformersModel(model, attention, name=name or folder.name, folder=folder)
+
+
+def _max_context(config: Any) -> int:
+    """Positions the model takes. Rotations that are stretched once a context grows beyond the original length would
+    depend on what else is in the pass, so such a model keeps to that length."""
+    longest = int(config.max_position_embeddings)
+    rope: dict[str, Any] = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") in ("dynamic", "longrope"):
+        original = rope.get("original_max_position_embeddings") or getattr(
+            config, "original_max_position_embeddings", longest
+        )
+        return min(longest, int(original))
+    return longest
 
 
 def _kv_heads(config: Any) -> int:
