@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from pie_wire.errors import BadRequest, NotFound, Unsupported
+from pie_wire.errors import BadRequest, NotFound
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
@@ -21,6 +21,9 @@ from pie_engine.kernels.attention import Attention
 from pie_engine.kernels.kv_pool import KvPool, page_bytes
 from pie_engine.models.base import ModelInfo, read_tokenizer_files
 from pie_engine.models.family_check import check_family
+from pie_engine.models.lora import LoraStore
+from pie_engine.models.lora_file import LoraAdapter, read_adapter
+from pie_engine.models.lora_hooks import LoraHooks, adaptable_of
 from pie_engine.models.packed_linear import linear_route, pack_linears
 from pie_engine.models.paged_attention import NAME, attending
 
@@ -41,8 +44,11 @@ class TransformersModel:
         self._model.set_attn_implementation(NAME)
         route = linear_route(model.dtype) if pack and model.device.type == "cpu" else None
         fingerprint = _fingerprint(model, folder)
+        self._adaptable = adaptable_of(model, name)
         if route is not None:
             pack_linears(model, route)
+        self._lora = LoraStore()
+        self._hooks = LoraHooks({path: model.get_submodule(path) for path in self._adaptable.linears})
         config = model.config.get_text_config()
         self.info = ModelInfo(
             name=name,
@@ -75,6 +81,7 @@ class TransformersModel:
         with torch.inference_mode(), attending(self._attention.begin(batch, pool)):
             pool.copy_pages(batch.copies)
             device = self._model.device
+            self._hooks.use(self._lora.begin(batch, device))
             wanted = torch.tensor([output.row for output in batch.outputs], dtype=torch.long, device=device)
             result = self._model(
                 input_ids=torch.from_numpy(batch.tokens).long().to(device)[None],
@@ -89,13 +96,15 @@ class TransformersModel:
             self._pool.erase(slots)
 
     def read_adapter(self, folder: str, most: int) -> LoadedAdapter:
-        raise Unsupported("this engine computes no adapters yet")
+        return read_adapter(Path(folder), self._adaptable, most, self._model.device)
 
     def keep_adapter(self, slot: int, adapter: LoadedAdapter) -> None:
-        """Never called, as none can be read."""
+        if not isinstance(adapter, LoraAdapter):
+            raise BadRequest("this adapter was not read by this model")
+        self._lora.keep(slot, adapter)
 
     def drop_adapter(self, slot: int) -> None:
-        """Never called, as none is kept."""
+        self._lora.drop(slot)
 
     def tokenizer_files(self) -> dict[str, bytes]:
         return read_tokenizer_files(self._folder) if self._folder is not None else {}
