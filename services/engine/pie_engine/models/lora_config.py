@@ -9,9 +9,12 @@ import re
 from collections.abc import Mapping
 from math import isfinite, sqrt
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 from pie_wire.errors import BadField, NotFound, Unsupported
+
+Number = TypeVar("Number", int, float)
 
 FILE = "adapter_config.json"
 _MAX_BYTES = 4 << 20
@@ -116,7 +119,7 @@ def _check_numbers(config: LoraConfig, path: Path) -> None:
             raise BadField(f"{path}: {pattern!r} is no regular expression: {exc}") from exc
 
 
-def _by_pattern(patterns: Mapping[str, int] | Mapping[str, float] | None, module: str, default: float) -> float:
+def _by_pattern(patterns: Mapping[str, Number] | None, module: str, default: Number) -> Number:
     """The first pattern that matches the end of the name, at a dot."""
     for pattern, value in (patterns or {}).items():
         if re.match(rf"(.*\.)?({pattern})$", module):
