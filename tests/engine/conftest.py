@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -211,6 +211,16 @@ class Bench:
 
     def owned(self) -> int:
         return self.core.pool_stats().owned
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """For many small torch operations, which other work on the machine would keep waiting for each other's threads."""
+    torch = pytest.importorskip("torch")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture

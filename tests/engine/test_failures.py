@@ -7,6 +7,7 @@ import random
 import pytest
 import torch
 from pie_engine.batch import Batch, Int32Array, Sampler
+from pie_engine.models.base import ModelOutput
 from pie_engine.models.model_device import ModelDevice
 from pie_engine.simulated import next_token
 from pie_wire.messages import engine as wire
@@ -81,13 +82,13 @@ class Poisoned:
         self.erased: list[int] = []
         self.broken = True
 
-    def forward(self, batch: Batch) -> torch.Tensor:
-        logits = torch.zeros(len(batch.outputs), VOCAB)
+    def forward(self, batch: Batch) -> ModelOutput:
+        logits = torch.zeros(len(batch.logit_rows), VOCAB)
         logits[:, 5] = 1.0
-        for index, output in enumerate(batch.outputs):
-            if self.broken and batch.tokens[output.row] == 13:
+        for index, row in enumerate(batch.logit_rows):
+            if self.broken and batch.tokens[row] == 13:
                 logits[index] = float("nan")
-        return logits
+        return ModelOutput(logits)
 
     def erase(self, slots: Int32Array) -> None:
         self.erased += slots.tolist()

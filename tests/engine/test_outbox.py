@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from pie_engine.checks import MAX_LOGITS_OUTPUTS, MAX_OUTPUTS, MAX_TOP
-from pie_engine.device import TopK
+from pie_engine.checks import MAX_IDS, MAX_OUTPUTS, MAX_VECTOR_OUTPUTS
+from pie_engine.device import TopK, Vector
 from pie_engine.outbox import Outbox
 from pie_wire.codec import MAX_BUFFERS, check_buffers, encode_body
 from pie_wire.errors import MAX_MESSAGE_CHARS, DeviceError
@@ -19,7 +19,7 @@ def test_nothing_new_is_no_message():
 
 def test_the_largest_distributions_of_many_passes_are_spread_over_messages():
     outbox = Outbox()
-    top = TopK(tuple(range(1 << 31, (1 << 31) + MAX_TOP)), (1.0 / 3,) * MAX_TOP)
+    top = TopK(tuple(range(1 << 31, (1 << 31) + MAX_IDS)), (1.0 / 3,) * MAX_IDS)
 
     for op in (1, 2, 3):
         outbox.forwarded(op, [top] * MAX_OUTPUTS)
@@ -33,10 +33,10 @@ def test_the_largest_distributions_of_many_passes_are_spread_over_messages():
 
 def test_raw_logits_of_many_passes_stay_within_the_buffers_of_a_frame():
     outbox = Outbox()
-    passes = MAX_BUFFERS // MAX_LOGITS_OUTPUTS + 1
+    passes = MAX_BUFFERS // MAX_VECTOR_OUTPUTS + 1
 
     for op in range(passes):
-        outbox.forwarded(op, [np.full(4, op, dtype="<f4")] * MAX_LOGITS_OUTPUTS)
+        outbox.forwarded(op, [Vector("logits", np.full(4, op, dtype="<f4"))] * MAX_VECTOR_OUTPUTS)
     messages = outbox.take(passes)
 
     seen: list[int] = []

@@ -1,39 +1,82 @@
-"""The sampler against the plain definition by full sort, and its independence of the batch."""
+"""The sampler against the plain definition, against transformers' processors, and its independence of the batch."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from pie_engine.batch import Sampler
-from pie_engine.kernels.sampler import are_numbers, exact_distribution, most_likely, sample
+from pie_engine.distribution import exact_distribution
+from pie_engine.kernels.torch_sampler import sample
+from pie_engine.outputs import Bias, History, Output, Sampler
+from pie_engine.token_masks import read_mask
 
-DRAWS = 20_000
+DRAWS = 10_000
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+VOCAB = 300
+HISTORY = History(np.array([5, 5, 9, 200, 9, 9, 7], dtype=np.int32), 3)
+BIAS = Bias(np.array([1, 17], dtype=np.int32), np.array([3.0, -np.inf], dtype=np.float32))
+
+METHODS = {
+    "multinomial": Sampler(1.0),
+    "cold": Sampler(0.5),
+    "top-k": Sampler(1.0, top_k=3),
+    "top-p": Sampler(1.0, top_p=0.8),
+    "top-k and top-p": Sampler(0.7, top_p=0.9, top_k=20),
+    "tiny top-p": Sampler(1.0, top_p=1e-6),
+    "wide top-k": Sampler(1.3, top_k=10_000),
+    "min-p": Sampler(1.2, min_p=0.1),
+    "typical": Sampler(1.0, typical_p=0.6),
+    "all truncations": Sampler(1.5, top_p=0.95, top_k=80, min_p=0.01, typical_p=0.9),
+    "repetition": Sampler(1.0, repetition_penalty=1.7),
+    "presence and frequency": Sampler(1.0, presence_penalty=0.7, frequency_penalty=-0.4),
+    "bias": Sampler(1.0, top_p=0.9, bias=BIAS),
+    "mask": Sampler(1.0, top_k=30, mask=read_mask([10, 40, 200, 50], VOCAB)),
+    "everything": Sampler(
+        0.9,
+        0.97,
+        90,
+        min_p=0.001,
+        typical_p=0.95,
+        repetition_penalty=1.2,
+        presence_penalty=0.5,
+        frequency_penalty=0.3,
+        bias=BIAS,
+        forbidden=(2, 3),
+        mask=read_mask([0, 100, 50, 150], VOCAB),
+    ),
+}
 
 
 def logits(rows: int, vocab: int, spread: float = 3.0, seed: int = 0) -> torch.Tensor:
     return torch.randn(rows, vocab, generator=torch.Generator().manual_seed(seed)) * spread
 
 
-@pytest.mark.parametrize(
-    "sampler",
-    [
-        Sampler(1.0),
-        Sampler(0.5),
-        Sampler(1.0, top_k=3),
-        Sampler(1.0, top_p=0.8),
-        Sampler(0.7, top_p=0.9, top_k=20),
-        Sampler(1.0, top_p=1e-6),
-        Sampler(1.3, top_k=10_000),
-    ],
-)
-def test_draws_follow_the_exact_distribution(sampler):
-    row = logits(1, 300, 2.0)
-    many = [Sampler(sampler.temperature, sampler.top_p, sampler.top_k, seed) for seed in range(DRAWS)]
-    drawn = sample(row.expand(DRAWS, -1), many, [7] * DRAWS)
-    expected = exact_distribution(row[0], sampler)
-    assert expected[drawn].min() > 0, "a token outside of the nucleus was drawn"
-    distance = 0.5 * np.abs(np.bincount(drawn, minlength=300) / DRAWS - expected).sum()
+def draw(rows: torch.Tensor, samplers: list[Sampler], positions: list[int]) -> list[int | None]:
+    """One token per row."""
+    outputs = [
+        Output(0, position, sampler, HISTORY if sampler.penalises else None)
+        for sampler, position in zip(samplers, positions, strict=True)
+    ]
+    return sample(rows, range(len(outputs)), outputs)
+
+
+def draw_often(row: torch.Tensor, sampler: Sampler, count: int, position: int = 7) -> np.ndarray:
+    """Draws with many seeds from one row `[1, vocab]`."""
+    outputs = [Output(0, position, replace(sampler, seed=seed), HISTORY) for seed in range(count)]
+    return np.array(sample(row, [0] * count, outputs))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_draws_follow_the_exact_distribution(name):
+    row = logits(1, VOCAB, 2.0)
+    expected = exact_distribution(row[0].numpy(), METHODS[name], HISTORY)
+    drawn = draw_often(row, METHODS[name], DRAWS)
+    assert expected[drawn].min() > 0, "a token outside of the support was drawn"
+    distance = 0.5 * np.abs(np.bincount(drawn, minlength=VOCAB) / DRAWS - expected).sum()
     # The expected distance of an exact sampler with this many draws, three times over.
     assert distance < 3 * np.sqrt(expected * (1 - expected) / DRAWS).sum() / 2 + 1e-9
 
@@ -41,63 +84,83 @@ def test_draws_follow_the_exact_distribution(sampler):
 def test_nucleus_wider_than_the_first_candidates_is_exact():
     """A flat distribution: the nucleus has thousands of tokens, none but those may come, the last of them can."""
     row = logits(1, 20_000, 0.3)
-    sampler = Sampler(1.0, top_p=0.7)
-    nucleus = set(np.flatnonzero(exact_distribution(row[0], sampler)).tolist())
+    nucleus = set(np.flatnonzero(exact_distribution(row[0].numpy(), Sampler(1.0, top_p=0.7))).tolist())
     assert len(nucleus) > 4096
-    drawn = sample(row.expand(200, -1), [Sampler(1.0, 0.7, 0, seed) for seed in range(200)], [1] * 200)
-    assert set(drawn) <= nucleus
+    drawn = draw_often(row, Sampler(1.0, top_p=0.7), 200)
+    assert set(drawn.tolist()) <= nucleus
     order = row[0].argsort(descending=True)
     ranks = torch.empty_like(order).scatter_(0, order, torch.arange(20_000))
     assert ranks[drawn].max() > 0.9 * len(nucleus)
 
 
 def test_a_row_does_not_depend_on_its_batch():
-    rows = logits(24, 5000).bfloat16()
-    kinds = [
-        Sampler(),
-        Sampler(1.0),
-        Sampler(0.8, 0.9),
-        Sampler(1.0, 1.0, 40),
-        Sampler(2.0, 0.99),
-        Sampler(1.0, 0.5, 500),
-    ]
-    samplers = [Sampler(k.temperature, k.top_p, k.top_k, i) for i, k in enumerate(kinds * 4)]
-    positions = list(range(24))
-    together = sample(rows, samplers, positions)
-    alone = [sample(rows[i : i + 1], [samplers[i]], [positions[i]])[0] for i in range(24)]
+    count = 2 * len(METHODS)
+    rows = logits(count, VOCAB).bfloat16()
+    samplers = [replace(sampler, seed=i) for i, sampler in enumerate([Sampler(), *METHODS.values()] * 2)][:count]
+    positions = list(range(count))
+    together = draw(rows, samplers, positions)
+    alone = [draw(rows[i : i + 1], [samplers[i]], [positions[i]])[0] for i in range(count)]
     assert together == alone
-    order = torch.randperm(24, generator=torch.Generator().manual_seed(1)).tolist()
-    mixed = sample(rows[order], [samplers[i] for i in order], [positions[i] for i in order])
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(1)).tolist()
+    mixed = draw(rows[order], [samplers[i] for i in order], [positions[i] for i in order])
     assert mixed == [together[i] for i in order]
 
 
-def test_greedy_is_the_argmax():
+def test_several_outputs_may_ask_one_row():
+    rows = logits(2, VOCAB)
+    outputs = [Output(0, 3, Sampler(1.0, seed=4)), Output(0, 3, Sampler()), Output(0, 3, Sampler(1.0, seed=4))]
+    first, second, third = sample(rows, [1, 1, 1], outputs)
+    assert first == third
+    assert second == int(rows[1].argmax())
+
+
+def test_greedy_is_the_argmax_and_the_lowest_id_among_equals():
     rows = logits(8, 1000)
-    assert sample(rows, [Sampler()] * 8, [0] * 8) == rows.argmax(-1).tolist()
+    rows[3, [7, 500, 900]] = 50.0
+    drawn = draw(rows, [Sampler()] * 8, [0] * 8)
+    assert drawn == rows.argmax(-1).tolist()
+    assert drawn[3] == 7
+
+
+def test_equal_logits_are_kept_in_order_of_ids():
+    row = torch.zeros(1, 100)
+    for sampler in (Sampler(1.0, top_k=10), Sampler(1.0, top_p=0.1), Sampler(1.0, typical_p=0.1)):
+        assert set(draw_often(row, sampler, 500).tolist()) == set(range(10))
 
 
 def test_seed_and_position_decide():
     row = logits(1, 1000, 1.0)
-    again = [sample(row, [Sampler(1.0, seed=4)], [9])[0] for _ in range(3)]
+    again = [draw(row, [Sampler(1.0, seed=4)], [9])[0] for _ in range(3)]
     assert len(set(again)) == 1
-    assert len({sample(row, [Sampler(1.0, seed=s)], [9])[0] for s in range(20)}) > 5
-    assert len({sample(row, [Sampler(1.0, seed=4)], [p])[0] for p in range(20)}) > 5
-
-
-def test_rows_that_are_no_numbers_are_known():
-    rows = torch.zeros(5, 10)
-    rows[0, 3], rows[1, 3], rows[2], rows[3, 3] = float("nan"), float("inf"), float("-inf"), float("-inf")
-    assert are_numbers(rows) == [False, False, False, True, True]
+    assert len({draw(row, [Sampler(1.0, seed=s)], [9])[0] for s in range(20)}) > 5
+    assert len({draw(row, [Sampler(1.0, seed=4)], [p])[0] for p in range(20)}) > 5
 
 
 def test_impossible_tokens_are_never_drawn():
     row = torch.full((1, 700), float("-inf"))
     row[0, [3, 650]] = torch.tensor([0.0, 1.0])
-    drawn = sample(row.expand(500, -1), [Sampler(1.0, seed=s) for s in range(500)], [0] * 500)
-    assert set(drawn) == {3, 650}
+    assert set(draw_often(row, Sampler(1.0), 500).tolist()) == {3, 650}
 
 
-def test_most_likely_gives_probabilities():
-    ids, probabilities = most_likely(torch.tensor([0.0, 2.0, 1.0]), 2)
-    assert ids == [1, 2]
-    assert probabilities == pytest.approx([0.6652, 0.2447], abs=1e-3)
+@pytest.mark.parametrize("temperature", [0.0, 1e-300, 1e-30, 1e-3, 1e30, 1e300])
+def test_extreme_temperatures(temperature):
+    row = torch.full((1, 500), float("-inf"))
+    row[0, 100:200] = logits(1, 100)[0]
+    drawn = set(draw_often(row, Sampler(temperature), 300).tolist())
+    if temperature < 0.1:
+        assert drawn == {int(row[0].argmax())}
+    else:
+        assert len(drawn) > 50
+        assert min(drawn) >= 100
+        assert max(drawn) < 200
+
+
+def test_nothing_left_is_no_token():
+    row = torch.full((1, VOCAB), float("-inf"))
+    row[0, 20] = 1.0
+    masked = Sampler(mask=read_mask([100, 200], VOCAB))
+    assert draw(row.expand(3, -1), [masked, replace(masked, temperature=1.0), Sampler(1.0)], [0] * 3) == [
+        None,
+        None,
+        20,
+    ]

@@ -92,6 +92,10 @@ EVENTS = [
     common.Event(5, "error", error=ErrorInfo("trapped", "wasm trap: unreachable", scope="process")),
 ]
 SAMPLER = engine.SamplerSpec(0.75, 0.95, 40)
+MASKED = engine.SamplerSpec(mask=b"\x07\x00\x00\x80", min_tokens=4)
+RICH = engine.SamplerSpec(
+    0.75, 0.95, 40, 0.05, 0.875, 1.25, 0.5, -0.25, [7, 9], [2.5, -9.5], [3, 40, 49109], min_tokens=4
+)
 OPS: list[engine.Op] = [
     engine.Create(17, PID, "acme", ACCOUNT),
     engine.Fork(18, 17, 1, 32, PID),
@@ -113,6 +117,19 @@ OPS: list[engine.Op] = [
     engine.Forward(17, 1, [4, 5], [], [9, 12], engine.Mask("runs", runs=[[0, 4, 3, 2], []])),
     engine.Forward(17, 1, [4, 5], [], [], engine.Mask("tree", parents=[-1, -1])),
     engine.Forward(17, 1, [4], [], [], engine.Mask("window", 256, 4)),
+    engine.Forward(
+        17,
+        1,
+        [4, 5],
+        [
+            engine.Output(0, "token", RICH, 99, start=2, stop=[0, 2]),
+            engine.Output(1, "token", MASKED),
+            engine.Output(1, "logits"),
+            engine.Output(1, "logprobs", ids=[7, 8]),
+            engine.Output(1, "entropy"),
+            engine.Output(1, "hidden"),
+        ],
+    ),
     engine.Drop(17),
 ]
 ADAPTER = engine.AdapterInfo("legal", "0f1e2d3c4b5a69788796a5b4c3d2e1f0", "superseded", 3, 4_866_048, 16, 210)
@@ -196,6 +213,9 @@ CASES: list[Case] = [
                         runner.Slot("token", 7),
                         runner.Slot("top", ids=[7, 8], probs=[0.5, 0.25]),
                         runner.Slot("logits", buffer=0),
+                        runner.Slot("logprobs", values=[-0.5, -9.5]),
+                        runner.Slot("entropy", values=[1.25]),
+                        runner.Slot("hidden", buffer=0),
                     ],
                 )
             ],

@@ -12,50 +12,39 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
-Int32Array: TypeAlias = NDArray[np.int32]
+from pie_engine.outputs import (
+    EntropyProbe,
+    HiddenProbe,
+    Int32Array,
+    LogitsProbe,
+    LogProbsProbe,
+    Output,
+    Sampler,
+    TopKProbe,
+)
+
+__all__ = [
+    "AdaptedRows",
+    "AdapterSlots",
+    "Batch",
+    "EntropyProbe",
+    "HiddenProbe",
+    "Int32Array",
+    "Intervals",
+    "Load",
+    "LogProbsProbe",
+    "LogitsProbe",
+    "Output",
+    "Sampler",
+    "Segment",
+    "TopKProbe",
+    "build",
+]
+
 Intervals: TypeAlias = Sequence[tuple[int, int]]
 AdapterSlots: TypeAlias = tuple[tuple[int, float], ...]
 """Adapters by the slots their device keeps them under, ascending, each with the weight of what it adds."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sampler:
-    """Draw one token. `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 switch truncation off.
-
-    Order of operations: temperature, top-k, renormalise, top-p. The draw is a function of (seed, absolute position of
-    the new token) alone.
-    """
-
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 0
-    seed: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class LogitsProbe:
-    """The raw logits of a row, float32."""
-
-
-@dataclass(frozen=True, slots=True)
-class TopKProbe:
-    """The `k` most likely tokens of a row with their probabilities at temperature 1."""
-
-    k: int
-
-
-OutputSpec: TypeAlias = Sampler | LogitsProbe | TopKProbe
-
-
-@dataclass(frozen=True, slots=True)
-class Output:
-    """What is wanted of one row. `position` is the absolute position of the token that would follow that row."""
-
-    row: int
-    position: int
-    spec: OutputSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +105,8 @@ class Batch:
     causal              no row carries a mask of its own
     outputs             [O]     in order of segments; `Output.row` counts over the whole batch
     adapted             the rows that adapters apply to, grouped by set; every row at most once
+    logit_rows          [U]     rows that some output needs logits of, each once, ascending
+    hidden_rows         [H]     rows whose hidden state is wanted, each once, ascending
     """
 
     page_size: int
@@ -131,6 +122,8 @@ class Batch:
     copies: Int32Array
     causal: bool
     outputs: tuple[Output, ...]
+    logit_rows: Int32Array
+    hidden_rows: Int32Array
     adapted: tuple[AdaptedRows, ...] = ()
 
     @property
@@ -190,7 +183,7 @@ def build(
         segment_rows.append(row0 + count)
         if segment.adapters:
             adapted.setdefault(segment.adapters, []).extend(range(row0, row0 + count))
-        outputs += [Output(row0 + output.row, output.position, output.spec) for output in segment.outputs]
+        outputs += [Output(row0 + o.row, o.position, o.spec, o.history) for o in segment.outputs]
     return Batch(
         page_size=page_size,
         tokens=_int32(tokens),
@@ -205,6 +198,8 @@ def build(
         copies=_int32(copies).reshape(-1, 2),
         causal=all(segment.masks is None for segment in segments),
         outputs=tuple(outputs),
+        logit_rows=_int32(sorted({o.row for o in outputs if not isinstance(o.spec, HiddenProbe)})),
+        hidden_rows=_int32(sorted({o.row for o in outputs if isinstance(o.spec, HiddenProbe)})),
         adapted=tuple(AdaptedRows(adapters, _int32(rows)) for adapters, rows in adapted.items()),
     )
 

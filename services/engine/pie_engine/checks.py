@@ -4,20 +4,25 @@ allowed."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import isfinite
+from math import inf, isfinite
 
 from pie_wire.errors import BadField, BadRequest, OutOfMemory, TooLarge
 from pie_wire.messages import engine as wire
 
 from pie_engine.context import Context
 from pie_engine.limits import Limits
+from pie_engine.token_masks import read_mask
 
 MAX_OUTPUTS = 1024
-MAX_LOGITS_OUTPUTS = 64
-MAX_TOP = 1024
 MAX_NGRAM = 16
 MAX_DRAFTS = 64
 MAX_PROBES = 16
+MAX_VECTOR_OUTPUTS = 64
+MAX_IDS = 1024
+"""Ids of one list: of a top-k distribution, of log-probabilities, biased ones, stop ids."""
+_VECTORS = frozenset({"logits", "hidden"})
+_MAX_BIAS = 1e30
+"""Far beyond any logit, and far from what float32 cannot hold."""
 
 
 def check_tokens(tokens: Sequence[int], limits: Limits) -> None:
@@ -82,23 +87,46 @@ def _room(context: Context, reserved: int, limits: Limits) -> int:
     return (context.committed + reserved) * limits.page_size
 
 
-def check_sampler(spec: wire.SamplerSpec) -> None:
-    """Numbers in range."""
+def check_sampler(spec: wire.SamplerSpec, limits: Limits) -> None:
+    """Numbers in range, ids of the vocabulary, a mask that covers it and allows something."""
     if not (isfinite(spec.temperature) and spec.temperature >= 0.0):
         raise BadField(f"temperature must be a number of at least 0, not {spec.temperature}")
-    if not (isfinite(spec.top_p) and 0.0 < spec.top_p <= 1.0):
-        raise BadField(f"top_p must be above 0 and at most 1, not {spec.top_p}")
-    if spec.top_k < 0:
-        raise BadField(f"top_k must be 0 (off) or more, not {spec.top_k}")
+    for name, share in (("top_p", spec.top_p), ("typical_p", spec.typical_p)):
+        if not 0.0 < share <= 1.0:
+            raise BadField(f"{name} must be above 0 and at most 1, not {share}")
+    if not 0.0 <= spec.min_p <= 1.0:
+        raise BadField(f"min_p must be between 0 and 1, not {spec.min_p}")
+    if spec.top_k < 0 or spec.min_tokens < 0:
+        raise BadField(f"top_k and min_tokens must be 0 (off) or more, not {spec.top_k} and {spec.min_tokens}")
+    if not (isfinite(spec.repetition_penalty) and spec.repetition_penalty > 0.0):
+        raise BadField(f"repetition_penalty must be a number above 0, not {spec.repetition_penalty}")
+    if not (isfinite(spec.presence_penalty) and isfinite(spec.frequency_penalty)):
+        raise BadField(
+            f"presence and frequency penalties must be numbers, not {spec.presence_penalty} and "
+            f"{spec.frequency_penalty}"
+        )
+    _check_bias(spec, limits)
+    if spec.mask is not None:
+        read_mask(spec.mask, limits.vocab)
+
+
+def check_stop(stop: Sequence[int], limits: Limits) -> None:
+    """Ids of the vocabulary, not too many."""
+    if len(stop) > MAX_IDS:
+        raise TooLarge(f"{len(stop)} stop ids exceed {MAX_IDS}")
+    check_tokens(stop, limits)
 
 
 def check_run(context: Context, op: wire.OpenRun, limits: Limits) -> None:
     """A run can start here."""
-    check_sampler(op.sampler)
+    check_sampler(op.sampler, limits)
+    check_stop(op.stop, limits)
     if op.max_tokens < 1 or op.window < 1:
         raise BadField(f"max_tokens and window must be at least 1, not {op.max_tokens} and {op.window}")
     if not context.tokens:
         raise BadRequest("the context is empty: append at least one token before generating")
+    if op.sampler.min_tokens > op.max_tokens:
+        raise BadField(f"min_tokens of {op.sampler.min_tokens} exceed max_tokens of {op.max_tokens}")
     _check_speculation(op.speculation)
     _check_probes(op, limits)
     check_length(context, context.length + 1, limits)
@@ -112,20 +140,49 @@ def check_pass(context: Context, op: wire.Forward, limits: Limits) -> None:
     check_length(context, context.length + len(op.tokens), limits, placed=bool(op.positions))
     if not op.tokens and not context.tokens:
         raise BadRequest("an empty pass on an empty context: give at least one token")
-    if len(op.outputs) > MAX_OUTPUTS or sum(o.kind == "logits" for o in op.outputs) > MAX_LOGITS_OUTPUTS:
-        raise TooLarge(f"a pass has at most {MAX_OUTPUTS} outputs, {MAX_LOGITS_OUTPUTS} of them raw logits")
+    vectors = sum(output.kind in _VECTORS for output in op.outputs)
+    if len(op.outputs) > MAX_OUTPUTS or vectors > MAX_VECTOR_OUTPUTS:
+        raise TooLarge(
+            f"a pass has at most {MAX_OUTPUTS} outputs, {MAX_VECTOR_OUTPUTS} of them raw logits or hidden states"
+        )
     rows = len(op.tokens) or 1
+    first = context.length if op.tokens else context.length - 1
     for output in op.outputs:
         if not 0 <= output.row < rows:
             raise BadField(f"output row {output.row} is beyond the {rows} rows of the pass")
+        length = first + output.row + 1
+        if output.start is not None and not 0 <= output.start <= length:
+            raise BadField(f"generation is said to start at {output.start} of {length} tokens")
         _check_output(output, limits)
 
 
 def _check_output(output: wire.Output, limits: Limits) -> None:
-    if output.kind == "token":
-        check_sampler(output.sampler)
-    elif output.kind == "top" and not 1 <= output.top <= min(MAX_TOP, limits.vocab):
-        raise BadField(f"top must be between 1 and {min(MAX_TOP, limits.vocab)}, not {output.top}")
+    match output.kind:
+        case "token":
+            check_sampler(output.sampler, limits)
+            check_stop(output.stop, limits)
+        case "top" if not 1 <= output.top <= min(MAX_IDS, limits.vocab):
+            raise BadField(f"top must be between 1 and {min(MAX_IDS, limits.vocab)}, not {output.top}")
+        case "logprobs":
+            if not 1 <= len(output.ids) <= MAX_IDS:
+                raise BadField(f"log-probabilities are of 1 to {MAX_IDS} ids, not of {len(output.ids)}")
+            check_tokens(output.ids, limits)
+        case _:
+            pass
+
+
+def _check_bias(spec: wire.SamplerSpec, limits: Limits) -> None:
+    count = len(spec.bias_ids)
+    if count != len(spec.bias):
+        raise BadField(f"{len(spec.bias)} biases for {count} ids")
+    if count > MAX_IDS:
+        raise TooLarge(f"{count} biased ids exceed {MAX_IDS}: use a mask to forbid many")
+    if len(set(spec.bias_ids)) != count:
+        raise BadField("an id is biased twice")
+    check_tokens(spec.bias_ids, limits)
+    wrong = next((value for value in spec.bias if not (abs(value) <= _MAX_BIAS or value == -inf)), None)
+    if wrong is not None:
+        raise BadField(f"a bias is a number up to {_MAX_BIAS:g} either way, or minus infinity, not {wrong}")
 
 
 def _check_speculation(spec: wire.Speculation) -> None:
@@ -142,9 +199,9 @@ def _check_probes(op: wire.OpenRun, limits: Limits) -> None:
         _check_output(probe, limits)
     if len(op.probes) > MAX_PROBES:
         raise TooLarge(f"a run has at most {MAX_PROBES} probes, not {len(op.probes)}")
-    logits = sum(probe.kind == "logits" for probe in op.probes)
-    if logits * min(op.window, op.max_tokens) > MAX_LOGITS_OUTPUTS:
+    vectors = sum(probe.kind in _VECTORS for probe in op.probes)
+    if vectors * min(op.window, op.max_tokens) > MAX_VECTOR_OUTPUTS:
         raise TooLarge(
-            f"a run may be at most {MAX_LOGITS_OUTPUTS} raw logits ahead of its program, {logits} per token: give it a"
-            f" window of {MAX_LOGITS_OUTPUTS // logits}"
+            f"a run may be at most {MAX_VECTOR_OUTPUTS} raw logits and hidden states ahead of its program, {vectors} "
+            f"per token: give it a window of {MAX_VECTOR_OUTPUTS // vectors}"
         )

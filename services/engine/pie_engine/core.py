@@ -135,14 +135,14 @@ class EngineCore:
             if entry.copy is not None:
                 self._cache.keep_copy(entry.copy)
             context.last_step = self._scheduler.step
-            right, error = 0, next((result for result in mine if isinstance(result, DeviceError)), None)
-            unsound = error is not None
+            right, error = 0, next((result for result in mine if isinstance(result, PieError)), None)
+            unsound = any(isinstance(result, DeviceError) for result in mine)
             match work:
                 case Run():
                     drawn = self._operations.runs.drawn(work, entry.drafts, mine)
                     self._tokens += drawn.tokens
                     right, error = drawn.right, drawn.error
-                case Pass() if not unsound:
+                case Pass() if error is None:
                     work.deliver(entry.start, entry.stop, mine)
                 case _:
                     pass

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from pie_wire.errors import DeviceError
+from pie_wire.errors import BadRequest, PieError
 
 from pie_engine.batch import Batch
 
@@ -20,8 +20,36 @@ class TopK:
     probabilities: tuple[float, ...]
 
 
-Result: TypeAlias = int | TopK | NDArray[np.float32] | DeviceError
-"""Answer to one output: a token for a sampler, `TopK`, logits `[vocab]`, or why this row alone has failed."""
+@dataclass(frozen=True, slots=True)
+class LogProbs:
+    """Answer to a `LogProbsProbe`, in the order of its ids."""
+
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Entropy:
+    """Answer to an `EntropyProbe`."""
+
+    nats: float
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Vector:
+    """Answer to a `LogitsProbe` (`[vocab]`) or a `HiddenProbe` (`[hidden size]`)."""
+
+    kind: Literal["logits", "hidden"]
+    values: NDArray[np.float32]
+
+
+Result: TypeAlias = int | TopK | LogProbs | Entropy | Vector | PieError
+"""Answer to one output: a token for a sampler, what a probe asks, or why this row alone has failed. After a
+`DeviceError` the KV of the row's context is not to be trusted; other errors concern the request only."""
+
+
+def nothing_left() -> BadRequest:
+    """The answer to a sampler whose mask, bias and stop ids leave no token."""
+    return BadRequest("nothing can be drawn: mask, bias and forbidden stop ids leave no token with a finite logit")
 
 
 @dataclass(frozen=True, slots=True)

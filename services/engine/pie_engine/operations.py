@@ -13,6 +13,7 @@ from pie_wire.messages.common import Account
 
 from pie_engine.adapter_table import AdapterTable
 from pie_engine.answers import done, fail, refusal_of, refuse
+from pie_engine.asking import make_outputs
 from pie_engine.checks import check_cut, check_head, check_length, check_pass, check_tokens
 from pie_engine.context import Context
 from pie_engine.context_table import ContextTable
@@ -290,7 +291,7 @@ class Operations:
         if before is not None and not op.tokens:
             self._cache.forget(context, first)
         context.tokens.extend(op.tokens)
-        wanted = [(first + output.row, output) for output in op.outputs]
+        wanted = make_outputs(op.outputs, first, context, self._limits.vocab)
         self._begin(Pass(number, context, self._table.arrival(), base, wanted, [None] * len(wanted), before))
 
     def _begin(self, work: Pass | Flush) -> None:

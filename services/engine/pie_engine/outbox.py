@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from pie_wire.errors import DeviceError, ErrorInfo, InternalError
+from pie_wire.errors import ErrorInfo, InternalError, PieError
 from pie_wire.messages.runner import ForwardDone, OpFailure, RunEnd, RunProbes, Slot, Step
 
-from pie_engine.device import Result, TopK
+from pie_engine.device import Entropy, LogProbs, Result, TopK, Vector
 
 _ENTRY = 64
 """Bytes of a failure or slot beside its text, ids and probabilities, at most."""
@@ -50,7 +50,7 @@ class Outbox:
         if probed:
             slots = [self._slot(result) for result in probed]
             self._probes.setdefault(run, []).extend(slots)
-            self._weigh(sum(_ENTRY + _PROBABILITY * len(slot.ids) for slot in slots))
+            self._weigh(_weight(slots))
 
     def end(self, end: RunEnd) -> None:
         self._ends.append(end)
@@ -58,7 +58,7 @@ class Outbox:
     def forwarded(self, op: int, results: Sequence[Result]) -> None:
         slots = [self._slot(result) for result in results]
         self._outputs.append(ForwardDone(op, slots))
-        self._weigh(sum(_ENTRY + _PROBABILITY * len(slot.ids) for slot in slots))
+        self._weigh(_weight(slots))
 
     def take(self, acked: int) -> list[tuple[Step, list[bytes]]]:
         """The messages with their buffers, in order; empties the box."""
@@ -93,11 +93,21 @@ class Outbox:
         )
 
     def _slot(self, result: Result) -> Slot:
-        if isinstance(result, TopK):
-            return Slot("top", ids=list(result.ids), probs=list(result.probabilities))
-        if isinstance(result, int):
-            return Slot("token", token=result)
-        if isinstance(result, DeviceError):
-            raise InternalError("a failed row was delivered as an answer")
-        self._buffers.append(np.ascontiguousarray(result, dtype="<f4").tobytes())
-        return Slot("logits", buffer=len(self._buffers) - 1)
+        match result:
+            case int():
+                return Slot("token", token=result)
+            case TopK():
+                return Slot("top", ids=list(result.ids), probs=list(result.probabilities))
+            case LogProbs():
+                return Slot("logprobs", values=list(result.values))
+            case Entropy():
+                return Slot("entropy", values=[result.nats])
+            case Vector():
+                self._buffers.append(np.ascontiguousarray(result.values, dtype="<f4").tobytes())
+                return Slot(result.kind, buffer=len(self._buffers) - 1)
+            case PieError():
+                raise InternalError("a failed row was delivered as an answer")
+
+
+def _weight(slots: Sequence[Slot]) -> int:
+    return sum(_ENTRY + _PROBABILITY * (len(slot.ids) + len(slot.values)) for slot in slots)

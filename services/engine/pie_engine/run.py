@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from pie_engine.batch import Output, OutputSpec, Sampler
 from pie_engine.context import Context
+from pie_engine.history import TokenLog
+from pie_engine.outputs import History, Output, Probe, Sampler
 from pie_engine.prompt_lookup import PromptLookup
 
 
@@ -30,9 +31,13 @@ class Run:
     """Length at which the context is full."""
     start: int
     """Length of the context when the run was opened."""
-    probes: Sequence[OutputSpec] = ()
+    min_tokens: int = 0
+    early_sampler: Sampler = field(default_factory=Sampler)
+    """In place of `sampler` until `min_tokens` have been generated: stop ids are forbidden."""
+    probes: Sequence[Probe] = ()
     """What else every drawn token comes with."""
     lookup: PromptLookup | None = None
+    log: TokenLog = field(default_factory=TokenLog)
     generated: int = 0
     consumed: int = 0
     drafted: int = 0
@@ -64,16 +69,22 @@ class Run:
         )
         return self.lookup.propose(self.context.tokens, min(most, room - 1))
 
-    def outputs(self, start: int, stop: int, drafts: int = 0) -> list[Output]:
-        """What is wanted of rows at slots [start, stop) and of `drafts` rows behind them; rows count from `start`.
+    def outputs(self, start: int, stop: int, drafts: Sequence[int] = ()) -> list[Output]:
+        """What is wanted of rows at slots [start, stop) and of a row for each of `drafts` behind them; rows count from
+        `start`.
 
         For every row the token first, then the probes.
         """
         last = self.context.length - 1
         if not start <= last < stop:
             return []
-        return [
-            Output(slot - start, self.context.lineage.position(slot) + 1, spec)
-            for slot in range(last, last + 1 + drafts)
-            for spec in (self.sampler, *self.probes)
-        ]
+        tokens = self.log.with_drafts(self.context.tokens, drafts) if self.sampler.penalises else None
+        outputs: list[Output] = []
+        for ahead in range(1 + len(drafts)):
+            length = last + 1 + ahead
+            sampler = self.early_sampler if self.generated + ahead < self.min_tokens else self.sampler
+            history = History(tokens[:length], self.start) if tokens is not None else None
+            row, position = length - 1 - start, self.context.lineage.position(length - 1) + 1
+            outputs.append(Output(row, position, sampler, history))
+            outputs += [Output(row, position, probe) for probe in self.probes]
+        return outputs

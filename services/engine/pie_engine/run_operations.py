@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pie_wire.errors import BadField, BadRequest, Conflict, DeviceError, InternalError, PieError
+from pie_wire.errors import BadField, BadRequest, Conflict, InternalError, PieError
 from pie_wire.messages import engine as wire
 from pie_wire.messages.runner import RunEnd
 
 from pie_engine.answers import done, fail
-from pie_engine.batch import Sampler
+from pie_engine.asking import make_probe, make_sampler
 from pie_engine.checks import check_run, longest
 from pie_engine.context import Context
 from pie_engine.context_table import ContextTable
@@ -20,7 +20,6 @@ from pie_engine.limits import Limits
 from pie_engine.prompt_lookup import PromptLookup
 from pie_engine.run import Run
 from pie_engine.runner_link import RunnerLink
-from pie_engine.work import output_spec
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +28,7 @@ class Drawn:
 
     tokens: int
     right: int
-    error: DeviceError | None
+    error: PieError | None
 
 
 class RunOperations:
@@ -45,18 +44,20 @@ class RunOperations:
         if op.run in context.link.runs:
             raise Conflict(f"run id {op.run} is in use")
         check_run(context, op, self._limits)
-        spec = op.sampler
+        spec, vocab = op.sampler, self._limits.vocab
         run = Run(
             id=op.run,
             context=context,
             arrival=self._table.arrival(),
-            sampler=Sampler(spec.temperature, spec.top_p, spec.top_k, op.seed),
+            sampler=make_sampler(spec, op.seed, vocab),
             stop=frozenset(op.stop),
             max_tokens=op.max_tokens,
             window=op.window,
             limit=longest(context, self._limits),
             start=context.length,
-            probes=[output_spec(probe) for probe in op.probes],
+            min_tokens=spec.min_tokens,
+            early_sampler=make_sampler(spec, op.seed, vocab, op.stop),
+            probes=[make_probe(probe) for probe in op.probes],
             lookup=PromptLookup(op.speculation.ngram, op.speculation.drafts) if op.speculation.ngram else None,
         )
         context.run = context.link.runs[op.run] = run
@@ -120,11 +121,11 @@ class RunOperations:
         before it are what was drawn in their places."""
         width = 1 + len(run.probes)
         tokens = right = 0
-        error: DeviceError | None = None
+        error: PieError | None = None
         run.drafted += len(drafts)
         for at in range(0, len(results), width):
             token, *probed = results[at : at + width]
-            error = next((result for result in (token, *probed) if isinstance(result, DeviceError)), None)
+            error = next((result for result in (token, *probed) if isinstance(result, PieError)), None)
             if error is not None:
                 break
             if not isinstance(token, int):

@@ -170,7 +170,7 @@ class Scheduler:
         if context.evicted:
             context.evicted = False
             context.immune_until = self.step + self._limits.immunity_steps
-        outputs = work.outputs(start, stop, len(drafts)) if isinstance(work, Run) else work.outputs(start, stop)
+        outputs = work.outputs(start, stop, drafts) if isinstance(work, Run) else work.outputs(start, stop)
         draft.segments.append(
             Segment(
                 tokens=[*context.tokens[start:stop], *drafts],

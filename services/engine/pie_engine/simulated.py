@@ -7,10 +7,22 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from pie_wire.errors import BadRequest
 
-from pie_engine.batch import Batch, LogitsProbe, Sampler, TopKProbe
-from pie_engine.device import LoadedAdapter, Result, TopK
+from pie_engine.batch import Batch
+from pie_engine.device import Entropy, LoadedAdapter, LogProbs, Result, TopK, Vector, nothing_left
+from pie_engine.distribution import exact_distribution
 from pie_engine.draws import uniforms
+from pie_engine.outputs import (
+    EntropyProbe,
+    HiddenProbe,
+    History,
+    LogitsProbe,
+    LogProbsProbe,
+    Probe,
+    Sampler,
+    TopKProbe,
+)
 from pie_engine.simulated_adapters import SimulatedAdapters
 from pie_engine.slot_memory import SlotMemory
 
@@ -38,14 +50,14 @@ class SimulatedDevice:
             if own := self.adapters.mark_at(batch, output.row):
                 seen.append(own)
                 places = None
-            match output.spec:
-                case Sampler():
-                    results.append(next_token(seen, output.spec, output.position, self._vocab, places))
-                case TopKProbe(k=k):
-                    order = np.argsort(-next_logits(seen, self._vocab, places), kind="stable")[:k]
-                    results.append(TopK(tuple(order.tolist()), tuple(1.0 / (1 + i) for i in range(len(order)))))
-                case LogitsProbe():
-                    results.append(next_logits(seen, self._vocab, places))
+            spec = output.spec
+            if isinstance(spec, Sampler):
+                try:
+                    results.append(next_token(seen, spec, output.position, self._vocab, places, output.history))
+                except BadRequest as exc:
+                    results.append(exc)
+            else:
+                results.append(probe(seen, spec, self._vocab, places))
         return results
 
     def read_adapter(self, folder: str, most: int) -> LoadedAdapter:
@@ -65,11 +77,42 @@ def recall(tokens: list[int], habit: int) -> list[int]:
 
 
 def next_token(
-    tokens: Sequence[int], sampler: Sampler, position: int, vocab: int, places: Sequence[int] | None = None
+    tokens: Sequence[int],
+    sampler: Sampler,
+    position: int,
+    vocab: int,
+    places: Sequence[int] | None = None,
+    history: History | None = None,
 ) -> int:
-    """What `SimulatedDevice` draws for a row that sees these tokens, at positions 0, 1, ... or at `places`."""
-    drawn = int(uniforms([sampler.seed], [position])[0] * 2**32) if sampler.temperature else 0
-    return (_hash(tokens, places) + drawn) % vocab
+    """What `SimulatedDevice` draws for a row that sees these tokens, at positions 0, 1, ... or at `places`.
+
+    Raises BadRequest when nothing may be drawn.
+    """
+    draw = float(uniforms([sampler.seed], [position])[0])
+    if not (sampler.edits or sampler.min_p or sampler.typical_p < 1.0):
+        return (_hash(tokens, places) + (int(draw * 2**32) if sampler.temperature else 0)) % vocab
+    cumulative = exact_distribution(next_logits(tokens, vocab, places), sampler, history).cumsum()
+    if cumulative[-1] == 0.0:
+        raise nothing_left()
+    return int(np.searchsorted(cumulative, draw * cumulative[-1], side="right"))
+
+
+def probe(tokens: Sequence[int], spec: Probe, vocab: int, places: Sequence[int] | None = None) -> Result:
+    """What `SimulatedDevice` answers to a probe after these tokens."""
+    logits = next_logits(tokens, vocab, places)
+    logprobs: NDArray[np.float64] = logits - np.log(np.exp(logits.astype(np.float64)).sum())
+    match spec:
+        case TopKProbe(k=k):
+            order = np.argsort(-logits, kind="stable")[:k]
+            return TopK(tuple(order.tolist()), tuple(1.0 / (1 + i) for i in range(len(order))))
+        case LogitsProbe():
+            return Vector("logits", logits)
+        case LogProbsProbe(ids=ids):
+            return LogProbs(tuple(logprobs[list(ids)].tolist()))
+        case EntropyProbe():
+            return Entropy(-float(np.dot(np.exp(logprobs), logprobs)))
+        case HiddenProbe():
+            return Vector("hidden", np.asarray([len(tokens), _hash(tokens, places) % 4096], dtype=np.float32))
 
 
 def next_logits(tokens: Sequence[int], vocab: int, places: Sequence[int] | None = None) -> NDArray[np.float32]:

@@ -9,10 +9,10 @@ from typing import TypeAlias
 
 from pie_wire.messages import engine as wire
 
-from pie_engine.batch import LogitsProbe, Output, Sampler, TopKProbe
 from pie_engine.context import Context
 from pie_engine.device import Result
 from pie_engine.lineage import Lineage
+from pie_engine.outputs import Output
 from pie_engine.run import Run
 
 Settled: TypeAlias = wire.DropTokens | wire.Commit
@@ -28,8 +28,8 @@ class Pass:
     arrival: int
     base: int
     """Length before the pass's own tokens: what the context returns to if the pass fails."""
-    wanted: Sequence[tuple[int, wire.Output]]
-    """(slot, output) in the order of the request."""
+    wanted: Sequence[Output]
+    """In the order of the request; rows are slots of the context."""
     results: list[Result | None] = field(default_factory=list["Result | None"])
     lineage: Lineage | None = None
     """The context's before the pass, if the pass has changed it otherwise than by adding to it."""
@@ -40,14 +40,13 @@ class Pass:
 
     @property
     def first_output(self) -> int | None:
-        missing = [slot for (slot, _), result in zip(self.wanted, self.results, strict=True) if result is None]
+        missing = [wanted.row for wanted, result in zip(self.wanted, self.results, strict=True) if result is None]
         return min(missing, default=None)
 
     def outputs(self, start: int, stop: int) -> list[Output]:
-        lineage = self.context.lineage
         return [
-            Output(slot - start, lineage.position(slot) + 1, output_spec(output))
-            for slot, output in self._missing(start, stop).values()
+            Output(wanted.row - start, wanted.position, wanted.spec, wanted.history)
+            for wanted in self._missing(start, stop).values()
         ]
 
     def deliver(self, start: int, stop: int, results: Sequence[Result]) -> None:
@@ -55,11 +54,11 @@ class Pass:
         for index, result in zip(self._missing(start, stop), results, strict=True):
             self.results[index] = result
 
-    def _missing(self, start: int, stop: int) -> dict[int, tuple[int, wire.Output]]:
+    def _missing(self, start: int, stop: int) -> dict[int, Output]:
         return {
-            index: (slot, output)
-            for index, (slot, output) in enumerate(self.wanted)
-            if self.results[index] is None and start <= slot < stop
+            index: wanted
+            for index, wanted in enumerate(self.wanted)
+            if self.results[index] is None and start <= wanted.row < stop
         }
 
     @property
@@ -103,15 +102,3 @@ class Queued:
 
     number: int
     op: wire.Op
-
-
-def output_spec(output: wire.Output) -> Sampler | TopKProbe | LogitsProbe:
-    """The device's form of a wire output."""
-    match output.kind:
-        case "token":
-            spec = output.sampler
-            return Sampler(spec.temperature, spec.top_p, spec.top_k, output.seed)
-        case "top":
-            return TopKProbe(output.top)
-        case "logits":
-            return LogitsProbe()

@@ -11,21 +11,45 @@ from pie_wire.messages.common import Account, ModelFacts
 
 
 class SamplerSpec(msgspec.Struct, frozen=True, array_like=True):
-    """Temperature 0 is greedy. top_k 0 and top_p 1 do not restrict. Order: temperature, top-k, top-p."""
+    """How a token is drawn; the defaults switch everything off. Temperature 0 is greedy.
+
+    Order: mask and stop ids, bias, penalties (repetition, frequency, presence), temperature, top-k, top-p, min-p,
+    typical."""
 
     temperature: float = 0.0
     top_p: float = 1.0
     top_k: int = 0
+    min_p: float = 0.0
+    typical_p: float = 1.0
+    repetition_penalty: float = 1.0
+    """Over prompt and generated tokens; the others over generated ones."""
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    bias_ids: list[int] = []
+    """Tokens whose logits get `bias`; distinct."""
+    bias: list[float] = []
+    mask: bytes | list[int] | None = None
+    """Tokens that may be drawn. Bytes: packed bits, `ceil(vocab / 32) * 4` of them, bit `i % 8` of byte `i // 8` for
+    token i. List: run lengths, alternately forbidden and allowed, beginning with forbidden."""
+    min_tokens: int = 0
+    """Stop ids are not drawn before so many tokens have been generated."""
 
 
 class Output(msgspec.Struct, frozen=True, array_like=True):
-    """What to return for input row `row` of a pass: a sampled token, the `top` most probable, or raw logits."""
+    """What to return for input row `row` of a pass: a sampled token, the `top` most probable, raw logits, the
+    log-probabilities of `ids`, the entropy, or the hidden state. Rows may be asked several things."""
 
     row: int
-    kind: Literal["token", "top", "logits"] = "token"
+    kind: Literal["token", "top", "logits", "logprobs", "entropy", "hidden"] = "token"
     sampler: SamplerSpec = SamplerSpec()
     seed: int = 0
     top: int = 0
+    ids: list[int] = []
+    start: int | None = None
+    """Length of the context where generation began, for penalties and `min_tokens`; without it nothing counts as
+    generated."""
+    stop: list[int] = []
+    """The ids that `min_tokens` keeps away."""
 
 
 class Create(msgspec.Struct, frozen=True, array_like=True, tag="create"):

@@ -75,13 +75,15 @@ class RunEnd(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Slot(msgspec.Struct, frozen=True, array_like=True):
-    """One output of a lockstep pass: a token, a top-k distribution, or raw logits (f32, in buffer `buffer`)."""
+    """One output of a lockstep pass: a token, a top-k distribution, raw logits or a hidden state (f32, in buffer
+    `buffer`), log-probabilities of the ids asked for, or an entropy in nats (`values`)."""
 
-    kind: Literal["token", "top", "logits"]
+    kind: Literal["token", "top", "logits", "logprobs", "entropy", "hidden"]
     token: int = -1
     ids: list[int] = []
     probs: list[float] = []
     buffer: int = -1
+    values: list[float] = []
 
 
 class RunProbes(msgspec.Struct, frozen=True, array_like=True):

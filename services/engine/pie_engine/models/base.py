@@ -42,6 +42,16 @@ class ModelInfo:
     """Kernels in use, for status."""
 
 
+@dataclass(frozen=True, slots=True)
+class ModelOutput:
+    """What a pass gives. `hidden` is None when the batch asks for none."""
+
+    logits: Tensor
+    """`[U, vocab]`, of the batch's `logit_rows`."""
+    hidden: Tensor | None = None
+    """`[H, hidden size]`, of its `hidden_rows`: what the output layer reads."""
+
+
 class Model(Protocol):
     """A loaded model with its KV pool."""
 
@@ -56,8 +66,8 @@ class Model(Protocol):
         """Bytes one page takes."""
         ...
 
-    def forward(self, batch: Batch) -> Tensor:
-        """Copy pages, feed all rows, keep their KV; returns logits `[O, vocab]` of the batch's outputs in order.
+    def forward(self, batch: Batch) -> ModelOutput:
+        """Copy pages, feed all rows, keep their KV; returns what the batch's outputs need.
 
         Raises whatever the device raises; pages of the batch's own rows are then undefined beyond what was there
         before.

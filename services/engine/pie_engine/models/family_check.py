@@ -84,5 +84,5 @@ def _run_in_chunks(model: Model, sequences: Sequence[list[int]]) -> Tensor:
             start, stop = cut[chunk : chunk + 2]
             last = Output(stop - start - 1, stop, LogitsProbe())
             segments.append(Segment(ids[start:stop], range(start, stop), start, table, outputs=(last,)))
-        logits = model.forward(build(segments, page_size=_PAGE_SIZE, scratch_page=_PAGES))
+        logits = model.forward(build(segments, page_size=_PAGE_SIZE, scratch_page=_PAGES)).logits
     return logits

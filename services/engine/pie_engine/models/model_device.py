@@ -6,16 +6,18 @@ import numpy as np
 import torch
 from pie_wire.errors import DeviceError
 
-from pie_engine.batch import Batch, Int32Array, LogitsProbe, Sampler, TopKProbe
-from pie_engine.device import LoadedAdapter, Result, TopK
-from pie_engine.kernels.sampler import are_numbers, most_likely, sample
-from pie_engine.models.base import Model
+from pie_engine.batch import Batch, Int32Array
+from pie_engine.device import LoadedAdapter, Result, Vector, nothing_left
+from pie_engine.kernels.probes import are_numbers, probe
+from pie_engine.kernels.torch_sampler import sample
+from pie_engine.models.base import Model, ModelOutput
+from pie_engine.outputs import HiddenProbe, Sampler
 
 _FEW_ROWS = 4
 
 
 class ModelDevice:
-    """`Device`: forward, then every output of the batch from its row's logits.
+    """`Device`: forward, then every output of the batch from its row's logits or hidden state.
 
     With `threads` 0 a pass of a few rows runs on one thread, as reading the weights is then what takes the time and
     a second thread waits for whatever else the machine does; larger passes use all cores.
@@ -45,29 +47,38 @@ class ModelDevice:
     def drop_adapter(self, slot: int) -> None:
         self._model.drop_adapter(slot)
 
-    def _results(self, batch: Batch, logits: torch.Tensor) -> list[Result]:
+    def _results(self, batch: Batch, given: ModelOutput) -> list[Result]:
         results: list[Result] = [DeviceError("the model gave logits that are not numbers")] * len(batch.outputs)
-        samplers: list[Sampler] = []
+        sound = dict(zip(batch.logit_rows.tolist(), are_numbers(given.logits), strict=True))
+        if given.hidden is not None:
+            whole = torch.isfinite(given.hidden).all(dim=-1).tolist()
+            for row, fine in zip(batch.hidden_rows.tolist(), whole, strict=True):
+                sound[row] = sound.get(row, True) and fine
+        for row in (row for row, fine in sound.items() if not fine):
+            self._model.erase(_written_with(batch, row))
+        places = {row: place for place, row in enumerate(batch.logit_rows.tolist())}
         sampled: list[int] = []
-        for index, (output, sound) in enumerate(zip(batch.outputs, are_numbers(logits), strict=True)):
-            if not sound:
-                self._model.erase(_written_with(batch, output.row))
+        for index, output in enumerate(batch.outputs):
+            if not sound[output.row]:
                 continue
             match output.spec:
                 case Sampler():
-                    samplers.append(output.spec)
                     sampled.append(index)
-                case TopKProbe(k=k):
-                    ids, probabilities = most_likely(logits[index], k)
-                    results[index] = TopK(tuple(ids), tuple(probabilities))
-                case LogitsProbe():
-                    results[index] = logits[index].float().numpy().copy()
-        if samplers:
-            asked = logits if len(sampled) == len(logits) else logits[sampled]
-            tokens = sample(asked, samplers, [batch.outputs[i].position for i in sampled])
-            for index, token in zip(sampled, tokens, strict=True):
-                results[index] = token
+                case HiddenProbe():
+                    results[index] = self._hidden(batch, given, output.row)
+                case asked:
+                    results[index] = probe(given.logits[places[output.row]], asked)
+        outputs = [batch.outputs[index] for index in sampled]
+        tokens = sample(given.logits, [places[output.row] for output in outputs], outputs)
+        for index, token in zip(sampled, tokens, strict=True):
+            results[index] = nothing_left() if token is None else token
         return results
+
+    def _hidden(self, batch: Batch, given: ModelOutput, row: int) -> Result:
+        if given.hidden is None:
+            return DeviceError("the model gave no hidden states")
+        place = int(np.searchsorted(batch.hidden_rows, row))
+        return Vector("hidden", given.hidden[place].float().numpy().copy())
 
     def _use_threads(self, rows: int) -> None:
         wanted = self._threads or (1 if rows <= _FEW_ROWS else self._all_threads)

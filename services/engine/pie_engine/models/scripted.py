@@ -29,12 +29,11 @@ import msgspec
 import torch
 from pie_wire.errors import BadField, NotFound, Unsupported
 from tokenizers import Tokenizer
-from torch import Tensor
 
 from pie_engine.batch import Batch, Int32Array
 from pie_engine.device import LoadedAdapter
 from pie_engine.models import byte_tokenizer
-from pie_engine.models.base import ModelInfo, read_tokenizer_files
+from pie_engine.models.base import ModelInfo, ModelOutput, read_tokenizer_files
 from pie_engine.slot_memory import SlotMemory
 
 _SURE = 30.0
@@ -116,18 +115,21 @@ class ScriptedModel:
     def page_bytes(self, page_size: int) -> int:
         return _PAGE_BYTES * page_size
 
-    def forward(self, batch: Batch) -> Tensor:
+    def forward(self, batch: Batch) -> ModelOutput:
         memory = self._memory
         if memory is None:
             raise BadField("the pool has not been allocated; call allocate() before the first pass")
         if self._delay:
             time.sleep(self._delay)
         memory.store(batch)
-        logits = torch.full((len(batch.outputs), self.info.vocab_size), float("-inf"))
-        for index, output in enumerate(batch.outputs):
-            for token, value in self.next_logits(memory.seen_by(batch, output.row)).items():
+        logits = torch.full((len(batch.logit_rows), self.info.vocab_size), float("-inf"))
+        for index, row in enumerate(batch.logit_rows.tolist()):
+            for token, value in self.next_logits(memory.seen_by(batch, row)).items():
                 logits[index, token] = value
-        return logits
+        # In place of a hidden state: what was seen, as far as a script cares.
+        seen = [memory.seen_by(batch, row) for row in batch.hidden_rows.tolist()]
+        hidden = torch.tensor([[float(len(tokens)), float(tokens[-1])] for tokens in seen]) if seen else None
+        return ModelOutput(logits, hidden)
 
     def erase(self, slots: Int32Array) -> None:
         """Nothing: tokens in slots that no context counts are never seen."""

@@ -6,12 +6,14 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
+import numpy as np
 import torch
 from pie_wire.errors import BadRequest, NotFound
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
@@ -19,7 +21,7 @@ from pie_engine.batch import Batch, Int32Array
 from pie_engine.device import LoadedAdapter
 from pie_engine.kernels.attention import Attention
 from pie_engine.kernels.kv_pool import KvPool, page_bytes
-from pie_engine.models.base import ModelInfo, read_tokenizer_files
+from pie_engine.models.base import ModelInfo, ModelOutput, read_tokenizer_files
 from pie_engine.models.family_check import check_family
 from pie_engine.models.lora import LoraStore
 from pie_engine.models.lora_file import LoraAdapter, read_adapter
@@ -74,7 +76,7 @@ class TransformersModel:
         info = self.info
         return page_bytes(info.layers, info.kv_heads, info.head_dim, page_size, self._model.dtype.itemsize)
 
-    def forward(self, batch: Batch) -> Tensor:
+    def forward(self, batch: Batch) -> ModelOutput:
         pool = self._pool
         if pool is None:
             raise BadRequest("the KV pool has not been allocated; call allocate() before the first pass")
@@ -82,14 +84,31 @@ class TransformersModel:
             pool.copy_pages(batch.copies)
             device = self._model.device
             self._hooks.use(self._lora.begin(batch, device))
-            wanted = torch.tensor([output.row for output in batch.outputs], dtype=torch.long, device=device)
-            result = self._model(
-                input_ids=torch.from_numpy(batch.tokens).long().to(device)[None],
-                position_ids=torch.from_numpy(batch.positions).long().to(device)[None],
-                use_cache=False,
-                logits_to_keep=wanted,
-            )
-            return result.logits[0].cpu()
+            rows = batch.logit_rows
+            if batch.hidden_rows.size:
+                rows = np.union1d(rows, batch.hidden_rows)
+            read: list[Tensor] = []
+            hook = self._watch_head(read) if batch.hidden_rows.size else None
+            try:
+                result = self._model(
+                    input_ids=torch.from_numpy(batch.tokens).long().to(device)[None],
+                    position_ids=torch.from_numpy(batch.positions).long().to(device)[None],
+                    use_cache=False,
+                    logits_to_keep=torch.from_numpy(rows).long().to(device),
+                )
+            finally:
+                if hook is not None:
+                    hook.remove()
+            logits = result.logits[0].cpu()
+            if hook is None:
+                return ModelOutput(logits)
+            hidden = read[0][0][np.searchsorted(rows, batch.hidden_rows)].cpu()
+            return ModelOutput(logits[np.searchsorted(rows, batch.logit_rows)], hidden)
+
+    def _watch_head(self, read: list[Tensor]) -> RemovableHandle:
+        """Collect what the output layer reads: `[1, rows, hidden size]`."""
+        head = cast("nn.Module", self._model.get_output_embeddings())
+        return head.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
 
     def erase(self, slots: Int32Array) -> None:
         if self._pool is not None:
