@@ -91,10 +91,11 @@ def next_token(
     draw = float(uniforms([sampler.seed], [position])[0])
     if not (sampler.edits or sampler.min_p or sampler.typical_p < 1.0):
         return (_hash(tokens, places) + (int(draw * 2**32) if sampler.temperature else 0)) % vocab
-    cumulative = exact_distribution(next_logits(tokens, vocab, places), sampler, history).cumsum()
-    if cumulative[-1] == 0.0:
+    chances = exact_distribution(next_logits(tokens, vocab, places), sampler, history)
+    if not chances.any():
         raise nothing_left()
-    return int(np.searchsorted(cumulative, draw * cumulative[-1], side="right"))
+    cumulative = chances.cumsum()
+    return int(np.searchsorted(cumulative, draw * float(cumulative[-1]), side="right"))
 
 
 def probe(tokens: Sequence[int], spec: Probe, vocab: int, places: Sequence[int] | None = None) -> Result:
