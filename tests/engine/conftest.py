@@ -43,6 +43,7 @@ class Runner:
     failed: dict[int, ErrorInfo] = field(default_factory=dict)
     generations: dict[int, int] = field(default_factory=dict)
     flushed: set[int] = field(default_factory=set)
+    cached: dict[int, int] = field(default_factory=dict)
     outputs: dict[int, list[Slot]] = field(default_factory=dict)
     buffers: dict[int, list[bytes]] = field(default_factory=dict)
     probes: dict[int, list[Slot]] = field(default_factory=dict)
@@ -64,10 +65,12 @@ class Runner:
             self.failed[failure.op] = failure.error
             self.generations[failure.context] = failure.generation
         self.flushed.update(step.flushed)
+        self.cached.update(zip(step.flushed, step.cached, strict=True))
         for probed in step.probes:
             self.probes.setdefault(probed.run, []).extend(probed.slots)
         for done in step.outputs:
             self.outputs[done.op] = done.slots
+            self.cached[done.op] = done.cached_tokens
             self.buffers[done.op] = [bytes(b) for b in incoming.buffers]
 
 

@@ -79,7 +79,7 @@ def _fitting(context: Context, limits: Limits) -> int:
     """Tokens that pool and account can hold of the context, beside those it has dropped."""
     return min(
         limits.max_context,
-        limits.context_limit(context.use.account.page_cap) + context.holes * limits.page_size,
+        limits.page_size * (context.use.most_pages(limits) + context.holes),
     )
 
 

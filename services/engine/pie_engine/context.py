@@ -10,6 +10,7 @@ from pie_wire.errors import PieError
 from pie_wire.messages.common import Account
 
 from pie_engine.adapters import AdapterSpans
+from pie_engine.limits import Limits
 from pie_engine.lineage import Lineage
 
 if TYPE_CHECKING:
@@ -19,12 +20,27 @@ if TYPE_CHECKING:
 
 
 @dataclass(eq=False, slots=True)
+class PinnedPages:
+    """Pages held by the pins of all accounts."""
+
+    count: int = 0
+
+
+@dataclass(eq=False, slots=True)
 class AccountUse:
     """An account with the page-table entries its contexts hold. Shared pages count once per context."""
 
     account: Account
     contexts: int = 0
     pages: int = 0
+    pinned: int = 0
+    """Of `pages`, those that pins hold."""
+    pool: PinnedPages = field(default_factory=PinnedPages)
+
+    def most_pages(self, limits: Limits) -> int:
+        """Pages that one context of the account can hold, beside what is pinned."""
+        left = limits.pages - self.pool.count
+        return min(left, self.account.page_cap - self.pinned) if self.account.page_cap else left
 
 
 @dataclass(eq=False, slots=True)
@@ -68,7 +84,9 @@ class Context:
     """Leading pages that have been offered to others."""
     kv_length: int = 0
     found: int = 0
-    """Tokens whose KV was found in the cache since a run last reported it."""
+    """Tokens whose KV was found in the cache since a run last reported it, instead of computed a first time."""
+    reach: int = 0
+    """Leading tokens that have had KV, though pressure may have taken it."""
     run: Run | None = None
     current: Pass | Flush | None = None
     """The flush or forward being carried out; the operations behind it wait in `queue`."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from pie_wire.messages.common import Account
 
-from pie_engine.context import AccountUse, Context
+from pie_engine.context import AccountUse, Context, PinnedPages
 
 
 class ContextTable:
@@ -19,12 +19,25 @@ class ContextTable:
         self.clock = clock
         self.contexts: dict[Context, None] = {}
         self.active: dict[Context, None] = {}
+        self._pinned = PinnedPages()
         self._accounts: dict[Account, AccountUse] = {}
         self._arrivals = 0
 
     def use_of(self, account: Account) -> AccountUse:
-        """The account's books, kept while it has contexts."""
-        return self._accounts.setdefault(account, AccountUse(account))
+        """The account's books, kept while it has contexts or pins."""
+        return self._accounts.setdefault(account, AccountUse(account, pool=self._pinned))
+
+    @property
+    def pinned(self) -> int:
+        """Pages that the pins of all accounts hold."""
+        return self._pinned.count
+
+    def hold(self, use: AccountUse, pages: int) -> None:
+        """Pins of the account hold so many pages more (or fewer)."""
+        use.pages += pages
+        use.pinned += pages
+        self._pinned.count += pages
+        self.close(use)
 
     def enter(self, context: Context) -> None:
         """A context begins; its link knows it from now on."""
@@ -36,10 +49,14 @@ class ContextTable:
         """The context has been freed."""
         context.adapters.release()
         context.use.contexts -= 1
-        if context.use.contexts == 0:
-            self._accounts.pop(context.use.account, None)
+        self.close(context.use)
         self.contexts.pop(context, None)
         self.active.pop(context, None)
+
+    def close(self, use: AccountUse) -> None:
+        """Forget the account's books if it has neither contexts nor pins."""
+        if not use.contexts and not use.pinned:
+            self._accounts.pop(use.account, None)
 
     def arrival(self) -> int:
         """The next number in the order in which work arrives."""

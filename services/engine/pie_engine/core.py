@@ -93,6 +93,7 @@ class EngineCore:
         """Carry out everything received since the last step border."""
         self._at_border()
         self.adapters.apply()
+        self._operations.pins.expire()
         while self._inbox:
             peer, message = self._inbox.popleft()
             if message is None:
@@ -200,6 +201,7 @@ class EngineCore:
             "pages_free": pool.free,
             "pages_cached": pool.cached,
             "pages_owned": pool.owned,
+            "pages_pinned": self._table.pinned,
             "contexts": len(self._table.contexts),
             "active": len(self._table.active),
             "runners": len(self._links),
@@ -218,6 +220,8 @@ class EngineCore:
         for context in self._table.contexts:
             for page in self._cache.held(context):
                 held[page] = held.get(page, 0) + 1
+        for page in self._operations.pins.held():
+            held[page] = held.get(page, 0) + 1
         self.pool.check_integrity(held)
 
     # -- inside

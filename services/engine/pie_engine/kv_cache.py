@@ -47,7 +47,7 @@ class KvCache:
                 context.pages[index] = page
             else:
                 self._append(context, page)
-            context.found += (index + 1) * size - context.kv_length
+            context.found += max(0, (index + 1) * size - max(context.kv_length, context.reach))
             index += 1
             context.kv_length = index * size
             context.published = max(context.published, index)
@@ -88,6 +88,11 @@ class KvCache:
         context.pages[context.pages.index(new)] = old
         self.pool.release(new)
 
+    def pinnable(self, context: Context, index: int) -> int:
+        """The page with the KV of full page `index` that lookup finds."""
+        page = self.pool.find(self.page_hash(context, index))
+        return page if page is not None else context.pages[index]
+
     def table(self, context: Context, stop: int) -> list[int]:
         """Pages of the slots [0, stop), for a pass. Where all tokens of a page have been dropped stands another page of
         the context: nobody sees it, but it has numbers in it."""
@@ -110,6 +115,7 @@ class KvCache:
         del context.hashes[length // size :]
         context.adapters.cut(length)
         self.trim(context, min(context.kv_length, length))
+        context.reach = min(context.reach, length)
 
     def set_adapters(self, context: Context, adapters: AdapterSet) -> None:
         """The last token and all after it are computed with these; KV the last token has with others is given up."""
@@ -123,6 +129,7 @@ class KvCache:
         """The row at `slot` has changed: no KV from there on, and no hash that it took part in."""
         del context.hashes[slot // self.pool.page_size :]
         self.trim(context, min(context.kv_length, slot))
+        context.reach = min(context.reach, slot)
 
     def drop(self, context: Context, start: int, stop: int) -> None:
         """No row from the last token on sees the tokens [start, stop) before it; pages of which nothing is seen are
@@ -146,6 +153,7 @@ class KvCache:
 
     def trim(self, context: Context, kv_length: int) -> None:
         """Keep KV of the first `kv_length` tokens only, and no page beyond."""
+        context.reach = max(context.reach, context.kv_length)
         context.kv_length = kv_length
         context.published = min(context.published, kv_length // self.pool.page_size)
         while len(context.pages) > self.pages_for(kv_length):

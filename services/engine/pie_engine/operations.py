@@ -22,6 +22,7 @@ from pie_engine.kv_cache import KvCache
 from pie_engine.layout import lay_out
 from pie_engine.limits import Limits
 from pie_engine.page_operations import PageOperations
+from pie_engine.pins import Pins
 from pie_engine.run import Run
 from pie_engine.run_operations import RunOperations
 from pie_engine.runner_link import RunnerLink
@@ -34,12 +35,15 @@ Ordered: TypeAlias = (
     | wire.Reserve
     | wire.Commit
     | wire.Release
+    | wire.Pin
     | wire.Flush
     | wire.OpenRun
     | wire.Forward
     | wire.SetAdapters
 )
-Answered: TypeAlias = wire.Flush | wire.Forward | wire.Commit | wire.DropTokens
+Answered: TypeAlias = wire.Flush | wire.Forward | wire.Commit | wire.DropTokens | wire.Pin
+MAX_PREFETCHES = 64
+"""Of one runner, under way at once."""
 
 
 class Operations:
@@ -51,6 +55,7 @@ class Operations:
         self._limits = limits
         self._table = table
         self.runs = RunOperations(cache, limits, table)
+        self.pins = Pins(cache, limits, table)
         self._pages = PageOperations(cache, limits, table)
 
     def apply(self, link: RunnerLink, number: int, op: wire.Op) -> None:
@@ -72,6 +77,13 @@ class Operations:
                 done(link, number)
             case wire.CloseRun():
                 self.runs.close(link, number, op)
+            case wire.Prefetch():
+                self._prefetch(link, number, op)
+            case wire.Unpin():
+                use = self._table.use_of(op.account)
+                self.pins.remove(use, op.name)
+                self._table.close(use)
+                done(link, number)
             case _:
                 context = link.contexts.get(op.context)
                 if context is None:
@@ -99,12 +111,22 @@ class Operations:
                     self._pages.committed(context, work.then)
                 case wire.DropTokens():
                     self._pages.dropped(context, work.then)
+                case wire.Pin():
+                    try:
+                        self.pins.put(context, work.then, work.end)
+                    except PieError as exc:
+                        self.fail(work, exc)
+                        return
+                case wire.Prefetch():
+                    context.current = None
+                    self._free(context)
+                    return
                 case None:
                     pass
-            context.link.outbox.flushed(work.op)
+            context.link.outbox.flushed(work.op, context.found - work.found)
         else:
             results: list[Result] = [result for result in work.results if result is not None]
-            context.link.outbox.forwarded(work.op, results)
+            context.link.outbox.forwarded(work.op, results, context.found - work.found)
         done(context.link, work.op)
         self._advance(context)
 
@@ -113,6 +135,10 @@ class Operations:
         context = work.context
         if isinstance(work, Run):
             self.runs.end(work, "error", error)
+            return
+        if isinstance(work, Flush) and isinstance(work.then, wire.Prefetch):
+            context.current = None
+            self._free(context)
             return
         if isinstance(work, Pass):
             self._cache.truncate(context, work.base)
@@ -240,7 +266,15 @@ class Operations:
             case wire.Drop():
                 self._free(context)
                 done(context.link, item.number)
-            case wire.Create() | wire.Consume() | wire.PauseRun() | wire.ResumeRun() | wire.CloseRun():
+            case (
+                wire.Create()
+                | wire.Consume()
+                | wire.PauseRun()
+                | wire.ResumeRun()
+                | wire.CloseRun()
+                | wire.Prefetch()
+                | wire.Unpin()
+            ):
                 raise BadRequest(f"{type(op).__name__} does not wait in a context's queue")
             case _:
                 refusal = refusal_of(context, op.generation)
@@ -253,7 +287,7 @@ class Operations:
                     fail(context, item.number, exc)
 
     def _carry_out(self, context: Context, number: int, op: Ordered) -> None:
-        if context.run is not None and not isinstance(op, wire.Flush):
+        if context.run is not None and not isinstance(op, wire.Flush | wire.Pin):
             raise Conflict(f"context {context.id} has an open run {context.run.id}: close it first")
         match op:
             case wire.Append():
@@ -274,6 +308,9 @@ class Operations:
                 self._pages.release(context, number, op)
             case wire.Commit():
                 self._begin(self._pages.commit(context, number, op))
+            case wire.Pin():
+                tokens = self.pins.check(context, op)
+                self._begin(Flush(number, context, self._table.arrival(), tokens, op))
             case wire.DropTokens():
                 self._begin(self._pages.drop(context, number, op))
             case wire.OpenRun():
@@ -294,7 +331,30 @@ class Operations:
         wanted = make_outputs(op.outputs, first, context, self._limits.vocab)
         self._begin(Pass(number, context, self._table.arrival(), base, wanted, [None] * len(wanted), before))
 
+    def _prefetch(self, link: RunnerLink, number: int, op: wire.Prefetch) -> None:
+        """A context of the engine's own, freed when it has KV; its id is none that a runner chooses."""
+        use = self._table.use_of(op.account)
+        try:
+            if sum(1 for other in link.contexts if other < 0) >= MAX_PREFETCHES:
+                raise Overloaded(f"{MAX_PREFETCHES} prefetches of this runner are under way: wait for some of them")
+            check_tokens(op.tokens, self._limits)
+            context = Context(-number, link, op.process, op.tenant, use, since=self._table.clock())
+            check_length(context, len(op.tokens), self._limits)
+            adapters = self._adapters.set_of(op.adapters)
+        except PieError as exc:
+            self._table.close(use)
+            link.outbox.fail(number, 0, 0, exc.info())
+            done(link, number)
+            return
+        self._table.enter(context)
+        self._cache.set_adapters(context, adapters)
+        context.tokens.extend(op.tokens)
+        done(link, number)
+        whole = len(op.tokens) // self._limits.page_size * self._limits.page_size
+        self._begin(Flush(number, context, self._table.arrival(), whole, op))
+
     def _begin(self, work: Pass | Flush) -> None:
+        work.found = work.context.found
         work.context.current = work
         if work.done:
             self.finish(work)

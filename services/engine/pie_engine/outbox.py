@@ -30,6 +30,7 @@ class Outbox:
         self._weight = 0
         self._failed: list[OpFailure] = []
         self._flushed: list[int] = []
+        self._cached: list[int] = []
         self._tokens: dict[int, list[int]] = {}
         self._probes: dict[int, list[Slot]] = {}
         self._ends: list[RunEnd] = []
@@ -41,8 +42,10 @@ class Outbox:
         self._failed.append(OpFailure(op, context, generation, error))
         self._weigh(_ENTRY + 4 * len(error.message))
 
-    def flushed(self, op: int) -> None:
+    def flushed(self, op: int, cached: int = 0) -> None:
+        """`cached`: tokens whose KV was found."""
         self._flushed.append(op)
+        self._cached.append(cached)
 
     def token(self, run: int, token: int, probed: Sequence[Result] = ()) -> None:
         """A token of a run, with the answers of the run's probes."""
@@ -55,9 +58,10 @@ class Outbox:
     def end(self, end: RunEnd) -> None:
         self._ends.append(end)
 
-    def forwarded(self, op: int, results: Sequence[Result]) -> None:
+    def forwarded(self, op: int, results: Sequence[Result], cached: int = 0) -> None:
+        """`cached`: tokens whose KV was found."""
         slots = [self._slot(result) for result in results]
-        self._outputs.append(ForwardDone(op, slots))
+        self._outputs.append(ForwardDone(op, slots, cached))
         self._weigh(_weight(slots))
 
     def take(self, acked: int) -> list[tuple[Step, list[bytes]]]:
@@ -65,7 +69,7 @@ class Outbox:
         news = self._failed or self._flushed or self._tokens or self._ends or self._outputs
         if acked == self._acked and not news and not self._parcels:
             return []
-        last = self._step(acked, flushed=self._flushed, ends=self._ends)
+        last = self._step(acked, flushed=self._flushed, cached=self._cached, ends=self._ends)
         messages = [*self._parcels, (last, self._buffers)]
         self.__init__()
         self._acked = acked
@@ -79,11 +83,14 @@ class Outbox:
             self._failed, self._outputs, self._buffers, self._weight = [], [], [], 0
             self._tokens, self._probes = {}, {}
 
-    def _step(self, acked: int, flushed: Sequence[int] = (), ends: Sequence[RunEnd] = ()) -> Step:
+    def _step(
+        self, acked: int, flushed: Sequence[int] = (), cached: Sequence[int] = (), ends: Sequence[RunEnd] = ()
+    ) -> Step:
         return Step(
             acked=acked,
             failed=self._failed,
             flushed=list(flushed),
+            cached=list(cached),
             runs=list(self._tokens),
             counts=[len(tokens) for tokens in self._tokens.values()],
             tokens=[token for tokens in self._tokens.values() for token in tokens],

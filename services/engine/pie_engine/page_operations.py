@@ -30,8 +30,8 @@ class PageOperations:
         if op.pages < 1:
             raise BadField(f"a reservation is for at least 1 page, not {op.pages}")
         working = self.working(context) + op.pages
-        page_cap = context.use.account.page_cap
-        most = self._limits.context_limit(page_cap) // self._limits.page_size + context.holes
+        most = self._cache.pages_for(self._limits.max_context)
+        most = min(most, context.use.most_pages(self._limits) + context.holes)
         if context.committed + working > most:
             raise OutOfMemory(
                 f"{working} working pages and {context.committed} committed ones exceed the {most} that a context of "

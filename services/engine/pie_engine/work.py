@@ -15,7 +15,7 @@ from pie_engine.lineage import Lineage
 from pie_engine.outputs import Output
 from pie_engine.run import Run
 
-Settled: TypeAlias = wire.DropTokens | wire.Commit
+Settled: TypeAlias = wire.DropTokens | wire.Commit | wire.Pin | wire.Prefetch
 """Operations that need KV first."""
 
 
@@ -33,6 +33,8 @@ class Pass:
     results: list[Result | None] = field(default_factory=list["Result | None"])
     lineage: Lineage | None = None
     """The context's before the pass, if the pass has changed it otherwise than by adding to it."""
+    found: int = 0
+    """Tokens that the context had found in the cache before."""
 
     @property
     def end(self) -> int:
@@ -76,6 +78,8 @@ class Flush:
     arrival: int
     upto: int | None = None
     then: Settled | None = None
+    found: int = 0
+    """Tokens that the context had found in the cache before."""
 
     @property
     def end(self) -> int:

@@ -126,6 +126,42 @@ class Release(msgspec.Struct, frozen=True, array_like=True, tag="release"):
     pages: int
 
 
+class Pin(msgspec.Struct, frozen=True, array_like=True, tag="pin"):
+    """Keep the KV of the context's full pages in the pool for `ttl` seconds, whatever becomes of the context, under a
+    name of its account; what the name held before is let go. Pinned pages count as the account's and are refused beyond
+    its quota. Answered like a flush."""
+
+    context: int
+    generation: int
+    name: str
+    ttl: float
+
+
+class Unpin(msgspec.Struct, frozen=True, array_like=True, tag="unpin"):
+    """Let go what a name of this account holds, if anything. Never fails."""
+
+    account: Account
+    name: str
+
+
+class AdapterUse(msgspec.Struct, frozen=True, array_like=True):
+    """A loaded adapter, as `name` (its newest version) or `name@digest`, and the factor of what it adds."""
+
+    adapter: str
+    weight: float = 1.0
+
+
+class Prefetch(msgspec.Struct, frozen=True, array_like=True, tag="prefetch"):
+    """Compute the KV of these tokens' full pages, so that a context which begins with them finds it. Acknowledged at
+    once; nothing tells when it is done."""
+
+    process: str
+    tenant: str
+    account: Account
+    tokens: list[int]
+    adapters: list[AdapterUse] = []
+
+
 class Flush(msgspec.Struct, frozen=True, array_like=True, tag="flush"):
     """Answered when all tokens but the last have KV."""
 
@@ -226,13 +262,6 @@ class Forward(msgspec.Struct, frozen=True, array_like=True, tag="forward"):
     """Not `causal` with empty `tokens`: the last token's mask is replaced."""
 
 
-class AdapterUse(msgspec.Struct, frozen=True, array_like=True):
-    """A loaded adapter, as `name` (its newest version) or `name@digest`, and the factor of what it adds."""
-
-    adapter: str
-    weight: float = 1.0
-
-
 class SetAdapters(msgspec.Struct, frozen=True, array_like=True, tag="set-adapters"):
     """The context's last token and all after it are computed with these adapters and no others; an empty list means
     the plain model. Versions are chosen now and stay with the context, its forks too. A truncation to before this
@@ -252,6 +281,9 @@ Op = (
     | Reserve
     | Commit
     | Release
+    | Pin
+    | Unpin
+    | Prefetch
     | Flush
     | Drop
     | OpenRun

@@ -98,6 +98,8 @@ class ForwardDone(msgspec.Struct, frozen=True, array_like=True):
 
     op: int
     slots: list[Slot]
+    cached_tokens: int = 0
+    """Tokens whose KV was found instead of computed."""
 
 
 class Step(Push, frozen=True, omit_defaults=True):
@@ -111,6 +113,8 @@ class Step(Push, frozen=True, omit_defaults=True):
     acked: int
     failed: list[OpFailure] = []
     flushed: list[int] = []
+    cached: list[int] = []
+    """Per number in `flushed`, tokens whose KV was found instead of computed."""
     runs: list[int] = []
     counts: list[int] = []
     tokens: list[int] = []
