@@ -133,6 +133,9 @@ OPS: list[engine.Op] = [
             engine.Output(1, "hidden"),
         ],
     ),
+    engine.Idle(17, True),
+    engine.Bid(17, 2.5),
+    engine.Suspend(17, 1),
     engine.Drop(17),
 ]
 ADAPTER = engine.AdapterInfo("legal", "0f1e2d3c4b5a69788796a5b4c3d2e1f0", "superseded", 3, 4_866_048, 16, 210)
@@ -223,6 +226,11 @@ CASES: list[Case] = [
                 )
             ],
             probes=[runner.RunProbes(6, [runner.Slot("top", ids=[13, 2], probs=[0.5, 0.25])])],
+            receipts=[
+                runner.Receipt(17, "evicted", "pressure", "swapped", 40, 3),
+                runner.Receipt(18, "restored", "suspend", "recomputed", 32, 0, 1.5),
+            ],
+            pressure=runner.Pressure("high", 1.25, 1.0),
         ),
         b"\x00\x00\x80\x3f\x00\x00\x00\xbf",
         name="run.step with everything",
@@ -231,6 +239,8 @@ CASES: list[Case] = [
     # To an engine
     _numbered(engine.Ops(101, OPS)),
     _numbered(engine.GetModel()),
+    _numbered(engine.GetStanding([17, 18])),
+    _numbered(engine.Standing(runner.Pressure("medium", 0.875, 0.5), [1.5, 0.0], [12.0, -3.0])),
     _numbered(engine.ModelReply(FACTS, ["tokenizer.json"]), b'{"version": "1.0"}'),
     _numbered(engine.LoadAdapter("legal", "/srv/adapters/legal")),
     _numbered(ADAPTER),

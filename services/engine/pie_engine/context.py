@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pie_wire.errors import PieError
 from pie_wire.messages.common import Account
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from pie_engine.run import Run
     from pie_engine.runner_link import RunnerLink
     from pie_engine.work import Flush, Pass, Queued, Work
+
+_LEAST_WEIGHT = 1e-6
 
 
 @dataclass(eq=False, slots=True)
@@ -41,6 +43,30 @@ class AccountUse:
         """Pages that one context of the account can hold, beside what is pinned."""
         left = limits.pages - self.pool.count
         return min(left, self.account.page_cap - self.pinned) if self.account.page_cap else left
+
+    served: float = 0.0
+    """Rows of prompts per weight, as the turns between accounts count them."""
+
+    @property
+    def ratio(self) -> float:
+        """Pages held per weight: the account with most is the first to give way to others."""
+        return self.ratio_with(0)
+
+    def ratio_with(self, more: int) -> float:
+        """The ratio with so many pages more."""
+        return (self.pages + more) / max(self.account.weight, _LEAST_WEIGHT)
+
+
+@dataclass(frozen=True, slots=True)
+class Absence:
+    """KV that a context has lost, until it is back."""
+
+    reason: Literal["pressure", "cap", "suspend"]
+    how: Literal["swapped", "recomputed"]
+    since: float
+    """On the hub's clock, in seconds."""
+    length: int
+    """Tokens that had KV."""
 
 
 @dataclass(eq=False, slots=True)
@@ -93,8 +119,19 @@ class Context:
     queue: deque[Queued] = field(default_factory=deque["Queued"])
     last_step: int = 0
     """The last engine step that had a row of this context."""
-    evicted: bool = False
-    """Lost KV to pressure; recomputed when next needed."""
+    bid: float = 1.0
+    """What its pages are worth to it, compared with other contexts of the account."""
+    idle: bool = False
+    """Inside an idle scope: its run pauses."""
+    suspended: bool = False
+    """Its program gave the pages back: its run pauses until a later operation."""
+    absence: Absence | None = None
+    recomputed: int = 0
+    """Tokens computed again since `absence` began."""
+    moved: int = 0
+    """Pages copied back since `absence` began."""
+    arrival: int = 0
+    """Of its latest work: what makes it young."""
     immune_until: int = 0
     """Not a victim of pressure before this step."""
 
@@ -117,6 +154,11 @@ class Context:
         """What this context could do in a pass now."""
         if self.current is not None:
             return self.current
-        if self.run is not None and self.run.ready:
+        if self.run is not None and self.run.ready and not (self.idle or self.suspended):
             return self.run
         return None
+
+    @property
+    def standing(self) -> float:
+        """Its bid, which counts as 0 while it is idle."""
+        return 0.0 if self.idle or self.suspended else self.bid

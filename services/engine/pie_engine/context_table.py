@@ -39,6 +39,11 @@ class ContextTable:
         self._pinned.count += pages
         self.close(use)
 
+    def share_of(self, use: AccountUse) -> float:
+        """The account's part of the pool by weight, among accounts that have contexts."""
+        total = sum(max(other.account.weight, 0.0) for other in self._accounts.values())
+        return use.account.weight / total if total > 0 else 0.0
+
     def enter(self, context: Context) -> None:
         """A context begins; its link knows it from now on."""
         context.link.contexts[context.id] = context

@@ -13,11 +13,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
-from pie_wire.errors import DeviceError, InternalError, Overloaded, PieError
+from pie_wire.errors import DeviceError, InternalError, NotFound, Overloaded, PieError
 from pie_wire.hub import Answer, Hub, Incoming, Peer
 from pie_wire.messages.base import Done
 from pie_wire.messages.common import ModelFacts, PageRow, PoolStats
-from pie_wire.messages.engine import GetModel, ModelReply, Ops
+from pie_wire.messages.engine import GetModel, GetStanding, ModelReply, Ops, Standing
 from pie_wire.messages.kvstore import PutPages
 
 from pie_engine.adapter_requests import AdapterRequests
@@ -26,12 +26,14 @@ from pie_engine.batch import Batch
 from pie_engine.context_table import ContextTable
 from pie_engine.cost import CostModel
 from pie_engine.device import Result
+from pie_engine.eviction import Eviction
 from pie_engine.kv_cache import KvCache
 from pie_engine.limits import Limits
 from pie_engine.operations import Operations
 from pie_engine.ownership import Ownership
 from pie_engine.pages import PagePool
 from pie_engine.plan import Plan
+from pie_engine.pressure import PressureGauge
 from pie_engine.run import Run
 from pie_engine.runner_link import RunnerLink
 from pie_engine.scheduler import Scheduler
@@ -64,21 +66,26 @@ class EngineCore:
         self.pool = PagePool(limits.pages, limits.page_size)
         self._cache = KvCache(self.pool, fingerprint)
         self.cost = CostModel()
-        self._scheduler = Scheduler(self._cache, limits, self.cost)
+        self._eviction = Eviction(self._cache, hub.clock)
+        self._scheduler = Scheduler(self._cache, limits, self.cost, self._eviction)
+        self._gauge = PressureGauge()
         self._table = ContextTable(wall_clock)
         adapters = AdapterTable(limits.adapter_memory)
         self.adapters = AdapterRequests(hub, adapters)
-        self._operations = Operations(self._cache, limits, self._table, adapters)
+        self._operations = Operations(self._cache, limits, self._table, adapters, self._eviction)
         self._ownership = Ownership(self._cache)
         self._links: dict[Peer, RunnerLink] = {}
-        self._inbox: deque[tuple[Peer, Ops | None]] = deque()
+        self._inbox: deque[tuple[Peer, Ops | Incoming[GetStanding] | None]] = deque()
         self._inbox_ops = 0
         self._inflight: Plan | None = None
+        self._stalled = False
+        """The last plan found nothing that can be done: only news can change that."""
         self._reported = 0.0
         self._report_pending = False
         self._tokens = 0
         hub.on(Ops, self._receive)
         hub.on(GetModel, self._get_model)
+        hub.on(GetStanding, self._get_standing)
         hub.on_up(self._up)
         hub.on_down(self._down)
 
@@ -87,7 +94,7 @@ class EngineCore:
     @property
     def has_work(self) -> bool:
         """A plan now could have rows, or the inbox has news."""
-        return bool(self._inbox) or bool(self._table.active)
+        return bool(self._inbox) or (bool(self._table.active) and not self._stalled)
 
     def apply(self) -> None:
         """Carry out everything received since the last step border."""
@@ -101,12 +108,17 @@ class EngineCore:
                 if link is not None:
                     self._operations.release(link)
                 continue
+            if isinstance(message, Incoming):
+                self._answer_standing(message)
+                continue
             self._inbox_ops -= len(message.ops)
             link = self._links.get(peer)
             if link is None:
                 if not peer.alive:
                     continue
                 link = self._links[peer] = RunnerLink(peer)
+                if self._gauge.level != "low":
+                    link.outbox.pressure(self._gauge.reading())
             for index, op in enumerate(message.ops):
                 self._operations.apply(link, message.first + index, op)
         self._send()
@@ -119,6 +131,12 @@ class EngineCore:
             del active[context]
         plan = self._scheduler.plan(active, self._table.contexts)
         self._inflight = plan
+        self._stalled = plan is None and bool(active)
+        if self._gauge.update(self.pool.owned, self._scheduler.waited, self.pool.total, self._eviction.price):
+            for link in self._links.values():
+                link.outbox.pressure(self._gauge.reading())
+        if plan is None:
+            self._send()
         return plan.batch if plan is not None else None
 
     def finish(self, results: Sequence[Result], seconds: float) -> None:
@@ -207,7 +225,11 @@ class EngineCore:
             "runners": len(self._links),
             "steps": self._scheduler.step,
             "tokens": self._tokens,
-            "evictions": self._scheduler.evictions,
+            "evictions": self._eviction.evictions,
+            "recomputed": self._eviction.recomputed,
+            "pressure": self._gauge.level,
+            "demand": round(self._gauge.demand, 4),
+            "price": self._gauge.price,
         }
 
     def page_rows(self) -> list[PageRow]:
@@ -263,6 +285,26 @@ class EngineCore:
             return
         self._inbox_ops += len(incoming.message.ops)
         self._inbox.append((incoming.peer, incoming.message))
+
+    def _get_standing(self, incoming: Incoming[GetStanding]) -> None:
+        if self._inbox_ops > _INBOX:
+            self._hub.lost(incoming.peer, Overloaded(f"more than {_INBOX} operations wait for a step border"))
+            return
+        self._inbox_ops += 1
+        self._inbox.append((incoming.peer, incoming))
+
+    def _answer_standing(self, incoming: Incoming[GetStanding]) -> None:
+        self._inbox_ops -= 1
+        link = self._links.get(incoming.peer)
+        contexts = [link.contexts.get(number) if link is not None else None for number in incoming.message.contexts]
+        missing = [n for n, context in zip(incoming.message.contexts, contexts, strict=True) if context is None]
+        if missing:
+            incoming.fail(NotFound(f"context {missing[0]} does not exist: it was dropped or never created"))
+            return
+        known = [context for context in contexts if context is not None]
+        rents = [self._gauge.price * len(context.pages) for context in known]
+        balances = [self._table.share_of(context.use) * self.pool.total - context.use.pages for context in known]
+        incoming.reply(Standing(self._gauge.reading(), rents, balances))
 
     def _get_model(self, incoming: Incoming[GetModel]) -> None:
         incoming.reply(ModelReply(self._facts, list(self._files)), buffers=list(self._files.values()))

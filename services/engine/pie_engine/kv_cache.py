@@ -52,6 +52,14 @@ class KvCache:
             context.kv_length = index * size
             context.published = max(context.published, index)
 
+    def match(self, context: Context, limit: int) -> int:
+        """Leading tokens, up to `limit`, whose pages `find_prefix` would find now; takes none."""
+        size = self.pool.page_size
+        index = 0
+        while (index + 1) * size <= limit and self.pool.find(self.page_hash(context, index)) is not None:
+            index += 1
+        return index * size
+
     def missing_pages(self, context: Context, stop: int) -> int:
         """Pages to take before slots [kv_length, stop) can be written, the copy of a page that is not ours included."""
         return max(0, self.pages_for(stop) - len(context.pages)) + self._must_replace(context, stop)
@@ -167,7 +175,6 @@ class KvCache:
     def evict(self, context: Context) -> None:
         """Give all pages back; the tokens stay, so that the KV can be computed again."""
         self.trim(context, 0)
-        context.evicted = True
 
     def fork(self, parent: Context, child: Context, length: int) -> None:
         """The child becomes the parent's first `length` tokens and shares their pages; whoever writes first copies."""

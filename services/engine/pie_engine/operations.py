@@ -5,9 +5,10 @@ What concerns runs is in `run_operations`; the contexts themselves are in `conte
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import TypeAlias
 
-from pie_wire.errors import BadRequest, Cancelled, Conflict, NotFound, Overloaded, PieError
+from pie_wire.errors import BadField, BadRequest, Cancelled, Conflict, NotFound, Overloaded, PieError
 from pie_wire.messages import engine as wire
 from pie_wire.messages.common import Account
 
@@ -18,6 +19,7 @@ from pie_engine.checks import check_cut, check_head, check_length, check_pass, c
 from pie_engine.context import Context
 from pie_engine.context_table import ContextTable
 from pie_engine.device import Result
+from pie_engine.eviction import Eviction
 from pie_engine.kv_cache import KvCache
 from pie_engine.layout import lay_out
 from pie_engine.limits import Limits
@@ -40,6 +42,7 @@ Ordered: TypeAlias = (
     | wire.OpenRun
     | wire.Forward
     | wire.SetAdapters
+    | wire.Suspend
 )
 Answered: TypeAlias = wire.Flush | wire.Forward | wire.Commit | wire.DropTokens | wire.Pin
 MAX_PREFETCHES = 64
@@ -49,9 +52,17 @@ MAX_PREFETCHES = 64
 class Operations:
     """One call per operation received, and per request that a pass has finished or failed."""
 
-    def __init__(self, cache: KvCache, limits: Limits, table: ContextTable, adapters: AdapterTable) -> None:
+    def __init__(
+        self,
+        cache: KvCache,
+        limits: Limits,
+        table: ContextTable,
+        adapters: AdapterTable,
+        eviction: Eviction,
+    ) -> None:
         self._cache = cache
         self._adapters = adapters
+        self._eviction = eviction
         self._limits = limits
         self._table = table
         self.runs = RunOperations(cache, limits, table)
@@ -69,13 +80,21 @@ class Operations:
                 self._receive_fork(link, number, op)
             case wire.Drop():
                 self._receive_drop(link, number, op)
+            case wire.Idle():
+                self._idle(link, number, op)
+            case wire.Bid():
+                self._bid(link, number, op)
             case wire.Consume():
+                self._wake(link.contexts.get(op.context))
                 self.runs.consume(link, op)
                 done(link, number)
             case wire.PauseRun() | wire.ResumeRun():
+                if isinstance(op, wire.ResumeRun):
+                    self._wake(link.contexts.get(op.context))
                 self.runs.pause(link, op.run, paused=isinstance(op, wire.PauseRun))
                 done(link, number)
             case wire.CloseRun():
+                self._wake(link.contexts.get(op.context))
                 self.runs.close(link, number, op)
             case wire.Prefetch():
                 self._prefetch(link, number, op)
@@ -195,6 +214,7 @@ class Operations:
             self.runs.consume(parent.link, wire.Consume(parent.id, run.id, op.length - run.start))
         self._cache.fork(parent, child, op.length)
         child.unborn = False
+        child.bid = parent.bid
         done(parent.link, number)
         self._advance(child)
 
@@ -242,6 +262,40 @@ class Operations:
         self._cache.trim(context, 0)
         self._table.leave(context)
 
+    # -- memory
+
+    def _idle(self, link: RunnerLink, number: int, op: wire.Idle) -> None:
+        context = link.contexts.get(op.context)
+        if context is not None:
+            context.idle = op.on
+            self._table.active[context] = None
+        done(link, number)
+
+    def _bid(self, link: RunnerLink, number: int, op: wire.Bid) -> None:
+        context = link.contexts.get(op.context)
+        if not (isfinite(op.value) and op.value >= 0):
+            wrong = BadField(f"a bid is a finite number from 0, not {op.value}")
+            link.outbox.fail(number, op.context, context.generation if context is not None else 0, wrong.info())
+        elif context is not None:
+            context.bid = op.value
+        done(link, number)
+
+    def _suspend(self, context: Context, number: int) -> None:
+        context.suspended = True
+        if context.pages and not context.impure:
+            self._eviction.evict(context, "suspend")
+        done(context.link, number)
+
+    def _wake(self, context: Context | None) -> None:
+        """An operation that waits for nobody came after a suspension, though perhaps before it was carried out."""
+        if context is None:
+            return
+        for item in [item for item in context.queue if isinstance(item.op, wire.Suspend)]:
+            context.queue.remove(item)
+            done(context.link, item.number)
+        context.suspended = False
+        self._table.active[context] = None
+
     # -- order within a context
 
     def _submit(self, context: Context, item: Queued) -> None:
@@ -260,6 +314,9 @@ class Operations:
 
     def _execute(self, context: Context, item: Queued) -> None:
         op = item.op
+        if context.suspended:
+            context.suspended = False
+            self._table.active[context] = None
         match op:
             case wire.Fork():
                 self._fork(context, item.number, op)
@@ -274,6 +331,8 @@ class Operations:
                 | wire.CloseRun()
                 | wire.Prefetch()
                 | wire.Unpin()
+                | wire.Idle()
+                | wire.Bid()
             ):
                 raise BadRequest(f"{type(op).__name__} does not wait in a context's queue")
             case _:
@@ -287,7 +346,7 @@ class Operations:
                     fail(context, item.number, exc)
 
     def _carry_out(self, context: Context, number: int, op: Ordered) -> None:
-        if context.run is not None and not isinstance(op, wire.Flush | wire.Pin):
+        if context.run is not None and not isinstance(op, wire.Flush | wire.Pin | wire.Suspend):
             raise Conflict(f"context {context.id} has an open run {context.run.id}: close it first")
         match op:
             case wire.Append():
@@ -315,6 +374,8 @@ class Operations:
                 self._begin(self._pages.drop(context, number, op))
             case wire.OpenRun():
                 self.runs.open(context, number, op)
+            case wire.Suspend():
+                self._suspend(context, number)
             case wire.Flush():
                 self._begin(Flush(number, context, self._table.arrival()))
             case wire.Forward():
@@ -356,6 +417,7 @@ class Operations:
     def _begin(self, work: Pass | Flush) -> None:
         work.found = work.context.found
         work.context.current = work
+        work.context.arrival = work.arrival
         if work.done:
             self.finish(work)
         else:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from pie_wire.errors import ErrorInfo, InternalError, PieError
-from pie_wire.messages.runner import ForwardDone, OpFailure, RunEnd, RunProbes, Slot, Step
+from pie_wire.messages.runner import ForwardDone, OpFailure, Pressure, Receipt, RunEnd, RunProbes, Slot, Step
 
 from pie_engine.device import Entropy, LogProbs, Result, TopK, Vector
 
@@ -36,6 +36,8 @@ class Outbox:
         self._ends: list[RunEnd] = []
         self._outputs: list[ForwardDone] = []
         self._buffers: list[bytes] = []
+        self._receipts: list[Receipt] = []
+        self._pressure: Pressure | None = None
         self._acked = 0
 
     def fail(self, op: int, context: int, generation: int, error: ErrorInfo) -> None:
@@ -58,6 +60,13 @@ class Outbox:
     def end(self, end: RunEnd) -> None:
         self._ends.append(end)
 
+    def receipt(self, receipt: Receipt) -> None:
+        self._receipts.append(receipt)
+
+    def pressure(self, pressure: Pressure) -> None:
+        """The latest one is sent."""
+        self._pressure = pressure
+
     def forwarded(self, op: int, results: Sequence[Result], cached: int = 0) -> None:
         """`cached`: tokens whose KV was found."""
         slots = [self._slot(result) for result in results]
@@ -66,10 +75,18 @@ class Outbox:
 
     def take(self, acked: int) -> list[tuple[Step, list[bytes]]]:
         """The messages with their buffers, in order; empties the box."""
-        news = self._failed or self._flushed or self._tokens or self._ends or self._outputs
+        news = self._failed or self._flushed or self._tokens or self._ends or self._outputs or self._receipts
+        news = news or self._pressure is not None
         if acked == self._acked and not news and not self._parcels:
             return []
-        last = self._step(acked, flushed=self._flushed, cached=self._cached, ends=self._ends)
+        last = self._step(
+            acked,
+            flushed=self._flushed,
+            cached=self._cached,
+            ends=self._ends,
+            receipts=self._receipts,
+            pressure=self._pressure,
+        )
         messages = [*self._parcels, (last, self._buffers)]
         self.__init__()
         self._acked = acked
@@ -84,7 +101,13 @@ class Outbox:
             self._tokens, self._probes = {}, {}
 
     def _step(
-        self, acked: int, flushed: Sequence[int] = (), cached: Sequence[int] = (), ends: Sequence[RunEnd] = ()
+        self,
+        acked: int,
+        flushed: Sequence[int] = (),
+        cached: Sequence[int] = (),
+        ends: Sequence[RunEnd] = (),
+        receipts: Sequence[Receipt] = (),
+        pressure: Pressure | None = None,
     ) -> Step:
         return Step(
             acked=acked,
@@ -97,6 +120,8 @@ class Outbox:
             ends=list(ends),
             outputs=self._outputs,
             probes=[RunProbes(run, slots) for run, slots in self._probes.items()],
+            receipts=list(receipts),
+            pressure=pressure,
         )
 
     def _slot(self, result: Result) -> Slot:

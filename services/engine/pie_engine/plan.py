@@ -46,4 +46,6 @@ class Draft:
     load: Load = field(default_factory=Load)
     prefills: int = 0
     claimed: int = 0
-    """Pages that the prefills begun here will still need."""
+    """Pages that prompts already begun will still need."""
+    full: bool = False
+    """No pages for a request that has none yet: those who have begun go on."""

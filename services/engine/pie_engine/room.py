@@ -1,66 +1,115 @@
-"""Who gives up pages when they run out."""
+"""Who gives up pages when they run out.
+
+Cached pages go first, least recently used, without anybody noticing (`PagePool.take`). Then, for a request that needs
+pages:
+
+1. contexts in an idle scope and contexts with nothing to do: lowest bid first, then least recently served;
+2. contexts with work that stands lower. Within an account that is a lower bid, or the same bid and a younger request.
+   Of two accounts it is the one that would still hold more pages per weight if the request got what it needs.
+
+A context that has come back is immune for some steps. Nothing that is part of the pass is taken.
+
+Why this ends. One request, the *senior*, may take from everybody who is younger or has nothing to do, whatever bid,
+account or immunity, and only an older senior takes from it. The oldest request that has waited for so many steps
+becomes senior until it has ended. So the oldest request of all either advances or becomes senior, for whom everybody
+makes room; it ends, another one is the oldest, and no order between the others can keep any of them from having their
+turn.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 
 from pie_engine.context import AccountUse, Context
+from pie_engine.eviction import Eviction
 from pie_engine.kv_cache import KvCache
 from pie_engine.work import Work
+
+_RESTING = 4
+"""Steps without a row after which a context with nothing to do is taken to rest, rather than to be between two passes
+of its program."""
 
 
 class Room:
     """Makes pages available for one pass."""
 
     def __init__(
-        self, cache: KvCache, works: list[Work], everyone: Collection[Context], planned: set[Context], step: int
+        self,
+        cache: KvCache,
+        eviction: Eviction,
+        everyone: Collection[Context],
+        planned: set[Context],
+        step: int,
+        senior: Work | None,
     ) -> None:
         self._cache = cache
-        self._works = works
+        self._eviction = eviction
         self._everyone = everyone
         self._planned = planned
         self._step = step
-        self._idle: list[Context] | None = None
-        self.evictions = 0
+        self._senior = senior
+        self._holders: list[Context] = []
+        self._looked = False
 
-    def make(self, need: int, work: Work, use: AccountUse, own: int | None = None) -> bool:
-        """Evict until `need` pages are available and the account may hold `own` (default `need`) more.
-
-        Only contexts with nothing to do and requests younger than `work` lose their KV, and none of this pass.
-        """
+    def make(self, need: int, work: Work, own: int | None = None) -> bool:
+        """Evict until `need` pages are available and the account may hold `own` (default `need`) more. Nobody is
+        evicted where that could not be enough."""
+        use = work.context.use
         charge = need if own is None else own
         cap = use.account.page_cap
-        while self._cache.pool.available < need:
-            if not self._evict_one(work, None):
-                return False
-        while cap and use.pages + charge > cap:
-            if not self._evict_one(work, use):
-                return False
-        return True
+        return self._clear(need - self._cache.pool.available, work, charge, None) and (
+            not cap or self._clear(use.pages + charge - cap, work, charge, use)
+        )
 
-    def _evict_one(self, work: Work, use: AccountUse | None) -> bool:
-        if self._idle is None:
-            idle = [c for c in self._everyone if c.work is None and c.pages and not c.impure]
-            self._idle = sorted(idle, key=lambda c: c.last_step, reverse=True)
-        candidates = [c for c in self._idle if c.pages and (use is None or c.use is use)]
-        if candidates:
-            victim = candidates[-1]
-            self._idle.remove(victim)
-        else:
-            victim = self._youngest(work, use)
-        if victim is None:
+    def yields(self, victim: Context, work: Work, need: int) -> bool:
+        """The victim gives way to a request for `need` pages."""
+        if victim is work.context or victim in self._planned or victim.impure:
             return False
-        self._cache.evict(victim)
-        self.evictions += 1
-        return True
+        if self._rests(victim):
+            return True
+        younger = victim.arrival > work.arrival
+        if work is self._senior:
+            return younger or victim.work is None
+        if victim.immune_until > self._step or (self._senior is not None and victim is self._senior.context):
+            return False
+        mine, theirs = work.context.use, victim.use
+        if mine is theirs:
+            bid = work.context.standing
+            return victim.standing < bid or (victim.standing == bid and younger)
+        return theirs.ratio > mine.ratio_with(need)
 
-    def _youngest(self, work: Work, use: AccountUse | None) -> Context | None:
-        for other in reversed(self._works):
-            if other.arrival <= work.arrival:
-                return None
-            context = other.context
-            if not context.pages or context.impure or context in self._planned or context.immune_until > self._step:
-                continue
-            if use is None or context.use is use:
-                return context
-        return None
+    def _clear(self, missing: int, work: Work, need: int, use: AccountUse | None) -> bool:
+        """Evict until `missing` more pages are there: in the pool, or (with `use`) under its cap."""
+        if missing <= 0:
+            return True
+        if not self._looked:
+            self._looked = True
+            self._holders = [context for context in self._everyone if context.pages]
+        victims = self._victims(work, need, use)
+        if sum(len(victim.pages) for victim in victims) < missing:
+            return False
+        while missing > 0 and victims:
+            victim = min(victims, key=self._order)
+            self._holders.remove(victim)
+            before = self._there(use)
+            self._eviction.evict(victim, "pressure" if use is None else "cap")
+            missing -= self._there(use) - before
+            # What an account has lost changes who is first of those left.
+            victims = self._victims(work, need, use)
+        return missing <= 0
+
+    def _victims(self, work: Work, need: int, use: AccountUse | None) -> list[Context]:
+        return [c for c in self._holders if (use is None or c.use is use) and self.yields(c, work, need)]
+
+    def _there(self, use: AccountUse | None) -> int:
+        return self._cache.pool.available if use is None else -use.pages
+
+    def _order(self, victim: Context) -> tuple[bool, float, float, int]:
+        if self._rests(victim):
+            return (False, victim.standing, -victim.use.ratio, victim.last_step)
+        return (True, -victim.use.ratio, victim.standing, -victim.arrival)
+
+    def _rests(self, context: Context) -> bool:
+        if context.work is not None:
+            return False
+        return context.idle or context.suspended or self._step - context.last_step > _RESTING

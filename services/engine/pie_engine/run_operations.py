@@ -61,6 +61,7 @@ class RunOperations:
             lookup=PromptLookup(op.speculation.ngram, op.speculation.drafts) if op.speculation.ngram else None,
         )
         context.run = context.link.runs[op.run] = run
+        context.arrival = run.arrival
         self._table.active[context] = None
         done(context.link, number)
 

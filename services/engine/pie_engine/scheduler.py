@@ -1,9 +1,8 @@
 """Chooses the rows of the next pass.
 
-Order: decodes first (requests with one row to go), then prefill chunks by arrival, all within the step's time. When
-pages run out: cached pages go first, then contexts with nothing to do, then the youngest request; its tokens stay, and
-its KV is computed again when its turn comes. Why this ends: a request only ever displaces younger ones, so the oldest
-always advances; and the oldest one that waits is, after a while, served before all decodes.
+Order: the senior (see `fairness`), decodes (requests with one row to go), then prompts in chunks, accounts by weight
+and the shortest first, all within the step's time. `room` has the order in which contexts give way when pages run out,
+and why everybody ends.
 """
 
 from __future__ import annotations
@@ -13,6 +12,8 @@ from collections.abc import Collection, Iterable, Sequence
 from pie_engine.batch import Segment, build
 from pie_engine.context import Context
 from pie_engine.cost import CostModel
+from pie_engine.eviction import Eviction
+from pie_engine.fairness import Seniority, Turns
 from pie_engine.kv_cache import KvCache
 from pie_engine.limits import Limits
 from pie_engine.plan import Draft, Entry, Plan
@@ -26,73 +27,78 @@ _MIN_BATCH = 64
 """Decodes that go into a pass whatever the estimate. A pass reads all weights for its first row, and a row more costs
 little: on a slow or busy machine, turns of fewer would pay that again and make everybody wait longer."""
 _MIN_CHUNK = 64
-"""Tokens by which the oldest prompt advances in every pass, whatever the estimate; for the same reason."""
+"""Tokens by which the first prompt, and the senior, advance in every pass whatever the estimate; the reason is the
+same."""
+_SENIOR_SHARE = 0.5
+"""Of a step's time, for the senior's prompt while others wait."""
 
 
 class Scheduler:
-    """Plans passes. It changes page tables (and nothing else of a context but `found`, `evicted`, `immune_until`)."""
+    """Plans passes. It changes page tables, and of a context what concerns its pages."""
 
-    def __init__(self, cache: KvCache, limits: Limits, cost: CostModel) -> None:
+    def __init__(self, cache: KvCache, limits: Limits, cost: CostModel, eviction: Eviction) -> None:
         self._cache = cache
         self._limits = limits
         self._cost = cost
+        self._eviction = eviction
+        self._seniority = Seniority(limits.immunity_steps)
+        self._turns = Turns()
+        self._found: dict[Work, int] = {}
+        """Tokens of waiting prompts that were in the cache when first looked for."""
         self.step = 0
         """Passes planned so far."""
-        self.evictions = 0
-        self._head: tuple[int, int] | None = None
-        """Arrival of the oldest waiting prefill, and the step since when it has waited."""
+        self.waited = 0
+        """Pages that requests of the last plan were still to get."""
 
     def plan(self, active: Iterable[Context], everyone: Collection[Context]) -> Plan | None:
-        """The next pass over the work of `active` contexts; None when none has any. `everyone` may lose pages."""
+        """The next pass over the work of `active` contexts; None when none has any, or nothing can be done for those
+        who have. `everyone` may lose pages."""
         works: list[Work] = [work for work in (context.work for context in active) if work is not None]
         works.sort(key=lambda work: work.arrival)
+        self.waited = 0
         if not works:
             return None
         self.step += 1
-        draft = self._draft(works, everyone, ignore_immunity=False)
+        draft = self._draft(works, everyone, self._seniority.choose(works, self.step))
         if not draft.entries:
-            # Only immunity can keep the oldest request waiting with nothing else running.
-            draft = self._draft(works, everyone, ignore_immunity=True)
+            # The oldest must not wait for the immunity or the bid of contexts that cannot go on either.
+            draft = self._draft(works, everyone, self._seniority.promote(works[0]))
+        self.waited = sum(self._cache.missing_pages(work.context, work.end) for work in works)
         if not draft.entries:
             return None
         pool = self._cache.pool
         batch = build(draft.segments, page_size=pool.page_size, scratch_page=pool.total, copies=draft.copies)
         return Plan(batch, draft.entries)
 
-    def _draft(self, works: list[Work], everyone: Collection[Context], *, ignore_immunity: bool) -> Draft:
+    def _draft(self, works: list[Work], everyone: Collection[Context], senior: Work | None) -> Draft:
         draft = Draft()
-        room = Room(self._cache, works, everyone, draft.planned, 1 << 62 if ignore_immunity else self.step)
-        starved = self._starved(works)
-        if starved is not None:
-            self._prefill(draft, room, starved)
-        decodes = [w for w in works if w is not starved and _rows_to_go(w) <= 1]
-        prefills = [w for w in works if w is not starved and _rows_to_go(w) > 1]
-        budget = self._limits.step_ms * (_DECODE_SHARE if prefills else 1.0)
+        room = Room(self._cache, self._eviction, everyone, draft.planned, self.step, senior)
+        decodes = [w for w in works if w is not senior and _rows_to_go(w) <= 1]
+        prompts = [w for w in works if w is not senior and _rows_to_go(w) > 1]
+        draft.claimed = sum(self._cache.missing_pages(w.context, w.end) for w in prompts if w.context.pages)
+        if senior is not None and _rows_to_go(senior) > 1:
+            self._prefill(draft, room, senior, self._limits.step_ms * (_SENIOR_SHARE if prompts else 1.0))
+            draft.prefills, draft.full = 0, False
+        budget = self._limits.step_ms * (_DECODE_SHARE if prompts else 1.0)
+        if senior is not None and senior.context not in draft.planned and _rows_to_go(senior) <= 1:
+            self._decode(draft, room, senior, budget, len(works))
         for work in sorted(decodes, key=lambda w: (w.context.last_step, w.arrival)):
             if draft.load.rows >= self._limits.max_rows:
                 break
             if len(draft.entries) >= _MIN_BATCH and not self._fits(draft, work, budget):
                 break
             self._decode(draft, room, work, budget, len(works))
-        waiting: Work | None = None
-        for work in prefills:
-            if not self._prefill(draft, room, work):
-                waiting = work
+        self._found = {w: self._found[w] if w in self._found else self._expected(w) for w in prompts}
+        for work in self._turns.order(prompts, self._to_go):
+            if not self._prefill(draft, room, work, self._limits.step_ms):
                 break
-        self._remember(waiting)
-        self.evictions += room.evictions
         return draft
 
-    def _starved(self, works: list[Work]) -> Work | None:
-        if self._head is None or self.step - self._head[1] < self._limits.immunity_steps:
-            return None
-        return next((w for w in works if w.arrival == self._head[0]), None)
+    def _expected(self, work: Work) -> int:
+        return 0 if work.context.kv_length else self._cache.match(work.context, _findable(work))
 
-    def _remember(self, waiting: Work | None) -> None:
-        if waiting is None:
-            self._head = None
-        elif self._head is None or self._head[0] != waiting.arrival:
-            self._head = (waiting.arrival, self.step)
+    def _to_go(self, work: Work) -> int:
+        return work.end - max(work.context.kv_length, self._found[work])
 
     def _fits(self, draft: Draft, work: Work, budget: float) -> bool:
         return self._cost.estimate(draft.load.plus(1, work.context.length)) <= budget
@@ -100,7 +106,7 @@ class Scheduler:
     def _decode(self, draft: Draft, room: Room, work: Work, budget: float, works: int) -> None:
         context = work.context
         need = self._cache.missing_pages(context, work.end)
-        if room.make(need, work, context.use):
+        if room.make(need, work):
             self._add(draft, work, work.end, self._guess(draft, work, budget, works))
 
     def _guess(self, draft: Draft, work: Work, budget: float, works: int) -> Sequence[int]:
@@ -120,10 +126,11 @@ class Scheduler:
             guesses = guesses[:-1]
         return guesses
 
-    def _prefill(self, draft: Draft, room: Room, work: Work) -> bool:
-        """Add the next chunk. False when time or pages do not allow it, and so nobody younger may overtake."""
+    def _prefill(self, draft: Draft, room: Room, work: Work, budget: float) -> bool:
+        """Add the next chunk if there are pages for it. False when the step's time is over."""
         context = work.context
-        if context in draft.planned:
+        begun, found = bool(context.pages), context.found
+        if draft.full and not begun:
             return True
         self._cache.find_prefix(context, _findable(work))
         if work.end - context.kv_length <= 0 and not _asks(work):
@@ -131,31 +138,50 @@ class Scheduler:
             self._add(draft, work, context.kv_length)
             return True
         if self._is_produced_elsewhere(draft, context, work):
+            self._seniority.served(work, self.step)
             return True
-        chunk = self._cost.rows_within(self._limits.step_ms, draft.load, context.kv_length)
-        if not draft.prefills:
-            chunk = max(chunk, _MIN_CHUNK)
-        elif chunk < min(_MIN_CHUNK, work.end - context.kv_length):
-            return False
-        chunk = min(chunk, self._limits.max_rows - draft.load.rows)
-        if chunk <= 0:
-            return False
-        total = self._cache.missing_pages(context, work.end)
+        chunk = self._chunk(draft, work, budget)
         stop = min(work.end, context.kv_length + chunk)
         border = context.adapters.border(context.kv_length)
         if border is not None:
             stop = min(stop, border)
-        # Whoever begins must be able to finish beside those who have begun; a page each keeps decodes going.
-        headroom = len(draft.entries) if not context.pages else 0
-        wanted = min(total + draft.claimed + headroom, self._cache.pool.total)
-        fits = room.make(wanted, work, context.use, own=total)
-        if not fits and (draft.entries or not room.make(total, work, context.use)):
-            return False
+        if chunk <= 0 or not self._has_room(draft, room, work, begun):
+            if not begun:
+                # Whoever waits pins nothing.
+                self._cache.evict(context)
+                context.found = found
+                draft.full = True
+            return chunk > 0
         draft.prefills += 1
-        draft.claimed += total - self._cache.missing_pages(context, stop)
         self._announce(draft, context, work)
+        self._turns.charge(context.use, stop - context.kv_length)
         self._add(draft, work, stop)
         return True
+
+    def _chunk(self, draft: Draft, work: Work, budget: float) -> int:
+        """Rows that may be added within so many milliseconds; 0 when a chunk worth its while does not fit."""
+        first = work.context.kv_length
+        rows = self._cost.rows_within(budget, draft.load, first)
+        if not draft.prefills:
+            rows = max(rows, _MIN_CHUNK)
+        elif rows < min(_MIN_CHUNK, work.end - first):
+            return 0
+        return min(rows, self._limits.max_rows - draft.load.rows)
+
+    def _has_room(self, draft: Draft, room: Room, work: Work, begun: bool) -> bool:
+        """Make room for the whole prompt: whoever begins must be able to finish, beside those who have begun and do not
+        give way to it."""
+        total = self._cache.missing_pages(work.context, work.end)
+        if begun:
+            return room.make(total, work)
+        claimed = sum(
+            self._cache.missing_pages(other.context, other.end)
+            for other in self._found
+            if other is not work and other.context.pages and not room.yields(other.context, work, total)
+        )
+        # A page each keeps decodes going.
+        wanted = min(total + claimed + len(draft.entries), self._cache.pool.total)
+        return room.make(wanted, work, total) or (not draft.entries and room.make(total, work))
 
     def _add(self, draft: Draft, work: Work, stop: int, drafts: Sequence[int] = ()) -> None:
         context = work.context
@@ -167,9 +193,9 @@ class Scheduler:
             copy = self._cache.prepare_write(context, end)
             if copy is not None:
                 draft.copies.append(copy)
-        if context.evicted:
-            context.evicted = False
+        if context.absence is not None:
             context.immune_until = self.step + self._limits.immunity_steps
+            self._eviction.computed(context, start, stop)
         outputs = work.outputs(start, stop, drafts) if isinstance(work, Run) else work.outputs(start, stop)
         draft.segments.append(
             Segment(
@@ -185,6 +211,7 @@ class Scheduler:
         )
         draft.entries.append(Entry(work, start, stop, len(outputs), copy, drafts))
         draft.planned.add(context)
+        self._seniority.served(work, self.step)
         draft.load = draft.load.plus(end - start, end)
 
     def _is_produced_elsewhere(self, draft: Draft, context: Context, work: Work) -> bool:

@@ -8,6 +8,7 @@ import msgspec
 
 from pie_wire.messages.base import Message, Push, Request
 from pie_wire.messages.common import Account, ModelFacts
+from pie_wire.messages.runner import Pressure
 
 
 class SamplerSpec(msgspec.Struct, frozen=True, array_like=True):
@@ -272,6 +273,30 @@ class SetAdapters(msgspec.Struct, frozen=True, array_like=True, tag="set-adapter
     adapters: list[AdapterUse]
 
 
+class Idle(msgspec.Struct, frozen=True, array_like=True, tag="idle"):
+    """The context enters or leaves an idle scope, ahead of what waits in it. In one, its run pauses, its bid counts as
+    0 and its pages are the first that pressure takes. Never fails."""
+
+    context: int
+    on: bool
+
+
+class Bid(msgspec.Struct, frozen=True, array_like=True, tag="bid"):
+    """What the context's pages are worth to it, ahead of what waits in it: under pressure the lowest bid of an account
+    goes first. Any finite number from 0; 1 unless set. Refused without harm to the context if it is none."""
+
+    context: int
+    value: float
+
+
+class Suspend(msgspec.Struct, frozen=True, array_like=True, tag="suspend"):
+    """Give the pages back now: kept in host memory, or computed again later. A run pauses. Any later operation on the
+    context resumes it."""
+
+    context: int
+    generation: int
+
+
 Op = (
     Create
     | Fork
@@ -293,6 +318,9 @@ Op = (
     | CloseRun
     | Forward
     | SetAdapters
+    | Idle
+    | Bid
+    | Suspend
 )
 
 
@@ -364,3 +392,22 @@ class UnloadAdapter(Request[AdapterList], frozen=True, omit_defaults=True):
 class ListAdapters(Request[AdapterList], frozen=True, omit_defaults=True):
     verb: ClassVar[str] = "eng.list-adapters"
     reply: ClassVar[type[AdapterList]] = AdapterList
+
+
+class Standing(Message, frozen=True, omit_defaults=True):
+    """How short pages are, and per context asked for (columns): `rents`, price times pages held, in bids; `balances`,
+    pages left of the share of the pool that its account has by weight, negative when it lives on what others leave."""
+
+    verb: ClassVar[str] = "eng.standing"
+    pressure: Pressure
+    rents: list[float]
+    balances: list[float]
+
+
+class GetStanding(Request[Standing], frozen=True, omit_defaults=True):
+    """Answered at the next step border, after the operations sent before it; `not_found` for a context that is not
+    this runner's."""
+
+    verb: ClassVar[str] = "eng.get-standing"
+    reply: ClassVar[type[Standing]] = Standing
+    contexts: list[int]

@@ -102,6 +102,31 @@ class ForwardDone(msgspec.Struct, frozen=True, array_like=True):
     """Tokens whose KV was found instead of computed."""
 
 
+class Receipt(msgspec.Struct, frozen=True, array_like=True):
+    """Pages of a context left the pool (`evicted`), or the context is back as it was (`restored`).
+
+    `reason`: the pool or the account's cap was full, or the program asked. `how`: its KV is `swapped` to host memory or
+    is to be computed again. `tokens` and `pages`: those that left; of a return, tokens computed again and pages copied
+    back. `seconds`: how long it was away."""
+
+    context: int
+    kind: Literal["evicted", "restored"]
+    reason: Literal["pressure", "cap", "suspend"]
+    how: Literal["swapped", "recomputed"]
+    tokens: int
+    pages: int
+    seconds: float = 0.0
+
+
+class Pressure(msgspec.Struct, frozen=True, array_like=True):
+    """How short pages are. `demand`: pages owned and waited for, as a part of the pool, so above 1 when requests wait.
+    `price`: the bid that no longer sufficed to keep pages; 0 while level is low."""
+
+    level: Literal["low", "medium", "high"]
+    demand: float
+    price: float = 0.0
+
+
 class Step(Push, frozen=True, omit_defaults=True):
     """All that one engine step has for one runner.
 
@@ -121,3 +146,6 @@ class Step(Push, frozen=True, omit_defaults=True):
     ends: list[RunEnd] = []
     outputs: list[ForwardDone] = []
     probes: list[RunProbes] = []
+    receipts: list[Receipt] = []
+    pressure: Pressure | None = None
+    """Sent when its level has changed; low at first."""
