@@ -69,6 +69,11 @@ class Channel:
         return not self._unacked and not self._backlog
 
     @property
+    def owed(self) -> int:
+        """Bytes that the peer has not acknowledged, with those that wait for the window."""
+        return self._unacked_bytes + self._backlog_bytes
+
+    @property
     def owes_ack(self) -> bool:
         """Received something that has not been acknowledged yet."""
         return self.received > self._ack_sent

@@ -114,8 +114,12 @@ class Answer(Generic[R]):
 class Incoming(Generic[M]):
     """A message that has arrived. For a request, `reply` or `fail` must be called once, now or later."""
 
-    def __init__(self, hub: Hub, peer: Peer, message: M, header: Header, buffers: Sequence[Buffer]) -> None:
+    def __init__(
+        self, hub: Hub, peer: Peer, message: M, header: Header, buffers: Sequence[Buffer], size: int = 0
+    ) -> None:
+        """`size`: bytes of body and buffers."""
         self._hub = hub
+        self.size = size
         self.peer = peer
         self.message = message
         self.header = header
@@ -282,6 +286,11 @@ class Hub:
         """Alive as a process, but silent for longer than `timing.stuck`."""
         line = self._line_of(peer)
         return line is not None and line.link.is_stuck(self.clock())
+
+    def owed(self, peer: Peer) -> int:
+        """Bytes sent or waiting to be sent that the peer has not acknowledged."""
+        line = self._line_of(peer)
+        return line.link.owed if line else 0
 
     def progress_of(self, peer: Peer) -> int:
         """The peer's last reported progress counter."""
@@ -580,7 +589,8 @@ class Hub:
         if isinstance(message, Request) != bool(frame.header.id):
             self._refuse(peer, frame.header, BadFrame(f"{message.verb}: requests need an id, pushes must have none"))
             return
-        incoming = Incoming(self, peer, message, frame.header, frame.buffers)
+        size = len(frame.body) + sum(len(buffer) for buffer in frame.buffers)
+        incoming = Incoming(self, peer, message, frame.header, frame.buffers, size)
         try:
             reply = handler(incoming)
         except PieError as exc:

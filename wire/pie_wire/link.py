@@ -118,6 +118,11 @@ class Link:
         """All that was sent has been acknowledged."""
         return self._channel is None or self._channel.idle
 
+    @property
+    def owed(self) -> int:
+        """Bytes that the peer has not acknowledged, with those that wait for the window."""
+        return self._channel.owed if self._channel else 0
+
     def silent_for(self, now: float) -> float:
         """Seconds since the peer was last heard."""
         return now - self._heard

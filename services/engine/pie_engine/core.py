@@ -10,7 +10,6 @@ of the core may be called then.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
 from pie_wire.errors import DeviceError, InternalError, NotFound, Overloaded, PieError
@@ -22,11 +21,13 @@ from pie_wire.messages.kvstore import PutPages
 
 from pie_engine.adapter_requests import AdapterRequests
 from pie_engine.adapter_table import AdapterTable
+from pie_engine.answer_budget import AnswerBudget
 from pie_engine.batch import Batch
 from pie_engine.context_table import ContextTable
 from pie_engine.cost import CostModel
 from pie_engine.device import Result
 from pie_engine.eviction import Eviction
+from pie_engine.inbox import Inbox
 from pie_engine.kv_cache import KvCache
 from pie_engine.limits import Limits
 from pie_engine.operations import Operations
@@ -43,7 +44,6 @@ KVSTORE = "kvstore"
 """Name of the hub's port to kvstore; reports go there while it is up."""
 _REPORT_SECONDS = 0.5
 _REPORT_TIMEOUT = 5.0
-_INBOX = 262_144
 
 
 class EngineCore:
@@ -75,8 +75,8 @@ class EngineCore:
         self._operations = Operations(self._cache, limits, self._table, adapters, self._eviction)
         self._ownership = Ownership(self._cache)
         self._links: dict[Peer, RunnerLink] = {}
-        self._inbox: deque[tuple[Peer, Ops | Incoming[GetStanding] | None]] = deque()
-        self._inbox_ops = 0
+        self._inbox: Inbox[Ops | Incoming[GetStanding]] = Inbox()
+        self._budget = AnswerBudget(hub.owed, limits.vocab)
         self._inflight: Plan | None = None
         self._stalled = False
         """The last plan found nothing that can be done: only news can change that."""
@@ -101,8 +101,7 @@ class EngineCore:
         self._at_border()
         self.adapters.apply()
         self._operations.pins.expire()
-        while self._inbox:
-            peer, message = self._inbox.popleft()
+        for peer, message in self._inbox.drain():
             if message is None:
                 link = self._links.pop(peer, None)
                 if link is not None:
@@ -111,7 +110,6 @@ class EngineCore:
             if isinstance(message, Incoming):
                 self._answer_standing(message)
                 continue
-            self._inbox_ops -= len(message.ops)
             link = self._links.get(peer)
             if link is None:
                 if not peer.alive:
@@ -129,7 +127,7 @@ class EngineCore:
         active = self._table.active
         for context in [c for c in active if c.work is None]:
             del active[context]
-        plan = self._scheduler.plan(active, self._table.contexts)
+        plan = self._scheduler.plan(self._budget.admit(active), self._table.contexts)
         self._inflight = plan
         self._stalled = plan is None and bool(active)
         if self._gauge.update(self.pool.owned, self._scheduler.waited, self.pool.total, self._eviction.price):
@@ -279,22 +277,16 @@ class EngineCore:
     # -- messages
 
     def _receive(self, incoming: Incoming[Ops]) -> None:
-        if self._inbox_ops > _INBOX:
+        try:
+            self._inbox.put(incoming.peer, incoming.message, operations=len(incoming.message.ops), size=incoming.size)
+        except Overloaded as exc:
             # Operations are numbered and pipelined: dropping one would break all behind it, so the link must go.
-            self._hub.lost(incoming.peer, Overloaded(f"more than {_INBOX} operations wait for a step border"))
-            return
-        self._inbox_ops += len(incoming.message.ops)
-        self._inbox.append((incoming.peer, incoming.message))
+            self._hub.lost(incoming.peer, exc)
 
     def _get_standing(self, incoming: Incoming[GetStanding]) -> None:
-        if self._inbox_ops > _INBOX:
-            self._hub.lost(incoming.peer, Overloaded(f"more than {_INBOX} operations wait for a step border"))
-            return
-        self._inbox_ops += 1
-        self._inbox.append((incoming.peer, incoming))
+        self._inbox.put(incoming.peer, incoming, operations=1, size=incoming.size)
 
     def _answer_standing(self, incoming: Incoming[GetStanding]) -> None:
-        self._inbox_ops -= 1
         link = self._links.get(incoming.peer)
         contexts = [link.contexts.get(number) if link is not None else None for number in incoming.message.contexts]
         missing = [n for n, context in zip(incoming.message.contexts, contexts, strict=True) if context is None]
@@ -315,7 +307,7 @@ class EngineCore:
             self._report_pending = False
 
     def _down(self, peer: Peer, _: PieError) -> None:
-        self._inbox.append((peer, None))
+        self._inbox.ended(peer)
 
     def _put(self, answer: Answer[Done]) -> None:
         self._report_pending = False

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from pie_engine.context import Context
 from pie_engine.history import TokenLog
-from pie_engine.outputs import History, Output, Probe, Sampler
+from pie_engine.outputs import HiddenProbe, History, LogitsProbe, Output, Probe, Sampler
 from pie_engine.prompt_lookup import PromptLookup
 
 
@@ -59,6 +59,14 @@ class Run:
     def first_output(self) -> int | None:
         """Slot of the first row that is asked something."""
         return self.context.length - 1
+
+    @property
+    def raw_rows(self) -> int:
+        """Rows of numbers, none longer than the vocabulary, that a step of it may answer with."""
+        if not self.probes:
+            return 0
+        raw = sum(isinstance(spec, LogitsProbe | HiddenProbe) for spec in self.probes)
+        return raw * (self.window if self.lookup else 1)
 
     def guess(self, most: int) -> Sequence[int]:
         """At most `most` tokens to try behind the pending one; never more than the run may still give."""

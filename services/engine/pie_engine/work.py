@@ -12,7 +12,7 @@ from pie_wire.messages import engine as wire
 from pie_engine.context import Context
 from pie_engine.device import Result
 from pie_engine.lineage import Lineage
-from pie_engine.outputs import Output
+from pie_engine.outputs import HiddenProbe, LogitsProbe, Output
 from pie_engine.run import Run
 
 Settled: TypeAlias = wire.DropTokens | wire.Commit | wire.Pin | wire.Prefetch
@@ -44,6 +44,11 @@ class Pass:
     def first_output(self) -> int | None:
         missing = [wanted.row for wanted, result in zip(self.wanted, self.results, strict=True) if result is None]
         return min(missing, default=None)
+
+    @property
+    def raw_rows(self) -> int:
+        """Rows of numbers, none longer than the vocabulary, that it answers with."""
+        return sum(isinstance(output.spec, LogitsProbe | HiddenProbe) for output in self.wanted)
 
     def outputs(self, start: int, stop: int) -> list[Output]:
         return [
@@ -88,6 +93,10 @@ class Flush:
     @property
     def first_output(self) -> int | None:
         return None
+
+    @property
+    def raw_rows(self) -> int:
+        return 0
 
     def outputs(self, start: int, stop: int) -> list[Output]:
         return []
