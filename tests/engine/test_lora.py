@@ -78,7 +78,7 @@ class Adapted:
             )
             for index, (tokens, adapters) in enumerate(requests)
         ]
-        logits = self.ours.forward(build(segments, page_size=16, scratch_page=PAGES))
+        logits = self.ours.forward(build(segments, page_size=16, scratch_page=PAGES)).logits
         return list(logits.split([len(tokens) for tokens, _ in requests]))
 
 
@@ -163,7 +163,7 @@ def test_patterns_and_one_regex(tmp_path):
     outputs = [Output(8, 9, LogitsProbe())]
     batch = build([Segment(tokens, range(9), 0, [0], outputs, adapters=ONE)], page_size=16, scratch_page=8)
     with torch.inference_mode():
-        assert close(ours.forward(batch)[0], plain(torch.tensor([tokens])).logits[0, -1])
+        assert close(ours.forward(batch).logits[0], plain(torch.tensor([tokens])).logits[0, -1])
 
 
 def test_inputs_that_are_not_the_batchs_rows_are_refused(adapted):
