@@ -15,6 +15,7 @@ from typing import Any
 import transformers
 from pie_engine.batch import Batch
 from pie_engine.kernels.attention import Attention, AttentionPass
+from pie_engine.kernels.choice import available_attentions
 from pie_engine.kernels.kv_pool import KvPool
 from pie_engine.kernels.torch_attention import TorchAttention
 from pie_engine.models.family_check import check_family
@@ -99,7 +100,7 @@ REFUSED: dict[str, dict[str, Any]] = {
 
 def attentions() -> list[Attention]:
     """What this machine can attend with."""
-    return [TorchAttention()]
+    return available_attentions("cpu")
 
 
 def configuration(name: str) -> transformers.PreTrainedConfig:

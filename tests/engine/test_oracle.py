@@ -1,4 +1,5 @@
-"""Greedy tokens of the real model through the whole core, equal to `transformers.generate` in float32."""
+"""Greedy tokens of the real model through the whole core, equal to `transformers.generate` in float32, with every
+attention that runs here."""
 
 from __future__ import annotations
 
@@ -8,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from pie_engine.kernels.torch_attention import TorchAttention
+from pie_engine.kernels.attention import Attention
+from pie_engine.kernels.choice import available_attentions
 from pie_engine.limits import Limits
 from pie_engine.models.model_device import ModelDevice
 from pie_engine.models.transformers_model import TransformersModel, load
@@ -31,6 +33,7 @@ PAGES = 256
 @dataclass
 class Oracle:
     folder: Path
+    attention: Attention
 
     @cached_property
     def prompts(self) -> list[list[int]]:
@@ -59,14 +62,18 @@ class Oracle:
 
     @cached_property
     def model(self) -> TransformersModel:
-        model = load(self.folder, TorchAttention(), dtype="float32")
+        model = load(self.folder, self.attention, dtype="float32")
         model.allocate(PAGES, 16)
         return model
 
 
-@pytest.fixture(scope="module")
-def oracle(smollm2: Path) -> Oracle:
-    return Oracle(smollm2)
+@pytest.fixture(scope="module", params=[0, pytest.param(1, marks=pytest.mark.slow)])
+def oracle(request, smollm2: Path) -> Oracle:
+    """With the best attention, and (slow) with the next."""
+    found = available_attentions("cpu")
+    if request.param >= len(found):
+        pytest.skip("only one attention runs here")
+    return Oracle(smollm2, found[request.param])
 
 
 @pytest.fixture
@@ -142,7 +149,7 @@ def test_logits_of_a_pass_equal_the_plain_models(oracle, real):
 @pytest.mark.timeout(300)
 def test_bfloat16_is_close_to_float32(oracle, bench):
     """Packed bfloat16: the same most likely token wherever float32 is sure of it."""
-    model = load(oracle.folder, TorchAttention(), dtype="bfloat16")
+    model = load(oracle.folder, oracle.attention, dtype="bfloat16")
     model.allocate(PAGES, 16)
     half = type(bench)(ModelDevice(model), Limits(PAGES, 16, model.info.max_context, model.info.vocab_size))
     whole = type(bench)(ModelDevice(oracle.model), Limits(PAGES, 16, model.info.max_context, model.info.vocab_size))

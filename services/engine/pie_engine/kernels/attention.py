@@ -28,7 +28,8 @@ class AttentionPass(Protocol):
         """Store `key` and `value` `[T, kv_heads, dim]` in the pages, then attend with `query` `[T, heads, dim]`.
 
         `window` limits a row to the last so many slots with its own; `softcap` squashes scores by tanh; `sinks`
-        `[heads]` adds one score per head that takes weight and gives no value. Returns `[T, heads, dim]`.
+        `[heads]` adds one score per head that takes weight and gives no value. A row that sees nothing gets zeros.
+        Returns `[T, heads, dim]`.
         """
         ...
 

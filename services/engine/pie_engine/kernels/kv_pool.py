@@ -39,11 +39,17 @@ class KvPool:
             self._tensor = blank.view(dtype).view(shape)
         else:
             self._tensor = torch.zeros(shape, dtype=dtype, device=self.device)
-        self._layers = layers
+        self.layers = layers
+        self.dtype = dtype
         self._blocks = self._tensor.view(-1, page_size * head_dim)
         slots = self._tensor.view(pages + 1, layers, 2, kv_heads, page_size, head_dim)
         self._keys = [slots[:, layer, 0] for layer in range(layers)]
         self._values = [slots[:, layer, 1] for layer in range(layers)]
+
+    @property
+    def tensor(self) -> Tensor:
+        """All of it, as the class describes it; valid as long as the pool."""
+        return self._tensor
 
     def keys(self, layer: int) -> Tensor:
         """View `[pages + 1, kv_heads, page_size, head_dim]`, valid as long as the pool."""
@@ -57,7 +63,7 @@ class KvPool:
         """Where the blocks of `pages` `[n, m]` lie for layer 0: `[2, n, kv_heads, m]`, keys before values."""
         halves = torch.arange(2, device=self.device).view(2, 1, 1, 1) * self.kv_heads
         heads = torch.arange(self.kv_heads, device=self.device).view(1, 1, -1, 1)
-        return pages.view(1, len(pages), 1, -1) * (self._layers * 2 * self.kv_heads) + halves + heads
+        return pages.view(1, len(pages), 1, -1) * (self.layers * 2 * self.kv_heads) + halves + heads
 
     def gather(self, layer: int, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values `[n, kv_heads, m * page_size, head_dim]` of the pages that `block_rows` was made for.
@@ -79,7 +85,7 @@ class KvPool:
         """Zero the KV of physical slots, all layers: what a failed pass wrote may not be a number."""
         where = torch.from_numpy(slots).long().to(self.device)
         pages, offsets = where // self.page_size, where % self.page_size
-        for layer in range(self._layers):
+        for layer in range(self.layers):
             self._keys[layer][pages, :, offsets] = 0
             self._values[layer][pages, :, offsets] = 0
 

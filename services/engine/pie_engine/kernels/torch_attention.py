@@ -30,6 +30,7 @@ class _Group:
     row_slots: Tensor
     visible: Tensor
     """`[n, per, m * page_size]` bool"""
+    causal: bool
     masks: dict[tuple[int | None, int], Tensor] = field(default_factory=dict[tuple[int | None, int], Tensor])
 
     def mask(self, window: int | None, share: int) -> Tensor:
@@ -44,6 +45,13 @@ class _Group:
             found = found[:, None].expand(-1, share, -1, -1).reshape(len(found), 1, share * self.per, -1)
             self.masks[window, share] = found
         return found
+
+    def blind(self, window: int | None, share: int) -> Tensor | None:
+        """`[n, 1, share * per, 1]` bool: rows that see nothing, whose softmax is no number; None if there are none."""
+        if self.causal:
+            return None
+        found = ~self.mask(window, share).any(dim=-1, keepdim=True)
+        return found if bool(found.any()) else None
 
 
 class TorchAttention:
@@ -107,6 +115,9 @@ class TorchAttentionPass:
             attended = functional.scaled_dot_product_attention(grouped, key, value, attn_mask=mask, scale=scale)
         else:
             attended = _explicit(grouped, key, value, mask, scale, softcap, sinks)
+        blind = group.blind(window, share)
+        if blind is not None:
+            attended = attended.masked_fill(blind, 0.0)
         attended = attended.view(count, kv_heads, share, group.per, dim).permute(0, 3, 1, 2, 4)
         return attended.reshape(count * group.per, heads, dim)
 
@@ -171,4 +182,5 @@ def _group(batch: Batch, pool: KvPool, segments: list[int], per: int) -> _Group:
         blocks=pool.block_rows(on_device(pages)),
         row_slots=on_device(row_slots).view(len(segments), per),
         visible=torch.from_numpy(visible).to(pool.device).view(len(segments), per, -1),
+        causal=batch.causal,
     )

@@ -28,12 +28,14 @@ def load_model(config: EngineConfig) -> Model:
         return load_script(config.script)
     import torch
 
-    from pie_engine.kernels.torch_attention import TorchAttention
+    from pie_engine.kernels.choice import choose_attention
     from pie_engine.models.transformers_model import load
 
     if config.device == "cuda" and not torch.cuda.is_available():
         raise Unsupported("torch sees no CUDA device: install a CUDA build of torch, or set --device cpu")
-    return load(Path(config.model).expanduser(), TorchAttention(), dtype=config.dtype, device=config.device)
+    return load(
+        Path(config.model).expanduser(), choose_attention(config.device), dtype=config.dtype, device=config.device
+    )
 
 
 def ready_device(config: EngineConfig) -> tuple[Model, Device, int]:

@@ -20,6 +20,7 @@ from transformers.utils.logging import disable_progress_bar
 from pie_engine.batch import Batch, Int32Array
 from pie_engine.device import LoadedAdapter
 from pie_engine.kernels.attention import Attention
+from pie_engine.kernels.choice import fitting
 from pie_engine.kernels.kv_pool import KvPool, page_bytes
 from pie_engine.models.base import ModelInfo, ModelOutput, read_tokenizer_files
 from pie_engine.models.family_check import check_family
@@ -40,7 +41,7 @@ class TransformersModel:
     ) -> None:
         """Takes the model over: its attention is replaced and, on a CPU, its linear layers are packed."""
         self._model = model.eval().requires_grad_(False)
-        self._attention = attention
+        self._attention = fitting(attention, _head_dim(model.config.get_text_config()))
         self._folder = folder
         self._pool: KvPool | None = None
         self._model.set_attn_implementation(NAME)
@@ -63,7 +64,7 @@ class TransformersModel:
             kv_heads=_kv_heads(config),
             head_dim=_head_dim(config),
             eos_ids=_eos_ids(model),
-            backend=attention.name if route is None else f"{attention.name}+{route.name}",
+            backend=self._attention.name if route is None else f"{self._attention.name}+{route.name}",
         )
 
     def allocate(self, pages: int, page_size: int) -> None:

@@ -158,8 +158,9 @@ inline void vtranspose(vf* m) {
 #endif
 
 // e^x within 2 units in the last place for x in [-87, 88]; less is taken as -87, more as 88. Cephes' expf polynomial.
+// Not-a-number stays one, as minimum and maximum are their second operand then.
 inline vf vexp(vf x) {
-    x = vmin(vmax(x, vset(-87.0f)), vset(88.0f));
+    x = vmin(vset(88.0f), vmax(vset(-87.0f), x));
     const vf n = vround(x * vset(1.44269504f));
     vf r = vfnma(n, vset(0.693359375f), x);
     r = vfnma(n, vset(-2.12194440e-4f), r);
