@@ -81,7 +81,9 @@ def test_figures_beside_the_table(bench, monkeypatch):
     real = bench.execute
     made |= {figure.name: figure for figure in figures.core_figures(bench, 1)}
     bench.execute = real
-    assert {"schedule-b64", "fork-1024", "cancel-run", "prefix-hit-over-decode"} <= made.keys()
+    monkeypatch.setattr(figures, "_VOCABULARIES", ((100, 1.0),))
+    made |= {figure.name: figure for figure in figures.sampler_figures(bench, 1)}
+    assert {"schedule-b64", "fork-1024", "cancel-run", "prefix-hit-over-decode", "sampler-b64-v100"} <= made.keys()
     assert all(figure.value > 0 for figure in made.values())
     bench.core.check_integrity()
 

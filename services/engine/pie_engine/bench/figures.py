@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from pie_wire.messages import engine as wire
 
 from pie_engine.batch import Batch
+from pie_engine.bench.sampling import sampler_ms
 from pie_engine.bench.stand import Stand
 from pie_engine.bench.traffic import Decodes, Prompts, Tokens
 from pie_engine.device import Result
 
 _CONTEXT = 1024
 _REQUESTS = 64
+_VOCABULARIES = ((49_152, 3.0), (151_936, 9.0))
+"""Of SmolLM2 and Qwen2.5, with the milliseconds that sampling may take."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +73,17 @@ def prefix_figures(stand: Stand, rounds: int) -> Iterator[Figure]:
     yield Figure("prefix-hit-over-decode", statistics.median(hits) / statistics.median(steps), "x", 1.3)
 
 
+def sampler_figures(stand: Stand, rounds: int) -> Iterator[Figure]:
+    """Top-p 0.9 of 64 rows at once, for the vocabularies of SmolLM2 and Qwen2.5."""
+    for vocab, must in _VOCABULARIES:
+        samples = stand.on_device_thread(sampler_ms, _REQUESTS, vocab, rounds * 4)
+        yield _figure(f"sampler-b64-v{vocab}", samples, "ms", must)
+
+
 GROUPS: Mapping[str, Callable[[Stand, int], Iterator[Figure]]] = {
     "core": core_figures,
     "prefix": prefix_figures,
+    "sampler": sampler_figures,
 }
 """What one process measures together."""
 
