@@ -7,6 +7,7 @@ mask of a row, whatever its kind, is a set of intervals over the logical slots o
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -47,7 +48,8 @@ AdapterSlots: TypeAlias = tuple[tuple[int, float], ...]
 """Adapters by the slots their device keeps them under, ascending, each with the weight of what it adds."""
 
 
-@dataclass(frozen=True, slots=True)
+# Segments and loads are not frozen: several are made per request and step, and freezing makes that slow.
+@dataclass(slots=True)
 class Segment:
     """The rows of one context in a pass.
 
@@ -75,7 +77,7 @@ class AdaptedRows:
     rows: Int32Array
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Load:
     """What a pass costs: rows; KV slots read by one-row segments; rows times slots of longer ones."""
 
@@ -146,44 +148,50 @@ def build(
     segments: Sequence[Segment], *, page_size: int, scratch_page: int, copies: Sequence[tuple[int, int]] = ()
 ) -> Batch:
     """Pack segments. Every segment has at least one row and pages for all its slots."""
-    tokens: list[int] = []
-    positions: list[int] = []
-    row_slots: list[int] = []
-    write_slots: list[int] = []
-    interval_ptr: list[int] = [0]
-    intervals: list[tuple[int, int]] = []
-    segment_rows: list[int] = [0]
-    page_ptr: list[int] = [0]
-    pages: list[int] = []
+    tokens, positions, row_slots, write_slots = _ints(), _ints(), _ints(), _ints()
+    intervals, interval_ptr = _ints(), _ints(0)
+    segment_rows, page_ptr, pages = _ints(0), _ints(0), _ints()
     outputs: list[Output] = []
+    logit_rows: dict[int, None] = {}
+    hidden_rows: dict[int, None] = {}
     adapted: dict[AdapterSlots, list[int]] = {}
     scratch = scratch_page * page_size
     for segment in segments:
         first, count, row0 = segment.first_slot, len(segment.tokens), len(tokens)
-        tokens += segment.tokens
-        positions += segment.positions
-        row_slots += range(first, first + count)
+        tokens.extend(segment.tokens)
+        positions.extend(segment.positions)
+        if count == 1:
+            row_slots.append(first)
+        else:
+            row_slots.extend(range(first, first + count))
         if not segment.write_kv:
-            write_slots += [scratch] * count
+            write_slots.extend([scratch] * count)
         elif count == 1:
             write_slots.append(segment.pages[first // page_size] * page_size + first % page_size)
         else:
             slots = np.arange(first, first + count)
             table = np.asarray(segment.pages, dtype=np.int64)
-            write_slots += (table[slots // page_size] * page_size + slots % page_size).tolist()
+            write_slots.extend((table[slots // page_size] * page_size + slots % page_size).tolist())
         if segment.masks is None:
-            intervals += [(0, end) for end in range(first + 1, first + count + 1)]
-            interval_ptr += range(interval_ptr[-1] + 1, interval_ptr[-1] + count + 1)
+            for end in range(first + 1, first + count + 1):
+                intervals.append(0)
+                intervals.append(end)
+            interval_ptr.extend(range(interval_ptr[-1] + 1, interval_ptr[-1] + count + 1))
         else:
             for mask in segment.masks:
-                intervals += mask
-                interval_ptr.append(len(intervals))
-        pages += segment.pages
+                for start, end in mask:
+                    intervals.append(start)
+                    intervals.append(end)
+                interval_ptr.append(len(intervals) // 2)
+        pages.extend(segment.pages)
         page_ptr.append(len(pages))
         segment_rows.append(row0 + count)
         if segment.adapters:
             adapted.setdefault(segment.adapters, []).extend(range(row0, row0 + count))
-        outputs += [Output(row0 + o.row, o.position, o.spec, o.history) for o in segment.outputs]
+        for output in segment.outputs:
+            row = row0 + output.row
+            outputs.append(Output(row, output.position, output.spec, output.history))
+            (hidden_rows if isinstance(output.spec, HiddenProbe) else logit_rows)[row] = None
     return Batch(
         page_size=page_size,
         tokens=_int32(tokens),
@@ -195,14 +203,20 @@ def build(
         segment_rows=_int32(segment_rows),
         page_ptr=_int32(page_ptr),
         pages=_int32(pages),
-        copies=_int32(copies).reshape(-1, 2),
+        copies=np.asarray(copies, dtype=np.int32).reshape(-1, 2),
         causal=all(segment.masks is None for segment in segments),
         outputs=tuple(outputs),
-        logit_rows=_int32(sorted({o.row for o in outputs if not isinstance(o.spec, HiddenProbe)})),
-        hidden_rows=_int32(sorted({o.row for o in outputs if isinstance(o.spec, HiddenProbe)})),
-        adapted=tuple(AdaptedRows(adapters, _int32(rows)) for adapters, rows in adapted.items()),
+        logit_rows=_int32(_ints(*sorted(logit_rows))),
+        hidden_rows=_int32(_ints(*sorted(hidden_rows))),
+        adapted=tuple(AdaptedRows(adapters, _int32(_ints(*rows))) for adapters, rows in adapted.items()),
     )
 
 
-def _int32(values: Sequence[int] | Sequence[tuple[int, int]]) -> Int32Array:
-    return np.asarray(values, dtype=np.int32)
+def _ints(*values: int) -> array[int]:
+    """32-bit integers to collect in: one array is added to another without looking at its items."""
+    return array("i", values)
+
+
+def _int32(values: array[int]) -> Int32Array:
+    """The same memory, for numpy."""
+    return np.asarray(values)

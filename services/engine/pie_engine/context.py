@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
@@ -96,7 +97,7 @@ class Context:
     tokens: list[int] = field(default_factory=list[int])
     lineage: Lineage = field(default_factory=Lineage)
     """Positions and masks of the tokens, where they are not the plain ones."""
-    pages: list[int] = field(default_factory=list[int])
+    pages: array[int] = field(default_factory=lambda: array("i"))
     adapters: AdapterSpans = field(default_factory=AdapterSpans)
     hashes: list[bytes] = field(default_factory=list[bytes])
     """Chained content hashes of leading full pages, computed on demand."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -62,7 +63,12 @@ class KvCache:
 
     def missing_pages(self, context: Context, stop: int) -> int:
         """Pages to take before slots [kv_length, stop) can be written, the copy of a page that is not ours included."""
-        return max(0, self.pages_for(stop) - len(context.pages)) + self._must_replace(context, stop)
+        pages, size = context.pages, self.pool.page_size
+        missing = max(0, -(-stop // size) - len(pages))
+        index = context.kv_length // size
+        if stop > context.kv_length and index < len(pages) and self.pool.is_shared(pages[index]):
+            missing += 1
+        return missing
 
     def prepare_write(self, context: Context, stop: int) -> tuple[int, int] | None:
         """Give the context pages of its own for slots [kv_length, stop).
@@ -71,18 +77,20 @@ class KvCache:
         until `keep_copy` or `undo_copy`.
         """
         copy: tuple[int, int] | None = None
-        index = context.kv_length // self.pool.page_size
-        if self._must_replace(context, stop):
-            old, new = context.pages[index], self.pool.take()
-            context.pages[index] = new
-            if context.kv_length % self.pool.page_size:
-                copy = (old, new)
+        pages, size = context.pages, self.pool.page_size
+        index = context.kv_length // size
+        if index < len(pages) and stop > context.kv_length:
+            page = pages[index]
+            if not self.pool.is_shared(page):
+                self.pool.withdraw(page)
             else:
-                self.pool.release(old)
-        elif stop > context.kv_length and index < len(context.pages):
-            self.pool.withdraw(context.pages[index])
+                pages[index] = self.pool.take()
+                if context.kv_length % size:
+                    copy = (page, pages[index])
+                else:
+                    self.pool.release(page)
         context.published = min(context.published, index)
-        while len(context.pages) < self.pages_for(stop):
+        while len(pages) * size < stop:
             self._append(context, self.pool.take())
         return copy
 
@@ -101,7 +109,7 @@ class KvCache:
         page = self.pool.find(self.page_hash(context, index))
         return page if page is not None else context.pages[index]
 
-    def table(self, context: Context, stop: int) -> list[int]:
+    def table(self, context: Context, stop: int) -> Sequence[int]:
         """Pages of the slots [0, stop), for a pass. Where all tokens of a page have been dropped stands another page of
         the context: nobody sees it, but it has numbers in it."""
         pages = context.pages[: self.pages_for(stop)]
@@ -155,7 +163,7 @@ class KvCache:
                     context.holes += 1
                     context.use.pages -= 1
 
-    def held(self, context: Context) -> list[int]:
+    def held(self, context: Context) -> Sequence[int]:
         """The pages it holds, in order."""
         return [page for page in context.pages if page != self._hole] if context.holes else context.pages
 
@@ -214,12 +222,6 @@ class KvCache:
             digest.update(context.adapters.identity(start, start + size))
             hashes.append(digest.digest())
         return hashes[index]
-
-    def _must_replace(self, context: Context, stop: int) -> bool:
-        index = context.kv_length // self.pool.page_size
-        if stop <= context.kv_length or index >= len(context.pages):
-            return False
-        return self.pool.is_shared(context.pages[index])
 
     def _append(self, context: Context, page: int) -> None:
         context.pages.append(page)

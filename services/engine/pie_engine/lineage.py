@@ -51,6 +51,8 @@ class Lineage:
 
     def rows(self, start: int, stop: int) -> list[Intervals] | None:
         """Masks of the rows at slots [start, stop) as `Segment.masks` has them; None if all are causal."""
+        if not (self.masks or self.views):
+            return None
         own = dict(self._own_masks(start, stop))
         return [own.get(slot) or ((0, slot + 1),) for slot in range(start, stop)] if own else None
 

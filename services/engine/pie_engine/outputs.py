@@ -117,7 +117,8 @@ Probe: TypeAlias = LogitsProbe | TopKProbe | LogProbsProbe | EntropyProbe | Hidd
 OutputSpec: TypeAlias = Sampler | Probe
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen: two are made per request and step, and freezing makes that slow.
+@dataclass(slots=True)
 class Output:
     """What is wanted of one row. `position` is the absolute position of the token that would follow that row.
 

@@ -10,7 +10,8 @@ from pie_engine.context import Context
 from pie_engine.work import Work
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen: one is made per request and step, and freezing makes that slow.
+@dataclass(slots=True)
 class Entry:
     """Rows [start, stop) of one request in a pass, with a row for each of `drafts` behind them.
 

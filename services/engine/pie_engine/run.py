@@ -53,7 +53,7 @@ class Run:
     @property
     def end(self) -> int:
         """Rows up to here must be fed."""
-        return self.context.length
+        return len(self.context.tokens)
 
     @property
     def first_output(self) -> int | None:

@@ -63,7 +63,11 @@ class Scheduler:
         if not draft.entries:
             # The oldest must not wait for the immunity or the bid of contexts that cannot go on either.
             draft = self._draft(works, everyone, self._seniority.promote(works[0]))
-        self.waited = sum(self._cache.missing_pages(work.context, work.end) for work in works)
+        self.waited = sum(
+            self._cache.missing_pages(work.context, work.end)
+            for work in works
+            if work.context not in draft.planned or not _decodes(work)
+        )
         if not draft.entries:
             return None
         pool = self._cache.pool
@@ -73,16 +77,21 @@ class Scheduler:
     def _draft(self, works: list[Work], everyone: Collection[Context], senior: Work | None) -> Draft:
         draft = Draft()
         room = Room(self._cache, self._eviction, everyone, draft.planned, self.step, senior)
-        decodes = [w for w in works if w is not senior and _rows_to_go(w) <= 1]
-        prompts = [w for w in works if w is not senior and _rows_to_go(w) > 1]
+        decodes: list[Work] = []
+        prompts: list[Work] = []
+        for work in works:
+            if work is not senior:
+                (decodes if _decodes(work) else prompts).append(work)
         draft.claimed = sum(self._cache.missing_pages(w.context, w.end) for w in prompts if w.context.pages)
-        if senior is not None and _rows_to_go(senior) > 1:
+        if senior is not None and not _decodes(senior):
             self._prefill(draft, room, senior, self._limits.step_ms * (_SENIOR_SHARE if prompts else 1.0))
             draft.prefills, draft.full = 0, False
         budget = self._limits.step_ms * (_DECODE_SHARE if prompts else 1.0)
-        if senior is not None and senior.context not in draft.planned and _rows_to_go(senior) <= 1:
+        if senior is not None and senior.context not in draft.planned and _decodes(senior):
             self._decode(draft, room, senior, budget, len(works))
-        for work in sorted(decodes, key=lambda w: (w.context.last_step, w.arrival)):
+        # Among those served in the same step the order is that of arrival.
+        decodes.sort(key=lambda work: work.context.last_step)
+        for work in decodes:
             if draft.load.rows >= self._limits.max_rows:
                 break
             if len(draft.entries) >= _MIN_BATCH and not self._fits(draft, work, budget):
@@ -111,8 +120,10 @@ class Scheduler:
 
     def _guess(self, draft: Draft, work: Work, budget: float, works: int) -> Sequence[int]:
         """Guesses of what follows a run's pending token, within the rows, time and pages that nobody else needs."""
+        if not isinstance(work, Run) or work.lookup is None:
+            return ()
         context, end = work.context, work.end
-        if not isinstance(work, Run) or context.kv_length >= end:
+        if context.kv_length >= end:
             # A pending token whose KV is there may lie in a shared page: its step writes nothing.
             return ()
         rows = min(self._limits.max_rows - draft.load.rows, self._cost.rows_within(budget, draft.load, end - 1))
@@ -228,8 +239,9 @@ class Scheduler:
             draft.producing.add(self._cache.page_hash(context, index))
 
 
-def _rows_to_go(work: Work) -> int:
-    return max(1, work.end - work.context.kv_length)
+def _decodes(work: Work) -> bool:
+    """It has one row to go."""
+    return work.end - work.context.kv_length <= 1
 
 
 def _asks(work: Work) -> bool:

@@ -14,8 +14,8 @@ from pie_engine.outputs import Output, Sampler
 
 
 class GivenLogits:
-    """What `ModelDevice` uses of a model in a pass: `rows` rows of bfloat16 logits, normally distributed with a standard
-    deviation of 2.5, which makes a nucleus of some hundred to some thousand tokens."""
+    """What `ModelDevice` uses of a model in a pass: `rows` rows of bfloat16 logits, normally distributed with a
+    standard deviation of 2.5, which makes a nucleus of some hundred to some thousand tokens."""
 
     def __init__(self, rows: int, vocab: int) -> None:
         random = torch.Generator().manual_seed(0)
