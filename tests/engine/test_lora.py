@@ -131,7 +131,8 @@ def test_rows_without_adapters_are_not_touched(adapted):
     plain = ids(7, 1)
     (alone,) = adapted.run([(plain, ()), (ids(5, 2), ())])[:1]
     (mixed,) = adapted.run([(plain, ()), (ids(5, 2), ONE)])[:1]
-    assert torch.equal(alone, mixed)
+    # A pass without adapters may be computed by other code, in another order.
+    assert torch.allclose(alone, mixed, atol=1e-5 * float(alone.abs().max()))
 
 
 def test_an_overflow_stays_with_its_rows(adapted, tmp_path):

@@ -26,8 +26,11 @@ _ALIGNMENT: Final = 64
 class LinearWeight(ctypes.Structure):
     """`pie::Weight` of `native/linear.h`."""
 
-    panels: int | None
+    panels: int
     bias: int | None
+    outputs: int
+    inputs: int
+    format: int
 
     _fields_ = (  # pyright: ignore[reportIncompatibleVariableOverride]
         ("panels", c_void_p),
@@ -77,20 +80,24 @@ class LinearKernel:
         weight = weight.detach().contiguous()
         outputs, inputs = weight.shape
         form = FORMATS[weight.dtype]
-        panels = memory.take(self._bytes(outputs, inputs, form))
+        size = self._bytes(outputs, inputs, form)
+        panels = memory.take(size)
         self._lay_out(weight.data_ptr(), outputs, inputs, form, panels, 1)
         kept = None if bias is None else bias.detach().float().contiguous()
-        return NativeLinear(self._run, LinearWeight(panels, _address(kept), outputs, inputs, form), (memory, kept))
+        described = LinearWeight(panels, _address(kept), outputs, inputs, form)
+        return NativeLinear(self._run, described, size, memory, kept)
 
 
 class NativeLinear:
     """`y = x W^T + b` with one weight matrix."""
 
-    def __init__(self, run: Any, weight: LinearWeight, kept: Sequence[object]) -> None:
+    def __init__(self, run: Any, weight: LinearWeight, size: int, memory: WeightMemory, bias: Tensor | None) -> None:
         self.weight = weight
-        self._run = run
+        self.run = run
+        self.size = size
+        self.memory = memory
+        self.bias = bias
         self._reference = ctypes.addressof(weight)
-        self._kept = kept
 
     def __call__(self, rows: Tensor, threads: int) -> Tensor:
         """`[..., in]` to `[..., out]` in the format of `rows`, float32 or bfloat16."""
@@ -99,11 +106,33 @@ class NativeLinear:
         if flat.stride(1) != 1:
             flat = flat.contiguous()
         result = torch.empty(flat.shape[0], outputs, dtype=rows.dtype)
-        self._run(
+        self.run(
             *(self._reference, flat.data_ptr(), flat.stride(0), flat.shape[0]),
             *(result.data_ptr(), outputs, FORMATS[rows.dtype], threads),
         )
         return result.view(*rows.shape[:-1], outputs)
+
+
+def join(linears: Sequence[NativeLinear], panel: int) -> list[NativeLinear]:
+    """Those of the same rows as fewer layers with all their columns: one, where the weights lie beside each other.
+
+    `panel` is the number of columns that the kernel lays out together.
+    """
+    first = linears[0]
+    end = first.weight.panels
+    for linear in linears:
+        if (
+            linear.weight.panels != end
+            or linear.weight.outputs % panel
+            or (linear.bias is None) != (first.bias is None)
+        ):
+            return list(linears)
+        end = linear.weight.panels + linear.size
+    bias = None if first.bias is None else torch.cat([linear.bias for linear in linears if linear.bias is not None])
+    outputs = sum(int(linear.weight.outputs) for linear in linears)
+    size = sum(linear.size for linear in linears)
+    whole = LinearWeight(first.weight.panels, _address(bias), outputs, first.weight.inputs, first.weight.format)
+    return [NativeLinear(first.run, whole, size, first.memory, bias)]
 
 
 def _address(tensor: Tensor | None) -> int | None:

@@ -55,9 +55,9 @@ class PackedLinear(nn.Module):
         self.out_features = linear.out_features
         self.bias = linear.bias
         self._onednn_from = route.onednn_from
-        self._ours: NativeLinear | None = None
+        self.ours: NativeLinear | None = None
         if route.native is not None:
-            self._ours = LinearKernel(route.native).prepare(linear.weight, linear.bias, memory)
+            self.ours = LinearKernel(route.native).prepare(linear.weight, linear.bias, memory)
         if route.onednn_from is not None:
             weight = linear.weight.detach().contiguous()
             self._packed = torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS_HINT)
@@ -65,8 +65,8 @@ class PackedLinear(nn.Module):
     def forward(self, rows: Tensor) -> Tensor:
         """`[..., in_features]` to `[..., out_features]`."""
         limit = self._onednn_from
-        if self._ours is not None and (limit is None or rows.numel() < limit * self.in_features):
-            return self._ours(rows, torch.get_num_threads())
+        if self.ours is not None and (limit is None or rows.numel() < limit * self.in_features):
+            return self.ours(rows, torch.get_num_threads())
         return torch.ops.mkldnn._linear_pointwise(rows, self._packed, self.bias, "none", [], "")
 
 
@@ -91,6 +91,7 @@ def pack_linears(model: nn.Module, route: LinearRoute) -> int:
     """Replace every plain `nn.Linear` inside `model`; returns how many."""
     replaced = 0
     memory = WeightMemory()
+    # Weights of layers that follow each other lie beside each other.
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if type(child) is nn.Linear:

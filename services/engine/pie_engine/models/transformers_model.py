@@ -19,15 +19,16 @@ from transformers.utils.logging import disable_progress_bar
 
 from pie_engine.batch import Batch, Int32Array
 from pie_engine.device import LoadedAdapter
-from pie_engine.kernels.attention import Attention
+from pie_engine.kernels.attention import Attention, AttentionPass
 from pie_engine.kernels.choice import fitting
 from pie_engine.kernels.kv_pool import KvPool, page_bytes
 from pie_engine.models.base import ModelInfo, ModelOutput, read_tokenizer_files
 from pie_engine.models.family_check import check_family
+from pie_engine.models.llama import LlamaPasses, is_supported
 from pie_engine.models.lora import LoraStore
 from pie_engine.models.lora_file import LoraAdapter, read_adapter
 from pie_engine.models.lora_hooks import LoraHooks, adaptable_of
-from pie_engine.models.packed_linear import linear_route, pack_linears
+from pie_engine.models.packed_linear import LinearRoute, linear_route, pack_linears
 from pie_engine.models.paged_attention import NAME, attending
 
 DTYPES: Final[Mapping[str, torch.dtype]] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -48,8 +49,13 @@ class TransformersModel:
         route = linear_route(model.dtype) if pack and model.device.type == "cpu" else None
         fingerprint = _fingerprint(model, folder)
         self._adaptable = adaptable_of(model, name)
+        self._passes: LlamaPasses | None = None
+        self._onednn_from: int | None = None
         if route is not None:
             pack_linears(model, route)
+            self._onednn_from = route.onednn_from
+            if route.native is not None and is_supported(model, route.native):
+                self._passes = LlamaPasses(model, route.native)
         self._lora = LoraStore()
         self._hooks = LoraHooks({path: model.get_submodule(path) for path in self._adaptable.linears})
         config = model.config.get_text_config()
@@ -64,8 +70,15 @@ class TransformersModel:
             kv_heads=_kv_heads(config),
             head_dim=_head_dim(config),
             eos_ids=_eos_ids(model),
-            backend=self._attention.name if route is None else f"{self._attention.name}+{route.name}",
+            backend=self._backend(route),
         )
+
+    def _backend(self, route: LinearRoute | None) -> str:
+        if route is None:
+            return self._attention.name
+        if self._passes is None:
+            return f"{self._attention.name}+{route.name}"
+        return f"{self._attention.name}+native-llama+{route.name}"
 
     def allocate(self, pages: int, page_size: int) -> None:
         info = self.info
@@ -81,8 +94,19 @@ class TransformersModel:
         pool = self._pool
         if pool is None:
             raise BadRequest("the KV pool has not been allocated; call allocate() before the first pass")
-        with torch.inference_mode(), attending(self._attention.begin(batch, pool)):
+        with torch.inference_mode():
             pool.copy_pages(batch.copies)
+            attention = self._attention.begin(batch, pool)
+            if self._passes is not None and self._is_ours(batch):
+                return self._passes.run(batch, attention)
+            return self._run_plainly(batch, attention)
+
+    def _is_ours(self, batch: Batch) -> bool:
+        """Adapters are the plain model's; so are so many rows that oneDNN is faster."""
+        return not batch.adapted and (self._onednn_from is None or batch.rows < self._onednn_from)
+
+    def _run_plainly(self, batch: Batch, attention: AttentionPass) -> ModelOutput:
+        with attending(attention):
             device = self._model.device
             self._hooks.use(self._lora.begin(batch, device))
             rows = batch.logit_rows
@@ -145,7 +169,7 @@ def load(
         raise BadRequest(f"{folder / 'config.json'} cannot be read as a model's configuration: {exc}") from exc
     # The log is lines, not a bar that redraws itself.
     disable_progress_bar()
-    check_family(config, lambda model: TransformersModel(model, attention, name="check", pack=False))
+    check_family(config, lambda model: TransformersModel(model, attention, name="check", pack=device == "cpu"))
     try:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[dtype], local_files_only=True)
     except (OSError, ValueError, RuntimeError, SafetensorError) as exc:

@@ -84,8 +84,8 @@ inline void kernel_of(int64_t rows, const float* x, const typename P::Word* w, i
     }
 }
 
-// Adds the bias and writes the columns of one panel that exist. `sums` rows are `sum_stride` floats apart.
-template <class T>
+// Adds the bias and writes the columns of one panel that exist, or with ADD adds them to what is there. `sums` rows are `sum_stride` floats apart.
+template <bool ADD, class T>
 void write_panel(const float* sums, int64_t sum_stride, int64_t rows, int64_t column, const Weight& weight, T* y,
                  int64_t y_stride) {
     const int64_t columns = std::min<int64_t>(kPanel, weight.out - column);
@@ -96,17 +96,21 @@ void write_panel(const float* sums, int64_t sum_stride, int64_t rows, int64_t co
             for (int c = 0; c < kPanel; c += kWidth) {
                 vf value = vload(from + c);
                 if (weight.bias) value = value + vload(weight.bias + column + c);
+                if constexpr (ADD) value = vload(to + c) + value;
                 vstore(to + c, value);
             }
         } else {
-            for (int64_t c = 0; c < columns; c++) from_float(from[c] + (weight.bias ? weight.bias[column + c] : 0.0f), to + c);
+            for (int64_t c = 0; c < columns; c++) {
+                const float value = from[c] + (weight.bias ? weight.bias[column + c] : 0.0f);
+                from_float(ADD ? to_float(to[c]) + value : value, to + c);
+            }
         }
     }
 }
 
 // Rows that fit into registers at once: weights are read once, straight from memory, several panels at a time so that there are
 // enough sums under way and enough memory is being fetched.
-template <class P, class T, int PANELS>
+template <class P, int PANELS, bool ADD, class T>
 void stream(const float* x, int64_t rows, const Weight& weight, T* y, int64_t y_stride, int threads) {
     const auto* panels = static_cast<const typename P::Word*>(weight.panels);
     const int64_t step = weight.in * P::kWords;
@@ -117,19 +121,19 @@ void stream(const float* x, int64_t rows, const Weight& weight, T* y, int64_t y_
         if (first + PANELS <= count) {
             kernel_of<P, PANELS, true>(rows, x, panels + first * step, step, weight.in, sums, false);
             for (int p = 0; p < PANELS; p++) {
-                write_panel(sums + p * kPanel, PANELS * kPanel, rows, (first + p) * kPanel, weight, y, y_stride);
+                write_panel<ADD>(sums + p * kPanel, PANELS * kPanel, rows, (first + p) * kPanel, weight, y, y_stride);
             }
         } else {
             for (int64_t panel = first; panel < count; panel++) {
                 kernel_of<P, 1, true>(rows, x, panels + panel * step, step, weight.in, sums, false);
-                write_panel(sums, kPanel, rows, panel * kPanel, weight, y, y_stride);
+                write_panel<ADD>(sums, kPanel, rows, panel * kPanel, weight, y, y_stride);
             }
         }
     });
 }
 
 // Many rows: a part of a panel, in the first-level cache, meets all rows of a group, which stay in the second-level cache.
-template <class P, class T>
+template <class P, bool ADD, class T>
 void blocked(const float* x, const Blocks& blocks, const Weight& weight, T* y, int64_t y_stride, int threads) {
     const auto* const words = static_cast<const typename P::Word*>(weight.panels);
     const int64_t panels = (weight.out + kPanel - 1) / kPanel;
@@ -152,28 +156,82 @@ void blocked(const float* x, const Blocks& blocks, const Weight& weight, T* y, i
             }
         }
         for (int64_t block = begin; block < end; block++) {
-            write_panel(sums + (block - begin) * blocks.size * kPanel, kPanel, blocks.width(block), panel * kPanel, weight,
+            write_panel<ADD>(sums + (block - begin) * blocks.size * kPanel, kPanel, blocks.width(block), panel * kPanel, weight,
                         y + blocks.first(block) * y_stride, y_stride);
         }
     });
 }
 
-template <class T>
+template <class P, bool ADD, class T>
 void multiply_to(const float* x, int64_t rows, const Weight& weight, T* y, int64_t y_stride, int threads) {
-    const bool narrow = weight.format == kBfloat16;
     if (rows > kMostRows) {
-        narrow ? blocked<Narrow>(x, Blocks(rows), weight, y, y_stride, threads)
-               : blocked<Wide>(x, Blocks(rows), weight, y, y_stride, threads);
+        blocked<P, ADD>(x, Blocks(rows), weight, y, y_stride, threads);
     } else if (rows * 4 <= kMostRows) {
-        narrow ? stream<Narrow, T, 4>(x, rows, weight, y, y_stride, threads)
-               : stream<Wide, T, 4>(x, rows, weight, y, y_stride, threads);
+        stream<P, 4, ADD>(x, rows, weight, y, y_stride, threads);
     } else if (rows * 2 <= kMostRows) {
-        narrow ? stream<Narrow, T, 2>(x, rows, weight, y, y_stride, threads)
-               : stream<Wide, T, 2>(x, rows, weight, y, y_stride, threads);
+        stream<P, 2, ADD>(x, rows, weight, y, y_stride, threads);
     } else {
-        narrow ? stream<Narrow, T, 1>(x, rows, weight, y, y_stride, threads)
-               : stream<Wide, T, 1>(x, rows, weight, y, y_stride, threads);
+        stream<P, 1, ADD>(x, rows, weight, y, y_stride, threads);
     }
+}
+
+template <bool ADD, class T>
+void multiply_by(const float* x, int64_t rows, const Weight& weight, T* y, int64_t y_stride, int threads) {
+    if (weight.format == kBfloat16) {
+        multiply_to<Narrow, ADD>(x, rows, weight, y, y_stride, threads);
+    } else {
+        multiply_to<Wide, ADD>(x, rows, weight, y, y_stride, threads);
+    }
+}
+
+// A panel of the gate and the same one of the up projection, for one group of blocks after the other.
+template <class P>
+void gated_by(const float* x, int64_t rows, const Weight& gate, const Weight& up, float* packed, int threads) {
+    const Blocks blocks(rows);
+    const auto* const gates = static_cast<const typename P::Word*>(gate.panels);
+    const auto* const ups = static_cast<const typename P::Word*>(up.panels);
+    const int64_t panels = gate.out / kPanel, size = blocks.size * kPanel;
+    const int64_t per_group = std::max<int64_t>(1, kRowsBytes / (gate.in * blocks.size * 4));
+    const int64_t groups = (blocks.count + per_group - 1) / per_group;
+    const int64_t even = (blocks.count + groups - 1) / groups;
+    parallel_for(threads, groups * panels, [&](int64_t piece) {
+        const int64_t group = piece / panels, panel = piece % panels;
+        const int64_t begin = group * even, end = std::min(blocks.count, begin + even);
+        if (begin >= end) return;
+        thread_local Room room;
+        // Few rows: both panels at once, for as many sums under way as there are registers.
+        const bool paired = rows * 2 <= kMostRows;
+        float* const gate_sums = room.floats(2 * even * size);
+        float* const up_sums = gate_sums + (paired ? kPanel : even * size);
+        const int64_t stride = paired ? 2 * kPanel : kPanel;
+        const int64_t depth_at_once = blocks.count == 1 ? gate.in : kDepth;
+        for (int64_t first = 0; first < gate.in; first += depth_at_once) {
+            const int64_t depth = std::min(depth_at_once, gate.in - first);
+            const int64_t at = (panel * gate.in + first) * P::kWords;
+            for (int64_t block = begin; block < end; block++) {
+                const int64_t width = blocks.width(block), place = (block - begin) * size;
+                const float* const row = x + blocks.first(block) * gate.in + first * width;
+                if (paired) {
+                    kernel_of<P, 2, true>(width, row, gates + at, ups - gates, depth, gate_sums, false);
+                } else {
+                    kernel_of<P, 1, false>(width, row, gates + at, 0, depth, gate_sums + place, first > 0);
+                    kernel_of<P, 1, false>(width, row, ups + at, 0, depth, up_sums + place, first > 0);
+                }
+            }
+        }
+        const float* const gate_bias = gate.bias ? gate.bias + panel * kPanel : nullptr;
+        const float* const up_bias = up.bias ? up.bias + panel * kPanel : nullptr;
+        for (int64_t block = begin; block < end; block++) {
+            const int64_t width = blocks.width(block), place = (block - begin) * size;
+            float* const to = packed + blocks.first(block) * gate.out + panel * kPanel * width;
+            pack_block(width, kPanel, to, [&](int64_t r, int64_t c) {
+                vf g = vload(gate_sums + place + r * stride + c), u = vload(up_sums + place + r * stride + c);
+                if (gate_bias) g = g + vload(gate_bias + c);
+                if (up_bias) u = u + vload(up_bias + c);
+                return g / (vset(1.0f) + vexp(vzero() - g)) * u;
+            });
+        }
+    });
 }
 
 template <class T>
@@ -218,9 +276,21 @@ void multiply(const float* packed, int64_t rows, const Weight& weight, void* y, 
               int threads) {
     if (rows <= 0) return;
     if (y_format == kBfloat16) {
-        multiply_to(packed, rows, weight, static_cast<bf16*>(y), y_stride, threads);
+        multiply_by<false>(packed, rows, weight, static_cast<bf16*>(y), y_stride, threads);
     } else {
-        multiply_to(packed, rows, weight, static_cast<float*>(y), y_stride, threads);
+        multiply_by<false>(packed, rows, weight, static_cast<float*>(y), y_stride, threads);
+    }
+}
+
+void multiply_add(const float* packed, int64_t rows, const Weight& weight, float* y, int64_t y_stride, int threads) {
+    if (rows > 0) multiply_by<true>(packed, rows, weight, y, y_stride, threads);
+}
+
+void gated(const float* packed, int64_t rows, const Weight& gate, const Weight& up, float* result, int threads) {
+    if (gate.format == kBfloat16) {
+        gated_by<Narrow>(packed, rows, gate, up, result, threads);
+    } else {
+        gated_by<Wide>(packed, rows, gate, up, result, threads);
     }
 }
 

@@ -86,4 +86,10 @@ void pack_rows(const T* x, int64_t stride, int64_t rows, int64_t in, float* pack
 // y: [rows, out] in format `y_format`, row stride in elements; `packed` as pack_rows makes it.
 void multiply(const float* packed, int64_t rows, const Weight& weight, void* y, int32_t y_format, int64_t y_stride, int threads);
 
+// y += x W^T + bias
+void multiply_add(const float* packed, int64_t rows, const Weight& weight, float* y, int64_t y_stride, int threads);
+
+// silu(gate) * up, packed for the next product. Both weights have one shape and format, and a multiple of kPanel outputs.
+void gated(const float* packed, int64_t rows, const Weight& gate, const Weight& up, float* result, int threads);
+
 }  // namespace pie
