@@ -34,9 +34,18 @@ def serve(as_json: bool, output: Path | None, repetitions: int) -> None:
 @click.option("--case", "cases", multiple=True, help="Only this case or group of figures; may be repeated.")
 @click.option("--rounds", type=click.IntRange(1), default=7, show_default=True, help="Rounds per case.")
 @click.option("--threads", type=click.IntRange(0), default=0, show_default=True, help="0: as the engine chooses.")
-def engine(as_json: bool, output: Path | None, model: str, cases: tuple[str, ...], rounds: int, threads: int) -> None:
+@click.option("--vs", "rival", type=click.Choice(["transformers"]), help="Also run plain `generate` beside it.")
+def engine(
+    as_json: bool,
+    output: Path | None,
+    model: str,
+    cases: tuple[str, ...],
+    rounds: int,
+    threads: int,
+    rival: str | None,
+) -> None:
     """Steps of the engine over what their linear layers alone take, in the same run."""
-    report = engine_bench.measure(model, cases, rounds=rounds, threads=threads, progress=_progress)
+    report = engine_bench.measure(model, cases, rounds=rounds, threads=threads, rival=bool(rival), progress=_progress)
     report.show(as_json=as_json, output=output)
 
 

@@ -29,10 +29,12 @@ _CASE_SECONDS = 3600.0
 @dataclass(frozen=True)
 class EngineReport:
     """`cases` are objects with at least name, ms_per_step, gemm_ms, ratio, tokens_per_s, peak_rss_mb; `figures` beside
-    them have name, value, unit, and in `must` the most that the value may be or null."""
+    them have name, value, unit, and in `must` the most that the value may be or null. `rivals` have name, engine_ms,
+    transformers_ms, ratio."""
 
     cases: list[dict[str, Any]]
     figures: list[dict[str, Any]]
+    rivals: list[dict[str, Any]]
     setup: dict[str, str | int | float]
     benchmark: str = "engine"
     machine: dict[str, str | int] = field(default_factory=machine)
@@ -55,6 +57,9 @@ class EngineReport:
         for figure in self.figures:
             bound = "" if figure["must"] is None else f"  (at most {figure['must']:g})"
             console.print(f"{figure['name']:<24}{figure['value']:>10.4g} {figure['unit']}{bound}")
+        for rival in self.rivals:
+            times = f"{rival['engine_ms']:.4g} ms, transformers {rival['transformers_ms']:.4g} ms"
+            console.print(f"{rival['name']:<24}{times}: {rival['ratio']:.2f} times as fast")
 
     def _table(self) -> Table:
         caption = ", ".join(f"{name} {value}" for name, value in self.setup.items())
@@ -90,9 +95,9 @@ def model_folder(model: str) -> Path:
 
 
 def measure(
-    model: str, names: Sequence[str], *, rounds: int, threads: int, progress: Callable[[str], None]
+    model: str, names: Sequence[str], *, rounds: int, threads: int, rival: bool, progress: Callable[[str], None]
 ) -> EngineReport:
-    """Measure the named cases and groups of figures (all, if none is named).
+    """Measure the named cases and groups of figures (all, if none is named), with `rival` also transformers.
 
     Raises:
         NotFound: no such model. BadField: no such case. InternalError: a measurement failed.
@@ -104,7 +109,7 @@ def measure(
     if unknown:
         raise BadField(f"there is no case {', '.join(unknown)}: choose from {', '.join(everything)}")
     setup: dict[str, str | int | float] = {"rounds": rounds, "threads": threads or "auto", "omp_wait_policy": "PASSIVE"}
-    report = EngineReport([], [], setup)
+    report = EngineReport([], [], [], setup)
     options = ("--model", str(folder), "--rounds", str(rounds), "--threads", str(threads))
     for name in names or everything:
         progress(name)
@@ -113,6 +118,9 @@ def measure(
         if "case" in measured:
             report.cases.append(measured["case"])
         report.figures.extend(measured.get("figures", []))
+    if rival:
+        progress("transformers")
+        report.rivals.extend(_child("rival", *options, timeout=_CASE_SECONDS)["rivals"])
     return report
 
 

@@ -11,7 +11,7 @@ import torch
 import transformers
 from pie_bench import engine as bench_engine
 from pie_bench.engine import EngineReport
-from pie_engine.bench import figures
+from pie_engine.bench import figures, rival
 from pie_engine.bench.baseline import Gemms, Shapes
 from pie_engine.bench.cases import CASES, Case, measure
 from pie_engine.bench.stand import stand
@@ -88,6 +88,14 @@ def test_figures_beside_the_table(bench, monkeypatch):
     bench.core.check_integrity()
 
 
+def test_transformers_beside_the_engine(bench, folder, monkeypatch):
+    monkeypatch.setattr(rival, "_BATCHES", (2,))
+    monkeypatch.setattr(rival, "_NEW", 3)
+    (made,) = rival.compare(bench, folder, 1)
+    assert made.name == "generate-b2"
+    assert made.ratio == pytest.approx(made.transformers_ms / made.engine_ms, rel=0.02)
+
+
 def test_the_baseline_has_all_linears_of_the_model(folder):
     shapes = Shapes.read(folder)
     assert shapes.linears == [(128, 64), (64, 64), (192, 64), (64, 96)]
@@ -126,7 +134,8 @@ def report() -> EngineReport:
     }
     mixed = case | {"name": "mixed", "apart_ms": 1.9, "over_apart": 1.05}
     figure = {"name": "fork", "value": 52.5, "unit": "us", "must": 100.0}
-    return EngineReport([case, mixed], [figure], {"model": "tiny"})
+    rival = {"name": "generate-b1", "engine_ms": 100.0, "transformers_ms": 250.0, "ratio": 2.5}
+    return EngineReport([case, mixed], [figure], [rival], {"model": "tiny"})
 
 
 def test_a_report_is_one_json_object(capsys, tmp_path):
@@ -143,6 +152,7 @@ def test_a_report_is_a_table_for_people(capsys):
     assert "1.50/1.20" in shown
     assert "over its halves" in shown
     assert "52.5 us  (at most 100)" in shown
+    assert "2.50 times as fast" in shown
 
 
 def test_what_cannot_be_measured_is_refused(monkeypatch, folder):
@@ -150,7 +160,7 @@ def test_what_cannot_be_measured_is_refused(monkeypatch, folder):
         bench_engine.model_folder("no-such-model")
     monkeypatch.setattr(bench_engine, "known_names", lambda: {"cases": ["one"], "groups": ["core"]})
     with pytest.raises(BadField, match="choose from one, core"):
-        bench_engine.measure(str(folder), ["three"], rounds=1, threads=0, progress=str)
+        bench_engine.measure(str(folder), ["three"], rounds=1, threads=0, rival=False, progress=str)
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(InternalError, match="case one failed"):
-        bench_engine.measure(str(folder), ["one"], rounds=1, threads=0, progress=str)
+        bench_engine.measure(str(folder), ["one"], rounds=1, threads=0, rival=False, progress=str)

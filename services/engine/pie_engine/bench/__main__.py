@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _KV_MEMORY = "2GiB"
 _UNCAPPED_MS = 60_000.0
+"""A whole prompt in one step, as the cases say, however long the step."""
 
 
 F = TypeVar("F", bound=Callable[..., None])
@@ -83,12 +84,21 @@ def figures(group: str, model: Path, rounds: int, threads: int) -> None:
         _print({"setup": _setup(bench), "figures": [asdict(figure) for figure in GROUPS[group](bench, rounds)]})
 
 
+@main.command()
+@_common
+def rival(model: Path, rounds: int, threads: int) -> None:
+    """Measure `generate` of transformers beside the engine."""
+    from pie_engine.bench.rival import compare
+
+    with _engine(model, threads, EngineConfig.step_ms) as bench:
+        _print({"setup": _setup(bench), "rivals": [asdict(each) for each in compare(bench, model, rounds)]})
+
+
 @contextmanager
-def _engine(model: Path, threads: int) -> Generator[Stand]:
+def _engine(model: Path, threads: int, step_ms: float = _UNCAPPED_MS) -> Generator[Stand]:
     from pie_engine.bench.stand import stand
 
-    # A whole prompt in one step, as the cases say, however long the step.
-    config = EngineConfig(model=str(model), kv_memory=_KV_MEMORY, threads=threads, step_ms=_UNCAPPED_MS)
+    config = EngineConfig(model=str(model), kv_memory=_KV_MEMORY, threads=threads, step_ms=step_ms)
     try:
         with stand(config) as bench:
             yield bench
