@@ -45,9 +45,11 @@ class Contexts(RuleBasedStateMachine):
         self.open: dict[int, tuple[int, int]] = {}
         self.passes: dict[int, list[int]] = {}
 
-    @initialize(pages=st.sampled_from([16, 24, 64]), rows=st.sampled_from([16, 40, 2048]))
-    def start(self, pages: int, rows: int) -> None:
-        self.bench = type(self).make_bench(pages=pages, max_rows=rows)
+    @initialize(
+        pages=st.sampled_from([16, 24, 64]), rows=st.sampled_from([16, 40, 2048]), swap=st.sampled_from([0, 12, 200])
+    )
+    def start(self, pages: int, rows: int, swap: int) -> None:
+        self.bench = type(self).make_bench(pages=pages, max_rows=rows, swap_pages=swap)
         self.longest = 40
 
     @rule(target=contexts, length=st.integers(1, 20), start=st.integers(0, 2))
@@ -122,6 +124,19 @@ class Contexts(RuleBasedStateMachine):
             kept = data.draw(st.integers(0, len(have)))
             self.bench.send(wire.CloseRun(context, run, kept))
             self.tokens[context] = self.tokens[context][:start] + have[:kept]
+
+    @rule(context=contexts, on=st.booleans())
+    def idle(self, context: int, on: bool) -> None:
+        self.bench.send(wire.Idle(context, on))
+
+    @rule(context=contexts, value=st.sampled_from([0.0, 0.5, 3.0]))
+    def bid(self, context: int, value: float) -> None:
+        self.bench.send(wire.Bid(context, value))
+
+    @rule(context=contexts)
+    def suspend(self, context: int) -> None:
+        if context in self.tokens:
+            self.bench.send(wire.Suspend(context, 0))
 
     @rule(context=consumes(contexts))
     def drop(self, context: int) -> None:

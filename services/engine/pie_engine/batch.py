@@ -92,6 +92,17 @@ class Load:
         return Load(self.rows + rows, self.slots, self.area + rows * stop)
 
 
+@dataclass(slots=True)
+class Moves:
+    """Copies between pool and host memory, made ahead of everything else in a pass: `out` are (page, slot) in order,
+    then `back` are (slot, page). The device notes what they took, and that they are done."""
+
+    out: Sequence[tuple[int, int]]
+    back: Sequence[tuple[int, int]]
+    seconds: float = 0.0
+    done: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """One pass over the model. Shapes: T rows, R segments, P page entries, N intervals, O outputs.
@@ -127,6 +138,7 @@ class Batch:
     logit_rows: Int32Array
     hidden_rows: Int32Array
     adapted: tuple[AdaptedRows, ...] = ()
+    moves: Moves | None = None
 
     @property
     def rows(self) -> int:
@@ -145,9 +157,15 @@ class Batch:
 
 
 def build(
-    segments: Sequence[Segment], *, page_size: int, scratch_page: int, copies: Sequence[tuple[int, int]] = ()
+    segments: Sequence[Segment],
+    *,
+    page_size: int,
+    scratch_page: int,
+    copies: Sequence[tuple[int, int]] = (),
+    moves: Moves | None = None,
 ) -> Batch:
-    """Pack segments. Every segment has at least one row and pages for all its slots."""
+    """Pack segments; none, when there are only `moves`. Every segment has at least one row, and pages for all its
+    slots."""
     tokens, positions, row_slots, write_slots = _ints(), _ints(), _ints(), _ints()
     intervals, interval_ptr = _ints(), _ints(0)
     segment_rows, page_ptr, pages = _ints(0), _ints(0), _ints()
@@ -209,6 +227,7 @@ def build(
         logit_rows=_int32(_ints(*sorted(logit_rows))),
         hidden_rows=_int32(_ints(*sorted(hidden_rows))),
         adapted=tuple(AdaptedRows(adapters, _int32(_ints(*rows))) for adapters, rows in adapted.items()),
+        moves=moves,
     )
 
 

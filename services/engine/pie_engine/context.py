@@ -13,6 +13,7 @@ from pie_wire.messages.common import Account
 from pie_engine.adapters import AdapterSpans
 from pie_engine.limits import Limits
 from pie_engine.lineage import Lineage
+from pie_engine.swap import Swapped
 
 if TYPE_CHECKING:
     from pie_engine.run import Run
@@ -126,6 +127,8 @@ class Context:
     """Inside an idle scope: its run pauses."""
     suspended: bool = False
     """Its program gave the pages back: its run pauses until a later operation."""
+    swapped: Swapped | None = None
+    """Where its KV is while it is in host memory; `kv_length` is 0 then."""
     absence: Absence | None = None
     recomputed: int = 0
     """Tokens computed again since `absence` began."""
@@ -144,6 +147,11 @@ class Context:
     @property
     def length(self) -> int:
         return len(self.tokens)
+
+    @property
+    def computed(self) -> int:
+        """Tokens that need not be computed: their KV is in the pool or in host memory."""
+        return self.kv_length if self.swapped is None else self.swapped.length
 
     @property
     def guest_length(self) -> int:

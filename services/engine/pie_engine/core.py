@@ -64,9 +64,9 @@ class EngineCore:
         self._files = dict(model_files)
         self._limits = limits
         self.pool = PagePool(limits.pages, limits.page_size)
-        self._cache = KvCache(self.pool, fingerprint)
+        self._cache = KvCache(self.pool, fingerprint, limits.swap_pages)
         self.cost = CostModel()
-        self._eviction = Eviction(self._cache, hub.clock)
+        self._eviction = Eviction(self._cache, self.cost, hub.clock)
         self._scheduler = Scheduler(self._cache, limits, self.cost, self._eviction)
         self._gauge = PressureGauge()
         self._table = ContextTable(wall_clock)
@@ -94,7 +94,8 @@ class EngineCore:
     @property
     def has_work(self) -> bool:
         """A plan now could have rows, or the inbox has news."""
-        return bool(self._inbox) or (bool(self._table.active) and not self._stalled)
+        active = bool(self._table.active) and not self._stalled
+        return bool(self._inbox) or active or self._cache.swap.pending
 
     def apply(self) -> None:
         """Carry out everything received since the last step border."""
@@ -129,6 +130,8 @@ class EngineCore:
             del active[context]
         plan = self._scheduler.plan(self._budget.admit(active), self._table.contexts)
         self._inflight = plan
+        for context in self._eviction.take_killed():
+            self._operations.kill(context)
         self._stalled = plan is None and bool(active)
         if self._gauge.update(self.pool.owned, self._scheduler.waited, self.pool.total, self._eviction.price):
             for link in self._links.values():
@@ -143,7 +146,13 @@ class EngineCore:
         if len(results) != len(plan.batch.outputs):
             self._fail(plan, InternalError(f"{len(results)} results for {len(plan.batch.outputs)} outputs"))
             return
-        self.cost.observe(plan.batch.load(), seconds * 1000.0)
+        moves = plan.batch.moves
+        if moves is not None:
+            seconds -= moves.seconds
+            self._eviction.copied(len(moves.out) + len(moves.back), moves.seconds)
+        self._cache.swap.settle()
+        if plan.entries:
+            self.cost.observe(plan.batch.load(), seconds * 1000.0)
         at = 0
         for entry in plan.entries:
             mine = results[at : at + entry.outputs]
@@ -225,6 +234,10 @@ class EngineCore:
             "tokens": self._tokens,
             "evictions": self._eviction.evictions,
             "recomputed": self._eviction.recomputed,
+            "moved": self._eviction.moved,
+            "kills": self._eviction.kills,
+            "swap_total": self._cache.swap.pool.total,
+            "swap_owned": self._cache.swap.pool.owned,
             "pressure": self._gauge.level,
             "demand": round(self._gauge.demand, 4),
             "price": self._gauge.price,
@@ -243,6 +256,13 @@ class EngineCore:
         for page in self._operations.pins.held():
             held[page] = held.get(page, 0) + 1
         self.pool.check_integrity(held)
+        kept: dict[int, int] = {}
+        for slot in (slot for c in self._table.contexts if c.swapped is not None for slot in c.swapped.slots):
+            if slot != self._cache.swap.hole:
+                kept[slot] = kept.get(slot, 0) + 1
+        for slot in self._cache.swap.leaving():
+            kept[slot] = kept.get(slot, 0) + 1
+        self._cache.swap.pool.check_integrity(kept)
 
     # -- inside
 
@@ -257,6 +277,11 @@ class EngineCore:
                 self._cache.undo_copy(context, entry.copy)
             self._cache.trim(context, context.kv_length)
             self._operations.fail(entry.work, error)
+        self._cache.swap.settle()
+        if plan.batch.moves is not None and not plan.batch.moves.done:
+            self._eviction.lose_all(self._table.contexts)
+            for context in self._eviction.take_killed():
+                self._operations.kill(context)
         self._send()
 
     def _take_inflight(self) -> Plan:

@@ -91,5 +91,5 @@ class Device(AdapterHost, Protocol):
     """Runs one pass at a time. Any exception means that the whole pass failed and no request in it has a result."""
 
     def execute(self, batch: Batch) -> list[Result]:
-        """Results of the batch's outputs, in order."""
+        """Results of the batch's outputs, in order. Its moves come first, and may be all there is."""
         ...

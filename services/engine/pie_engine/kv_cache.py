@@ -10,6 +10,7 @@ import numpy as np
 from pie_engine.adapters import AdapterSet
 from pie_engine.context import Context
 from pie_engine.pages import PagePool
+from pie_engine.swap import Swapped, SwapTier
 
 _DIGEST = 16
 
@@ -17,8 +18,9 @@ _DIGEST = 16
 class KvCache:
     """All changes to page tables go through here, so that references always match tables."""
 
-    def __init__(self, pool: PagePool, fingerprint: str) -> None:
+    def __init__(self, pool: PagePool, fingerprint: str, swap_slots: int = 0) -> None:
         self.pool = pool
+        self.swap = SwapTier(swap_slots, pool.page_size)
         self._hole = pool.total
         """Stands in page tables where a page has been given up and those after it have not."""
         self._fingerprint = fingerprint.encode()
@@ -63,6 +65,9 @@ class KvCache:
 
     def missing_pages(self, context: Context, stop: int) -> int:
         """Pages to take before slots [kv_length, stop) can be written, the copy of a page that is not ours included."""
+        if context.swapped is not None:
+            away = context.swapped.slots
+            return max(0, self.pages_for(stop) - len(away)) + sum(map(self._must_bring, away))
         pages, size = context.pages, self.pool.page_size
         missing = max(0, -(-stop // size) - len(pages))
         index = context.kv_length // size
@@ -130,6 +135,7 @@ class KvCache:
             self.forget(context, length - 1)
         del context.hashes[length // size :]
         context.adapters.cut(length)
+        self.forget_swapped(context, length)
         self.trim(context, min(context.kv_length, length))
         context.reach = min(context.reach, length)
 
@@ -144,6 +150,7 @@ class KvCache:
     def forget(self, context: Context, slot: int) -> None:
         """The row at `slot` has changed: no KV from there on, and no hash that it took part in."""
         del context.hashes[slot // self.pool.page_size :]
+        self.forget_swapped(context, slot)
         self.trim(context, min(context.kv_length, slot))
         context.reach = min(context.reach, slot)
 
@@ -180,6 +187,68 @@ class KvCache:
                 self.pool.release(page)
                 context.use.pages -= 1
 
+    def slots_needed(self, context: Context) -> int:
+        """Slots of the tier that `swap_out` would take."""
+        contents = [self.pool.content(page) for page in self.held(context)]
+        return sum(1 for content in contents if content is None or self.swap.pool.find(content) is None)
+
+    def swap_out(self, context: Context) -> None:
+        """Give all pages back and keep a copy of each in the tier, which has room for `slots_needed`."""
+        hole = self.swap.hole
+        slots = [
+            hole if page == self._hole else self.swap.keep(page, self.pool.content(page)) for page in context.pages
+        ]
+        context.swapped = Swapped(slots, context.kv_length, context.published)
+        self.evict(context)
+
+    def swap_in(self, context: Context) -> int:
+        """Bring all pages back; `missing_pages` are available. Returns how many are copied: those that the pool has
+        from others are shared."""
+        away = context.swapped
+        if away is None:
+            return 0
+        context.swapped = None
+        contents = [None if slot == self.swap.hole else self.swap.pool.content(slot) for slot in away.slots]
+        found = [self.pool.find(content) if content is not None else None for content in contents]
+        for page in found:
+            if page is not None:
+                self.pool.share(page)
+        copied = 0
+        for slot, content, shared in zip(away.slots, contents, found, strict=True):
+            if slot == self.swap.hole:
+                context.pages.append(self._hole)
+                context.holes += 1
+                continue
+            page = shared if shared is not None else self.pool.take()
+            if shared is None:
+                self.swap.bring(slot, page)
+                copied += 1
+                if content is not None:
+                    self.pool.publish(page, content)
+            self._append(context, page)
+            self.swap.release_after(slot)
+        context.kv_length, context.published = away.length, away.published
+        return copied
+
+    def forget_swapped(self, context: Context, length: int = 0) -> None:
+        """Keep in the tier what belongs to the first `length` tokens."""
+        away = context.swapped
+        if away is None:
+            return
+        away.length = min(away.length, length)
+        away.published = min(away.published, away.length // self.pool.page_size)
+        while len(away.slots) > self.pages_for(away.length):
+            slot = away.slots.pop()
+            if slot != self.swap.hole:
+                self.swap.pool.release(slot)
+        if not away.slots:
+            context.swapped = None
+
+    def clear(self, context: Context) -> None:
+        """Nothing is left of its KV, in the pool or outside."""
+        self.evict(context)
+        self.forget_swapped(context)
+
     def evict(self, context: Context) -> None:
         """Give all pages back; the tokens stay, so that the KV can be computed again."""
         self.trim(context, 0)
@@ -202,6 +271,12 @@ class KvCache:
             else:
                 self.pool.share(page)
                 self._append(child, page)
+        if parent.swapped is not None:
+            child.swapped = Swapped(list(parent.swapped.slots), parent.swapped.length, parent.swapped.published)
+            for slot in child.swapped.slots:
+                if slot != self.swap.hole:
+                    self.swap.pool.share(slot)
+            self.forget_swapped(child, length)
         if child.lineage.truncate(length):
             self.forget(child, length - 1)
 
@@ -222,6 +297,14 @@ class KvCache:
             digest.update(context.adapters.identity(start, start + size))
             hashes.append(digest.digest())
         return hashes[index]
+
+    def _must_bring(self, slot: int) -> bool:
+        """The page for this slot would be taken from those that are available."""
+        if slot == self.swap.hole:
+            return False
+        content = self.swap.pool.content(slot)
+        page = self.pool.find(content) if content is not None else None
+        return page is None or not self.pool.is_owned(page)
 
     def _append(self, context: Context, page: int) -> None:
         context.pages.append(page)

@@ -20,6 +20,8 @@ class Limits:
     request is overtaken before it goes first."""
     adapter_memory: int = 1 << 30
     """Bytes of all loaded adapters."""
+    swap_pages: int = 0
+    """Pages that host memory keeps for contexts that had to leave the pool."""
     queue: int = 4096
     """Operations of one context that may wait behind an unfinished one."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from math import isfinite
 from typing import TypeAlias
 
-from pie_wire.errors import BadField, BadRequest, Cancelled, Conflict, NotFound, Overloaded, PieError
+from pie_wire.errors import BadField, BadRequest, Cancelled, Conflict, NotFound, OutOfMemory, Overloaded, PieError
 from pie_wire.messages import engine as wire
 from pie_wire.messages.common import Account
 
@@ -259,7 +259,7 @@ class Operations:
             elif isinstance(item.op, Answered):
                 link.outbox.fail(item.number, context.id, context.generation, gone.info())
             done(link, item.number)
-        self._cache.trim(context, 0)
+        self._cache.clear(context)
         self._table.leave(context)
 
     # -- memory
@@ -282,9 +282,23 @@ class Operations:
 
     def _suspend(self, context: Context, number: int) -> None:
         context.suspended = True
-        if context.pages and not context.impure:
+        if context.pages and self._eviction.can_keep(context):
             self._eviction.evict(context, "suspend")
         done(context.link, number)
+
+    def kill(self, context: Context) -> None:
+        """Pressure ended it: its run or operation and all that follow fail with the cause."""
+        cause = OutOfMemory(
+            f"pages, host memory and all that others could spare are full, and context {context.id} cannot be computed"
+            " again: it had the lowest bid"
+        )
+        context.dead = True
+        context.cause = cause
+        if context.run is not None:
+            self.runs.end(context.run, "error", cause)
+        if context.current is not None:
+            fail(context, context.current.op, cause)
+        self._advance(context)
 
     def _wake(self, context: Context | None) -> None:
         """An operation that waits for nobody came after a suspension, though perhaps before it was carried out."""

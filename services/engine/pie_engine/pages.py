@@ -61,6 +61,14 @@ class PagePool:
         """The published page with this hash, without a reference."""
         return self._index.get(content)
 
+    def content(self, page: int) -> bytes | None:
+        """The hash under which a page is published."""
+        return self._hash[page]
+
+    def is_owned(self, page: int) -> bool:
+        """Somebody holds it."""
+        return self._refs[page] > 0
+
     def share(self, page: int) -> None:
         """One more reference to an owned or cached page."""
         if self._refs[page] == 0:

@@ -13,7 +13,8 @@ Why this ends. One request, the *senior*, may take from everybody who is younger
 account or immunity, and only an older senior takes from it. The oldest request that has waited for so many steps
 becomes senior until it has ended. So the oldest request of all either advances or becomes senior, for whom everybody
 makes room; it ends, another one is the oldest, and no order between the others can keep any of them from having their
-turn.
+turn. Only for the senior, and only when no context that gives way can be swapped or computed again, the lowest bids
+among those that cannot are ended with `out_of_memory`.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class Room:
 
     def yields(self, victim: Context, work: Work, need: int) -> bool:
         """The victim gives way to a request for `need` pages."""
-        if victim is work.context or victim in self._planned or victim.impure:
+        if victim is work.context or victim in self._planned:
             return False
         if self._rests(victim):
             return True
@@ -86,7 +87,7 @@ class Room:
             self._looked = True
             self._holders = [context for context in self._everyone if context.pages]
         victims = self._victims(work, need, use)
-        if sum(len(victim.pages) for victim in victims) < missing:
+        if sum(len(victim.pages) for victim in victims) < missing and work is not self._senior:
             return False
         while missing > 0 and victims:
             victim = min(victims, key=self._order)
@@ -96,10 +97,27 @@ class Room:
             missing -= self._there(use) - before
             # What an account has lost changes who is first of those left.
             victims = self._victims(work, need, use)
+        if missing > 0 and work is self._senior:
+            missing -= self._kill(missing, work, need, use)
         return missing <= 0
 
+    def _kill(self, missing: int, work: Work, need: int, use: AccountUse | None) -> int:
+        """Nobody who gives way can be kept anywhere: the lowest bids end. Returns how many pages that gave."""
+        before = self._there(use)
+        lost = [c for c in self._holders if (use is None or c.use is use) and self.yields(c, work, need)]
+        for victim in sorted(lost, key=lambda c: (c.standing, -c.arrival)):
+            if self._there(use) - before >= missing:
+                break
+            self._holders.remove(victim)
+            self._eviction.kill(victim)
+        return self._there(use) - before
+
     def _victims(self, work: Work, need: int, use: AccountUse | None) -> list[Context]:
-        return [c for c in self._holders if (use is None or c.use is use) and self.yields(c, work, need)]
+        return [
+            c
+            for c in self._holders
+            if (use is None or c.use is use) and self.yields(c, work, need) and self._eviction.can_keep(c)
+        ]
 
     def _there(self, use: AccountUse | None) -> int:
         return self._cache.pool.available if use is None else -use.pages

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 
-from pie_engine.batch import Segment, build
+from pie_engine.batch import Moves, Segment, build
 from pie_engine.context import Context
 from pie_engine.cost import CostModel
 from pie_engine.eviction import Eviction
@@ -57,7 +57,7 @@ class Scheduler:
         works.sort(key=lambda work: work.arrival)
         self.waited = 0
         if not works:
-            return None
+            return self._pass_of(Draft())
         self.step += 1
         draft = self._draft(works, everyone, self._seniority.choose(works, self.step))
         if not draft.entries:
@@ -68,10 +68,17 @@ class Scheduler:
             for work in works
             if work.context not in draft.planned or not _decodes(work)
         )
-        if not draft.entries:
+        return self._pass_of(draft)
+
+    def _pass_of(self, draft: Draft) -> Plan | None:
+        """The draft with the moves that wait; they alone make a pass too."""
+        swap, pool = self._cache.swap, self._cache.pool
+        moves = Moves(*swap.take_moves()) if swap.pending else None
+        if not draft.entries and moves is None:
             return None
-        pool = self._cache.pool
-        batch = build(draft.segments, page_size=pool.page_size, scratch_page=pool.total, copies=draft.copies)
+        batch = build(
+            draft.segments, page_size=pool.page_size, scratch_page=pool.total, copies=draft.copies, moves=moves
+        )
         return Plan(batch, draft.entries)
 
     def _draft(self, works: list[Work], everyone: Collection[Context], senior: Work | None) -> Draft:
@@ -104,18 +111,17 @@ class Scheduler:
         return draft
 
     def _expected(self, work: Work) -> int:
-        return 0 if work.context.kv_length else self._cache.match(work.context, _findable(work))
+        return 0 if work.context.computed else self._cache.match(work.context, _findable(work))
 
     def _to_go(self, work: Work) -> int:
-        return work.end - max(work.context.kv_length, self._found[work])
+        return work.end - max(work.context.computed, self._found[work])
 
     def _fits(self, draft: Draft, work: Work, budget: float) -> bool:
         return self._cost.estimate(draft.load.plus(1, work.context.length)) <= budget
 
     def _decode(self, draft: Draft, room: Room, work: Work, budget: float, works: int) -> None:
         context = work.context
-        need = self._cache.missing_pages(context, work.end)
-        if room.make(need, work):
+        if not context.dead and room.make(self._cache.missing_pages(context, work.end), work):
             self._add(draft, work, work.end, self._guess(draft, work, budget, works))
 
     def _guess(self, draft: Draft, work: Work, budget: float, works: int) -> Sequence[int]:
@@ -141,8 +147,15 @@ class Scheduler:
         """Add the next chunk if there are pages for it. False when the step's time is over."""
         context = work.context
         begun, found = bool(context.pages), context.found
-        if draft.full and not begun:
+        if context.dead or (draft.full and not begun):
             return True
+        if context.swapped is not None:
+            if not self._has_room(draft, room, work, begun):
+                draft.full = True
+                return True
+            self._eviction.bring_back(context)
+            context.immune_until = self.step + self._limits.immunity_steps
+            begun = True
         self._cache.find_prefix(context, _findable(work))
         if work.end - context.kv_length <= 0 and not _asks(work):
             # A flush that the cache has satisfied: it still takes part, with its last row asking nothing.
@@ -172,7 +185,8 @@ class Scheduler:
     def _chunk(self, draft: Draft, work: Work, budget: float) -> int:
         """Rows that may be added within so many milliseconds; 0 when a chunk worth its while does not fit."""
         first = work.context.kv_length
-        rows = self._cost.rows_within(budget, draft.load, first)
+        copying = self._eviction.copy_ms(self._cache.swap.moves)
+        rows = self._cost.rows_within(budget - copying, draft.load, first)
         if not draft.prefills:
             rows = max(rows, _MIN_CHUNK)
         elif rows < min(_MIN_CHUNK, work.end - first):
@@ -182,7 +196,10 @@ class Scheduler:
     def _has_room(self, draft: Draft, room: Room, work: Work, begun: bool) -> bool:
         """Make room for the whole prompt: whoever begins must be able to finish, beside those who have begun and do not
         give way to it."""
-        total = self._cache.missing_pages(work.context, work.end)
+        context = work.context
+        total = self._cache.missing_pages(context, work.end)
+        # Pages found in the pool need not be taken, but count as held.
+        own = total if context.swapped is None else self._cache.pages_for(work.end)
         if begun:
             return room.make(total, work)
         claimed = sum(
@@ -192,7 +209,7 @@ class Scheduler:
         )
         # A page each keeps decodes going.
         wanted = min(total + claimed + len(draft.entries), self._cache.pool.total)
-        return room.make(wanted, work, total) or (not draft.entries and room.make(total, work))
+        return room.make(wanted, work, own) or (not draft.entries and room.make(total, work, own))
 
     def _add(self, draft: Draft, work: Work, stop: int, drafts: Sequence[int] = ()) -> None:
         context = work.context
@@ -240,8 +257,8 @@ class Scheduler:
 
 
 def _decodes(work: Work) -> bool:
-    """It has one row to go."""
-    return work.end - work.context.kv_length <= 1
+    """It has one row to go, and its pages are in the pool."""
+    return work.end - work.context.kv_length <= 1 and work.context.swapped is None
 
 
 def _asks(work: Work) -> bool:

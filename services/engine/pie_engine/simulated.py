@@ -13,6 +13,7 @@ from pie_engine.batch import Batch
 from pie_engine.device import Entropy, LoadedAdapter, LogProbs, Result, TopK, Vector, nothing_left
 from pie_engine.distribution import exact_distribution
 from pie_engine.draws import uniforms
+from pie_engine.host_store import HostStore
 from pie_engine.outputs import (
     EntropyProbe,
     HiddenProbe,
@@ -32,6 +33,7 @@ class SimulatedDevice:
 
     def __init__(self, pages: int, page_size: int, vocab: int, *, habit: int = 1) -> None:
         self._memory = SlotMemory(pages, page_size)
+        self._host = HostStore(self._memory)
         self._vocab = vocab
         self._habit = habit
         self.adapters = SimulatedAdapters()
@@ -41,6 +43,8 @@ class SimulatedDevice:
     def execute(self, batch: Batch) -> list[Result]:
         self.passes += 1
         self.rows += batch.rows
+        if batch.moves is not None:
+            self._host.carry_out(batch.moves)
         self._memory.store(batch, self.adapters.values(batch))
         results: list[Result] = []
         for output in batch.outputs:

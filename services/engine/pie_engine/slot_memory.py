@@ -6,7 +6,10 @@ answers, exactly as it would with real KV.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+from numpy.typing import NDArray
 from pie_wire.errors import InternalError
 
 from pie_engine.batch import Batch, Int32Array
@@ -27,6 +30,17 @@ class SlotMemory:
                 memory[batch.copies[:, 1]] = memory[batch.copies[:, 0]]
         self._tokens.reshape(-1)[batch.write_slots] = batch.tokens if values is None else values
         self._positions.reshape(-1)[batch.write_slots] = batch.positions
+
+    def read_pages(self, pages: Sequence[int]) -> NDArray[np.uint8]:
+        """Whole pages as bytes `[n, page_bytes]`; a copy."""
+        where = list(pages)
+        return np.concatenate([self._tokens[where], self._positions[where]], axis=1).view(np.uint8)
+
+    def write_pages(self, pages: Sequence[int], blocks: NDArray[np.uint8]) -> None:
+        """The reverse of `read_pages`."""
+        both = np.ascontiguousarray(blocks).view(np.int32)
+        self._tokens[list(pages)] = both[:, : self._page_size]
+        self._positions[list(pages)] = both[:, self._page_size :]
 
     def seen_by(self, batch: Batch, row: int) -> list[int]:
         """The tokens that row `row` attends to, in slot order.

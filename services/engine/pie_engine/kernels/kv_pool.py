@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pie_engine.batch import Int32Array
@@ -80,6 +82,18 @@ class KvPool:
         if len(copies):
             pairs = torch.from_numpy(copies).long().to(self.device)
             self._tensor[pairs[:, 1]] = self._tensor[pairs[:, 0]]
+
+    def read_pages(self, pages: Sequence[int]) -> NDArray[np.uint8]:
+        """Whole pages as bytes `[n, page_bytes]`, all layers; a copy in host memory."""
+        index = torch.tensor(list(pages), device=self.device)
+        found = self._tensor.view(len(self._tensor), -1).index_select(0, index)
+        return found.view(torch.uint8).cpu().numpy()
+
+    def write_pages(self, pages: Sequence[int], blocks: NDArray[np.uint8]) -> None:
+        """The reverse of `read_pages`."""
+        index = torch.tensor(list(pages), device=self.device)
+        flat = self._tensor.view(len(self._tensor), -1)
+        flat.index_copy_(0, index, torch.from_numpy(blocks).view(self._tensor.dtype).to(self.device))
 
     def erase(self, slots: Int32Array) -> None:
         """Zero the KV of physical slots, all layers: what a failed pass wrote may not be a number."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pie_engine.batch import Batch, Int32Array
@@ -72,6 +75,14 @@ class Model(Protocol):
         Raises whatever the device raises; pages of the batch's own rows are then undefined beyond what was there
         before.
         """
+        ...
+
+    def read_pages(self, pages: Sequence[int]) -> NDArray[np.uint8]:
+        """The KV of whole pages as bytes, `[n, page_bytes]`; a copy."""
+        ...
+
+    def write_pages(self, pages: Sequence[int], blocks: NDArray[np.uint8]) -> None:
+        """Put what `read_pages` gave into these pages."""
         ...
 
     def erase(self, slots: Int32Array) -> None:

@@ -8,6 +8,7 @@ from pie_wire.errors import DeviceError
 
 from pie_engine.batch import Batch, Int32Array
 from pie_engine.device import LoadedAdapter, Result, Vector, nothing_left
+from pie_engine.host_store import HostStore
 from pie_engine.kernels.probes import are_numbers, probe
 from pie_engine.kernels.torch_sampler import sample
 from pie_engine.models.base import Model, ModelOutput
@@ -28,8 +29,13 @@ class ModelDevice:
         self._threads = threads
         self._all_threads = torch.get_num_threads()
         self._set: int | None = None
+        self._host = HostStore(model)
 
     def execute(self, batch: Batch) -> list[Result]:
+        if batch.moves is not None:
+            self._host.carry_out(batch.moves)
+        if not batch.rows:
+            return []
         self._use_threads(batch.rows)
         try:
             with torch.inference_mode():

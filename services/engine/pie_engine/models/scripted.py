@@ -26,7 +26,9 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pie_wire.errors import BadField, NotFound, Unsupported
 from tokenizers import Tokenizer
 
@@ -130,6 +132,17 @@ class ScriptedModel:
         seen = [memory.seen_by(batch, row) for row in batch.hidden_rows.tolist()]
         hidden = torch.tensor([[float(len(tokens)), float(tokens[-1])] for tokens in seen]) if seen else None
         return ModelOutput(logits, hidden)
+
+    def read_pages(self, pages: Sequence[int]) -> NDArray[np.uint8]:
+        return self._slots().read_pages(pages)
+
+    def write_pages(self, pages: Sequence[int], blocks: NDArray[np.uint8]) -> None:
+        self._slots().write_pages(pages, blocks)
+
+    def _slots(self) -> SlotMemory:
+        if self._memory is None:
+            raise BadField("the pool has not been allocated; call allocate() before the first pass")
+        return self._memory
 
     def erase(self, slots: Int32Array) -> None:
         """Nothing: tokens in slots that no context counts are never seen."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pie_wire.errors import BadRequest, NotFound
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -134,6 +135,17 @@ class TransformersModel:
         """Collect what the output layer reads: `[1, rows, hidden size]`."""
         head = cast("nn.Module", self._model.get_output_embeddings())
         return head.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
+
+    def read_pages(self, pages: Sequence[int]) -> NDArray[np.uint8]:
+        return self._kv().read_pages(pages)
+
+    def write_pages(self, pages: Sequence[int], blocks: NDArray[np.uint8]) -> None:
+        self._kv().write_pages(pages, blocks)
+
+    def _kv(self) -> KvPool:
+        if self._pool is None:
+            raise BadRequest("the KV pool has not been allocated; call allocate() before the first pass")
+        return self._pool
 
     def erase(self, slots: Int32Array) -> None:
         if self._pool is not None:
