@@ -34,6 +34,9 @@ class EngineConfig:
         "auto", "memory for KV pages, as 2GiB or 500MB; auto: a quarter of what is free, 4GiB at most"
     )
     adapter_memory: str = option("1GiB", "memory for loaded adapters, as 1GiB or 500MB")
+    swap_memory: str = option(
+        "auto", "host memory for pages of contexts that had to leave the pool; auto: as much as kv_memory; 0: none"
+    )
     page_size: int = option(16, "tokens in a page")
     threads: int = option(0, "threads of a pass; 0: one for a few rows, all cores for more")
     step_ms: float = option(
@@ -57,6 +60,7 @@ class EngineConfig:
         if self.threads < 0 or self.max_rows < 1 or not 1.0 <= self.step_ms <= 60_000.0:
             raise BadField("threads must be 0 or more, max_rows 1 or more, step_ms between 1 and 60000")
         self.kv_bytes()
+        self.swap_pages(1, 0)
         parse_bytes(self.adapter_memory)
 
     @property
@@ -70,6 +74,10 @@ class EngineConfig:
             free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
             return min(_AUTO_MOST, int(free * _AUTO_SHARE))
         return parse_bytes(self.kv_memory)
+
+    def swap_pages(self, page_bytes: int, pages: int) -> int:
+        """Pages of the swap tier beside a pool of `pages`."""
+        return pages if self.swap_memory == "auto" else parse_bytes(self.swap_memory) // page_bytes
 
 
 def parse_bytes(text: str) -> int:

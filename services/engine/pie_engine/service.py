@@ -161,6 +161,7 @@ def build_core(hub: Hub, config: EngineConfig, model: Model, pages: int) -> Engi
         vocab=info.vocab_size,
         step_ms=config.step_ms,
         max_rows=config.max_rows,
+        swap_pages=config.swap_pages(model.page_bytes(config.page_size), pages),
         adapter_memory=parse_bytes(config.adapter_memory),
     )
     facts = ModelFacts(
