@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from pie_wire.messages import engine as wire
 
 from pie_engine.batch import Batch
+from pie_engine.bench.adapted import adapter_figures
+from pie_engine.bench.figure import Figure
 from pie_engine.bench.sampling import sampler_ms
 from pie_engine.bench.stand import Stand
 from pie_engine.bench.traffic import Decodes, Prompts, Tokens
@@ -18,16 +19,6 @@ _CONTEXT = 1024
 _REQUESTS = 64
 _VOCABULARIES = ((49_152, 3.0), (151_936, 9.0))
 """Of SmolLM2 and Qwen2.5, with the milliseconds that sampling may take."""
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A median. `must` is the most it may be, if there is a bound."""
-
-    name: str
-    value: float
-    unit: str
-    must: float | None = None
 
 
 def echo(batch: Batch) -> list[Result]:
@@ -84,6 +75,7 @@ GROUPS: Mapping[str, Callable[[Stand, int], Iterator[Figure]]] = {
     "core": core_figures,
     "prefix": prefix_figures,
     "sampler": sampler_figures,
+    "adapters": adapter_figures,
 }
 """What one process measures together."""
 

@@ -49,7 +49,7 @@ class TransformersModel:
         self._model.set_attn_implementation(NAME)
         route = linear_route(model.dtype) if pack and model.device.type == "cpu" else None
         fingerprint = _fingerprint(model, folder)
-        self._adaptable = adaptable_of(model, name)
+        self.adaptable = adaptable_of(model, name)
         self._passes: LlamaPasses | None = None
         self._onednn_from: int | None = None
         if route is not None:
@@ -58,7 +58,7 @@ class TransformersModel:
             if route.native is not None and is_supported(model, route.native):
                 self._passes = LlamaPasses(model, route.native)
         self._lora = LoraStore()
-        self._hooks = LoraHooks({path: model.get_submodule(path) for path in self._adaptable.linears})
+        self._hooks = LoraHooks({path: model.get_submodule(path) for path in self.adaptable.linears})
         config = model.config.get_text_config()
         self.info = ModelInfo(
             name=name,
@@ -152,7 +152,7 @@ class TransformersModel:
             self._pool.erase(slots)
 
     def read_adapter(self, folder: str, most: int) -> LoadedAdapter:
-        return read_adapter(Path(folder), self._adaptable, most, self._model.device)
+        return read_adapter(Path(folder), self.adaptable, most, self._model.device)
 
     def keep_adapter(self, slot: int, adapter: LoadedAdapter) -> None:
         if not isinstance(adapter, LoraAdapter):
