@@ -249,9 +249,13 @@ class Layer {
     void attend_block(const float* queries, const uint64_t* seen, Block<T>& block, int lines, float cap,
                       const State& state) const {
         for (int at = 0; at < lines; at += kTileRows) {
+            const State of_tile{state.top + at, state.sum + at, state.values + at * dim_};
             with_constant<kTileRows>(std::min(kTileRows, lines - at), [&](auto n) {
-                attend_tile<n>(queries + at * dim_, seen + at, block, dim_, cap,
-                               State{state.top + at, state.sum + at, state.values + at * dim_});
+                if (block.packed) {
+                    attend_tile<n, true>(queries + at * dim_, seen + at, block, dim_, cap, of_tile);
+                } else {
+                    attend_tile<n, false>(queries + at * dim_, seen + at, block, dim_, cap, of_tile);
+                }
             });
         }
     }

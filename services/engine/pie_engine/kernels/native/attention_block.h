@@ -114,8 +114,8 @@ struct Fetcher {
 
 constexpr int kFetchParts = 16;  // Of a block, during each of four phases.
 
-// A block ready for tiles. `keys` is [dim][kBlock], `values` [kBlock][dim] in the order of `load_values`; values that only one
-// tile needs stay where they are.
+// A block ready for tiles. `keys` is [dim][kBlock], `values` [kBlock][dim] in the order of `load_values`. Values that only one
+// tile needs stay where they are: that tile is a decode's, which waits for memory, so it also fetches what comes next.
 template <class T>
 struct Block {
     float* keys;
@@ -194,9 +194,8 @@ struct Scoring {
 };
 
 // Products of `R` queries with the keys of slots [first, last), by whole vectors.
-template <int R, class T>
-PIE_INLINE void multiply_keys(const float* query, const float* keys, int dim, int first, int last, float* scores,
-                              Fetcher<T>& fetcher) {
+template <int R, bool Packed, class T>
+PIE_INLINE void multiply_keys(const float* query, Block<T>& block, int dim, int first, int last, float* scores) {
     const int begin = first / kWidth, end = (last + kWidth - 1) / kWidth;
     for (int at = begin; at < end; at += kTileVectors) {
         with_constant<kTileVectors>(std::min(kTileVectors, end - at), [&](auto n) {
@@ -204,16 +203,20 @@ PIE_INLINE void multiply_keys(const float* query, const float* keys, int dim, in
             for (int r = 0; r < R; r++) {
                 for (int j = 0; j < n; j++) sums[r][j] = vzero();
             }
-            const float* key = keys + at * kWidth;
-            for (int part = 0, d = 0; part < kFetchParts; part++) {
-                fetcher.step(1);
-                for (const int upto = d + dim / kFetchParts; d < upto; d++, key += kBlock) {
-                    vf column[n];
-                    for (int j = 0; j < n; j++) column[j] = vload(key + j * kWidth);
-                    for (int r = 0; r < R; r++) {
-                        const vf q = vset(query[r * dim + d]);
-                        for (int j = 0; j < n; j++) sums[r][j] = vfma(q, column[j], sums[r][j]);
+            const float* key = block.keys + at * kWidth;
+            int wait = 0;
+            for (int d = 0; d < dim; d++, key += kBlock) {
+                if constexpr (!Packed) {
+                    if (wait-- == 0) {
+                        block.fetcher.step(1);
+                        wait = dim / kFetchParts - 1;
                     }
+                }
+                vf column[n];
+                for (int j = 0; j < n; j++) column[j] = held(vload(key + j * kWidth));
+                for (int r = 0; r < R; r++) {
+                    const vf q = vset(query[r * dim + d]);
+                    for (int j = 0; j < n; j++) sums[r][j] = vfma(q, column[j], sums[r][j]);
                 }
             }
             for (int r = 0; r < R; r++) {
@@ -270,8 +273,8 @@ PIE_INLINE void merge_weights(float* top, float* sum, const float* part_top, con
     }
 }
 
-// Attends with `R` rows (queries [R][dim], `seen[r]` their visible slots of the block) and merges the result into `state`.
-template <int R, class T>
+// Attends with `R` rows, of several tiles (`Packed`) or as the only tile (queries [R][dim], `seen[r]` their visible slots of the block) and merges the result into `state`.
+template <int R, bool Packed, class T>
 inline void attend_tile(const float* query, const uint64_t* seen, Block<T>& block, int dim, float cap,
                         const State& state) {
     uint64_t any = 0;
@@ -279,11 +282,11 @@ inline void attend_tile(const float* query, const uint64_t* seen, Block<T>& bloc
     if (any == 0) return;
     const int first = __builtin_ctzll(any), last = kBlock - __builtin_clzll(any);
     alignas(64) float scores[R * kBlock];
-    multiply_keys<R>(query, block.keys, dim, first, last, scores, block.fetcher);
+    multiply_keys<R, Packed>(query, block, dim, first, last, scores);
     float top[R], sum[R];
     alignas(64) float keep[kWidth], take[kWidth];
     for (int r = 0; r < R; r++) {
-        block.fetcher.step(kFetchParts / R);
+        if constexpr (!Packed) block.fetcher.step(kFetchParts / R);
         weigh(scores + r * kBlock, seen[r], first, last, cap, top[r], sum[r]);
     }
     merge_weights<R>(state.top, state.sum, top, sum, keep, take);
@@ -292,23 +295,17 @@ inline void attend_tile(const float* query, const uint64_t* seen, Block<T>& bloc
         for (int r = 0; r < R; r++) {
             for (int j = 0; j < n; j++) sums[r][j] = vzero();
         }
-        const auto add = [&](int i, const vf* row) {
+        for (int i = first; i < last; i++) {
+            vf row[n];
+            if constexpr (Packed) {
+                for (int j = 0; j < n; j++) row[j] = held(vload(block.values + i * dim + (at + j) * kWidth));
+            } else {
+                if (i % (kBlock / kFetchParts) == 0) block.fetcher.step(1);
+                load_values<n>(block.here.values + block.here.offsets[i] + at * kWidth, row);
+            }
             for (int r = 0; r < R; r++) {
                 const vf weight = vset(scores[r * kBlock + i]);
                 for (int j = 0; j < n; j++) sums[r][j] = vfma(weight, row[j], sums[r][j]);
-            }
-        };
-        vf row[n];
-        if (block.packed) {
-            for (int i = first; i < last; i++) {
-                for (int j = 0; j < n; j++) row[j] = vload(block.values + i * dim + (at + j) * kWidth);
-                add(i, row);
-            }
-        } else {
-            for (int i = first; i < last; i++) {
-                if (i % (kBlock / kFetchParts) == 0) block.fetcher.step(1);
-                load_values<n>(block.here.values + block.here.offsets[i] + at * kWidth, row);
-                add(i, row);
             }
         }
         for (int r = 0; r < R; r++) {

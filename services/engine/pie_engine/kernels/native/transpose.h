@@ -8,6 +8,12 @@
 
 namespace pie {
 
+// Keeps a vector in a register: compilers like to read it from memory again for every use.
+PIE_INLINE vf held(vf x) {
+    asm("" : "+v"(x));
+    return x;
+}
+
 #if defined(PIE_AVX512BF16)
 
 PIE_INLINE vi load_bits(const void* p) { return _mm512_loadu_si512(p); }
