@@ -165,7 +165,7 @@ def _mask(chance: np.random.Generator, slot: int) -> list[tuple[int, int]]:
 
 
 @given(case=cases())
-@settings(max_examples=60)
+@settings(max_examples=40)
 def test_equals_the_definition(kernels, case):
     batch = case.batch()
     pool = case.pool()
@@ -176,7 +176,7 @@ def test_equals_the_definition(kernels, case):
 
 
 @given(case=cases())
-@settings(max_examples=30)
+@settings(max_examples=20)
 def test_equals_the_twin(kernels, case):
     batch = case.batch()
     inputs = case.inputs(batch.rows)
