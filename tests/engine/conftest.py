@@ -15,6 +15,7 @@ from pie_engine.adapter_loader import AdapterLoader
 from pie_engine.batch import Batch
 from pie_engine.core import EngineCore
 from pie_engine.device import Device, LoadedAdapter
+from pie_engine.grammar_compiler import GrammarCompiler
 from pie_engine.limits import Limits
 from pie_engine.simulated import SimulatedDevice
 from pie_wire.errors import ErrorInfo, PeerLost, PieError
@@ -77,14 +78,14 @@ class Runner:
 class Bench:
     """The core, a device, and runners."""
 
-    def __init__(self, device: Device, limits: Limits) -> None:
+    def __init__(self, device: Device, limits: Limits, grammars: GrammarCompiler | None = None) -> None:
         self.now = 0.0
         self.device = device
         self.limits = limits
         self.hub = Hub(Identity("engine", "e", 1), lambda: self.now, rng=random.Random(1))
         self.hub.listen("runners")
         facts = ModelFacts("test", limits.vocab, limits.max_context, limits.page_size)
-        self.core = EngineCore(self.hub, facts, {"tokenizer.json": b"{}"}, "model", limits, lambda: self.now)
+        self.core = EngineCore(self.hub, facts, {"tokenizer.json": b"{}"}, "model", limits, lambda: self.now, grammars)
         self.loader = AdapterLoader(self.core.adapters, device, self.read_adapter)
         self.runners: dict[bytes, Runner] = {}
         self.contexts = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from pie_engine.batch import Sampler
+from pie_engine.pace import Pace
 from pie_engine.prompt_lookup import PromptLookup
 from pie_engine.simulated import next_token, recall
 from pie_wire.messages import engine as wire
@@ -136,6 +137,8 @@ def test_probes_come_with_every_token_also_of_drafts(habitual):
         ({"speculation": wire.Speculation(99)}, "bad_field"),
         ({"speculation": wire.Speculation(2, 0)}, "bad_field"),
         ({"speculation": wire.Speculation(2, 1000)}, "bad_field"),
+        ({"speculation": wire.Speculation(model=True)}, "unsupported"),
+        ({"grammar": wire.Grammar("regex", "a")}, "unsupported"),
         ({"probes": [wire.Output(0)]}, "bad_field"),
         ({"probes": [wire.Output(0, "top", top=0)]}, "bad_field"),
         ({"probes": [wire.Output(0, "top", top=1)] * 99}, "too_large"),
@@ -152,19 +155,21 @@ def test_options_out_of_range_are_refused(bench, options, code):
     assert len(bench.runner.tokens[again]) == 3
 
 
-def test_lookup_rests_after_failures_and_wakes_again():
-    lookup, tokens = PromptLookup(1, 8), [1, 2] * 8
-    assert lookup.propose(tokens, 8) == [1, 2, 1, 2]
+def test_guessing_rests_after_failures_and_wakes_again():
+    pace = Pace(8)
+    assert pace.wanted(16) == 4
     for _ in range(3):
-        lookup.learn(1, 0, len(tokens))
-    assert lookup.propose(tokens, 8) == []
-    assert lookup.propose(tokens * 2, 8) == [1]
-    lookup.learn(1, 1, 32)
-    assert lookup.propose(tokens * 2, 8) == [1, 2]
+        pace.learn(1, 0, 16)
+    assert pace.wanted(31) == 0
+    assert pace.wanted(32) == 1
+    pace.learn(1, 1, 33)
+    assert pace.wanted(33) == 2
+    pace.learn(2, 1, 35)
+    assert pace.wanted(35) == 2
 
 
 def test_lookup_proposes_what_followed_the_latest_occurrence():
-    lookup = PromptLookup(2, 8)
+    lookup = PromptLookup(2)
     assert lookup.propose([1, 2, 3, 1, 2, 4, 5, 1, 2], 3) == [4, 5, 1]
     assert lookup.propose([1, 2, 3, 1, 2, 4, 5, 1, 2, 9, 9], 3) == []
     assert lookup.propose([], 3) == []

@@ -111,7 +111,8 @@ OPS: list[engine.Op] = [
     engine.Flush(17, 1),
     engine.OpenRun(17, 1, 5, SAMPLER, 18446744073709551615, [2, 0], 64, 32),
     engine.Consume(17, 5, 16),
-    engine.OpenRun(17, 1, 6, SAMPLER, 7, [], 64, 32, engine.Speculation(3, 12), [engine.Output(0, "top", top=5)]),
+    engine.OpenRun(17, 1, 6, SAMPLER, 7, [], 64, 32, engine.Speculation(3, 12, True), [engine.Output(0, "top", top=5)]),
+    engine.OpenRun(17, 1, 7, SAMPLER, 7, [], 64, 32, grammar=engine.Grammar("json-schema", '{"type": "integer"}')),
     engine.PauseRun(17, 5),
     engine.ResumeRun(17, 5),
     engine.CloseRun(17, 5, 20),
@@ -136,6 +137,7 @@ OPS: list[engine.Op] = [
     engine.Idle(17, True),
     engine.Bid(17, 2.5),
     engine.Suspend(17, 1),
+    engine.Verify(17, 1, [4, 5, 6], [-1, 0, -1], engine.Output(0, "token", SAMPLER, 99)),
     engine.Drop(17),
 ]
 ADAPTER = engine.AdapterInfo("legal", "0f1e2d3c4b5a69788796a5b4c3d2e1f0", "superseded", 3, 4_866_048, 16, 210)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pie_engine.outputs import (
     EntropyProbe,
@@ -67,6 +68,11 @@ class Segment:
     write_kv: bool = True
     masks: Sequence[Intervals] | None = None
     adapters: AdapterSlots = ()
+    parents: Sequence[int] = ()
+    """With a tree of guesses as its last rows: for each the guess it follows, -1 for the row before the tree. The
+    segment's outputs are then one token for that row and one for each guess."""
+    open_rows: int = 0
+    """The tokens of so many last rows are still to be guessed, as the segment's first output draws tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +81,25 @@ class AdaptedRows:
 
     adapters: AdapterSlots
     rows: Int32Array
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """Guesses in a batch: guess i is row `row + 1 + i`, its token output `output + 1 + i`, and it follows guess
+    `parents[i]`, or row `row` for -1."""
+
+    row: int
+    output: int
+    parents: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """Rows [row, row + count) whose tokens a draft model puts in their places, drawn with `sampler`."""
+
+    row: int
+    count: int
+    sampler: Sampler
 
 
 @dataclass(slots=True)
@@ -117,6 +142,8 @@ class Batch:
     copies              [C, 2]  pages (source, destination) to copy before anything else
     causal              no row carries a mask of its own
     outputs             [O]     in order of segments; `Output.row` counts over the whole batch
+    unknown             rows whose tokens are filled in by a draft model before the pass
+    trees               guesses: the KV of those that are drawn has to be moved together, see `trees`
     adapted             the rows that adapters apply to, grouped by set; every row at most once
     logit_rows          [U]     rows that some output needs logits of, each once, ascending
     hidden_rows         [H]     rows whose hidden state is wanted, each once, ascending
@@ -139,6 +166,8 @@ class Batch:
     hidden_rows: Int32Array
     adapted: tuple[AdaptedRows, ...] = ()
     moves: Moves | None = None
+    trees: tuple[Tree, ...] = ()
+    unknown: tuple[Unknown, ...] = ()
 
     @property
     def rows(self) -> int:
@@ -154,6 +183,34 @@ class Batch:
         ends = self.row_slots[self.segment_rows[1:] - 1].astype(np.int64) + 1
         single = counts == 1
         return Load(self.rows, int(ends[single].sum()), int((counts * ends)[~single].sum()))
+
+    def part(self, rows: NDArray[np.bool_], outputs: Sequence[Output]) -> Batch:
+        """The rows that are true in `rows` `[T]`, at least one of every segment, with other outputs (tokens only)
+        and without adapters. Rows keep their slots and masks."""
+        widths = np.diff(self.interval_ptr)
+        return Batch(
+            page_size=self.page_size,
+            tokens=self.tokens[rows],
+            positions=self.positions[rows],
+            row_slots=self.row_slots[rows],
+            write_slots=self.write_slots[rows],
+            interval_ptr=_before(widths[rows]),
+            intervals=self.intervals[np.repeat(rows, widths)],
+            segment_rows=_before(rows)[self.segment_rows],
+            page_ptr=self.page_ptr,
+            pages=self.pages,
+            copies=self.copies,
+            causal=self.causal,
+            outputs=tuple(outputs),
+            logit_rows=np.asarray(sorted({output.row for output in outputs}), dtype=np.int32),
+            hidden_rows=np.asarray([], dtype=np.int32),
+            moves=self.moves,
+        )
+
+
+def _before(counts: NDArray[np.int32] | NDArray[np.bool_]) -> Int32Array:
+    """`[n + 1]`: the sum of what comes before each."""
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
 
 
 def build(
@@ -173,6 +230,8 @@ def build(
     logit_rows: dict[int, None] = {}
     hidden_rows: dict[int, None] = {}
     adapted: dict[AdapterSlots, list[int]] = {}
+    trees: list[Tree] = []
+    unknown: list[Unknown] = []
     scratch = scratch_page * page_size
     for segment in segments:
         first, count, row0 = segment.first_slot, len(segment.tokens), len(tokens)
@@ -206,6 +265,10 @@ def build(
         segment_rows.append(row0 + count)
         if segment.adapters:
             adapted.setdefault(segment.adapters, []).extend(range(row0, row0 + count))
+        if segment.parents:
+            trees.append(Tree(row0 + count - len(segment.parents) - 1, len(outputs), segment.parents))
+        if segment.open_rows and isinstance(sampler := segment.outputs[0].spec, Sampler):
+            unknown.append(Unknown(row0 + count - segment.open_rows, segment.open_rows, sampler))
         for output in segment.outputs:
             row = row0 + output.row
             outputs.append(Output(row, output.position, output.spec, output.history))
@@ -228,6 +291,8 @@ def build(
         hidden_rows=_int32(_ints(*sorted(hidden_rows))),
         adapted=tuple(AdaptedRows(adapters, _int32(_ints(*rows))) for adapters, rows in adapted.items()),
         moves=moves,
+        trees=tuple(trees),
+        unknown=tuple(unknown),
     )
 
 

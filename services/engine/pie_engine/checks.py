@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import inf, isfinite
 
-from pie_wire.errors import BadField, BadRequest, OutOfMemory, TooLarge
+from pie_wire.errors import BadField, BadRequest, OutOfMemory, TooLarge, Unsupported
 from pie_wire.messages import engine as wire
 
 from pie_engine.context import Context
@@ -23,6 +23,7 @@ MAX_IDS = 1024
 _VECTORS = frozenset({"logits", "hidden"})
 _MAX_BIAS = 1e30
 """Far beyond any logit, and far from what float32 cannot hold."""
+MAX_GUESSES = 256
 
 
 def check_tokens(tokens: Sequence[int], limits: Limits) -> None:
@@ -127,7 +128,7 @@ def check_run(context: Context, op: wire.OpenRun, limits: Limits) -> None:
         raise BadRequest("the context is empty: append at least one token before generating")
     if op.sampler.min_tokens > op.max_tokens:
         raise BadField(f"min_tokens of {op.sampler.min_tokens} exceed max_tokens of {op.max_tokens}")
-    _check_speculation(op.speculation)
+    _check_speculation(op.speculation, limits)
     _check_probes(op, limits)
     check_length(context, context.length + 1, limits)
 
@@ -154,6 +155,24 @@ def check_pass(context: Context, op: wire.Forward, limits: Limits) -> None:
         if output.start is not None and not 0 <= output.start <= length:
             raise BadField(f"generation is said to start at {output.start} of {length} tokens")
         _check_output(output, limits)
+
+
+def check_verification(context: Context, op: wire.Verify, limits: Limits) -> None:
+    """Guesses form a tree behind a last token, and there is room for all of them."""
+    check_tokens(op.tokens, limits)
+    if not context.tokens:
+        raise BadRequest("the context is empty: append at least one token before verifying guesses")
+    if len(op.tokens) > MAX_GUESSES:
+        raise TooLarge(f"at most {MAX_GUESSES} guesses can be verified at once, not {len(op.tokens)}")
+    if len(op.parents) != len(op.tokens):
+        raise BadField(f"{len(op.tokens)} guesses need as many parents, not {len(op.parents)}")
+    wrong = next((i for i, parent in enumerate(op.parents) if not -1 <= parent < i), None)
+    if wrong is not None:
+        raise BadField(f"guess {wrong} must follow an earlier guess or -1, not {op.parents[wrong]}")
+    if op.sampler.kind != "token":
+        raise BadField(f"guesses are verified by a sampler, so the output must be a token, not {op.sampler.kind!r}")
+    check_length(context, context.length + len(op.tokens), limits)
+    _check_output(op.sampler, limits)
 
 
 def _check_output(output: wire.Output, limits: Limits) -> None:
@@ -185,7 +204,9 @@ def _check_bias(spec: wire.SamplerSpec, limits: Limits) -> None:
         raise BadField(f"a bias is a number up to {_MAX_BIAS:g} either way, or minus infinity, not {wrong}")
 
 
-def _check_speculation(spec: wire.Speculation) -> None:
+def _check_speculation(spec: wire.Speculation, limits: Limits) -> None:
+    if spec.model and not limits.draft_model:
+        raise Unsupported("this engine has no draft model: start it with --draft-model, or leave `model` off")
     if not 0 <= spec.ngram <= MAX_NGRAM:
         raise BadField(f"ngram must be between 1 and {MAX_NGRAM}, or 0 (off), not {spec.ngram}")
     if not 1 <= spec.drafts <= MAX_DRAFTS:

@@ -26,6 +26,7 @@ class EngineConfig:
     advertise: str = option("", "address given to runners when endpoint is none, as tcp://0.0.0.0 is; empty: endpoint")
     kvstore_endpoint: str = option(f"ipc://{pie_home()}/run/kvstore.sock", "where kvstore listens")
     model: str = option("", "model folder, or scripted:FILE")
+    draft_model: str = option("", "folder of a small model with the same tokenizer that guesses for runs; empty: none")
     device: Literal["cpu", "cuda"] = option("cpu", "where the model runs; cuda has not been verified yet")
     dtype: Literal["bfloat16", "float32"] = option(
         "bfloat16", "number format of weights and KV; float32 is the reference mode"
@@ -55,6 +56,8 @@ class EngineConfig:
                 raise NotFound(f"there is no script {self.script}")
         elif not (Path(self.model).expanduser() / "config.json").is_file():
             raise NotFound(f"{self.model} has no config.json: give a model folder; `pie model pull smollm2` gets one")
+        if self.draft_model and not (Path(self.draft_model).expanduser() / "config.json").is_file():
+            raise NotFound(f"{self.draft_model} has no config.json: give a model folder, or no draft model")
         if not 1 <= self.page_size <= 256:
             raise BadField(f"page_size must be between 1 and 256, not {self.page_size}")
         if self.threads < 0 or self.max_rows < 1 or not 1.0 <= self.step_ms <= 60_000.0:

@@ -18,7 +18,7 @@ from pie_engine.swap import Swapped
 if TYPE_CHECKING:
     from pie_engine.run import Run
     from pie_engine.runner_link import RunnerLink
-    from pie_engine.work import Flush, Pass, Queued, Work
+    from pie_engine.work import Queued, Waiting, Work
 
 _LEAST_WEIGHT = 1e-6
 
@@ -116,8 +116,8 @@ class Context:
     reach: int = 0
     """Leading tokens that have had KV, though pressure may have taken it."""
     run: Run | None = None
-    current: Pass | Flush | None = None
-    """The flush or forward being carried out; the operations behind it wait in `queue`."""
+    current: Waiting | None = None
+    """The flush or pass being carried out; the operations behind it wait in `queue`."""
     queue: deque[Queued] = field(default_factory=deque["Queued"])
     last_step: int = 0
     """The last engine step that had a row of this context."""

@@ -27,6 +27,7 @@ from pie_engine.context_table import ContextTable
 from pie_engine.cost import CostModel
 from pie_engine.device import Result
 from pie_engine.eviction import Eviction
+from pie_engine.grammar_compiler import GrammarCompiler
 from pie_engine.inbox import Inbox
 from pie_engine.kv_cache import KvCache
 from pie_engine.limits import Limits
@@ -38,6 +39,7 @@ from pie_engine.pressure import PressureGauge
 from pie_engine.run import Run
 from pie_engine.runner_link import RunnerLink
 from pie_engine.scheduler import Scheduler
+from pie_engine.verification import Verification
 from pie_engine.work import Pass
 
 KVSTORE = "kvstore"
@@ -57,8 +59,9 @@ class EngineCore:
         fingerprint: str,
         limits: Limits,
         wall_clock: Callable[[], float],
+        grammars: GrammarCompiler | None = None,
     ) -> None:
-        """`wall_clock` gives Unix seconds, for the rows of the ownership table."""
+        """`wall_clock` gives Unix seconds, for the rows of the ownership table. Without `grammars` runs have none."""
         self._hub = hub
         self._facts = facts
         self._files = dict(model_files)
@@ -72,7 +75,8 @@ class EngineCore:
         self._table = ContextTable(wall_clock)
         adapters = AdapterTable(limits.adapter_memory)
         self.adapters = AdapterRequests(hub, adapters)
-        self._operations = Operations(self._cache, limits, self._table, adapters, self._eviction)
+        self.grammars = grammars
+        self._operations = Operations(self._cache, limits, self._table, adapters, self._eviction, grammars)
         self._ownership = Ownership(self._cache)
         self._links: dict[Peer, RunnerLink] = {}
         self._inbox: Inbox[Ops | Incoming[GetStanding]] = Inbox()
@@ -102,6 +106,7 @@ class EngineCore:
         self._at_border()
         self.adapters.apply()
         self._operations.pins.expire()
+        self._operations.runs.compiled()
         for peer, message in self._inbox.drain():
             if message is None:
                 link = self._links.pop(peer, None)
@@ -165,11 +170,14 @@ class EngineCore:
             unsound = any(isinstance(result, DeviceError) for result in mine)
             match work:
                 case Run():
-                    drawn = self._operations.runs.drawn(work, entry.drafts, mine)
+                    drawn = self._operations.runs.drawn(work, plan.guesses(entry), mine)
                     self._tokens += drawn.tokens
                     right, error = drawn.right, drawn.error
                 case Pass() if error is None:
                     work.deliver(entry.start, entry.stop, mine)
+                case Verification() if mine and not unsound:
+                    error = work.accept(mine)
+                    right = max(0, len(work.drawn) - 1)
                 case _:
                     pass
             if unsound and context.impure:

@@ -22,6 +22,8 @@ class Limits:
     """Bytes of all loaded adapters."""
     swap_pages: int = 0
     """Pages that host memory keeps for contexts that had to leave the pool."""
+    draft_model: bool = False
+    """Runs may have their tokens guessed by one."""
     queue: int = 4096
     """Operations of one context that may wait behind an unfinished one."""
 

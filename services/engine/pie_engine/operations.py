@@ -15,11 +15,12 @@ from pie_wire.messages.common import Account
 from pie_engine.adapter_table import AdapterTable
 from pie_engine.answers import done, fail, refusal_of, refuse
 from pie_engine.asking import make_outputs
-from pie_engine.checks import check_cut, check_head, check_length, check_pass, check_tokens
+from pie_engine.checks import check_cut, check_head, check_length, check_pass, check_tokens, check_verification
 from pie_engine.context import Context
 from pie_engine.context_table import ContextTable
 from pie_engine.device import Result
 from pie_engine.eviction import Eviction
+from pie_engine.grammar_compiler import GrammarCompiler
 from pie_engine.kv_cache import KvCache
 from pie_engine.layout import lay_out
 from pie_engine.limits import Limits
@@ -28,7 +29,8 @@ from pie_engine.pins import Pins
 from pie_engine.run import Run
 from pie_engine.run_operations import RunOperations
 from pie_engine.runner_link import RunnerLink
-from pie_engine.work import Flush, Pass, Queued
+from pie_engine.verification import Verification
+from pie_engine.work import Flush, Pass, Queued, Waiting, Work
 
 Ordered: TypeAlias = (
     wire.Append
@@ -43,8 +45,9 @@ Ordered: TypeAlias = (
     | wire.Forward
     | wire.SetAdapters
     | wire.Suspend
+    | wire.Verify
 )
-Answered: TypeAlias = wire.Flush | wire.Forward | wire.Commit | wire.DropTokens | wire.Pin
+Answered: TypeAlias = wire.Flush | wire.Forward | wire.Commit | wire.DropTokens | wire.Pin | wire.Verify
 MAX_PREFETCHES = 64
 """Of one runner, under way at once."""
 
@@ -59,13 +62,14 @@ class Operations:
         table: ContextTable,
         adapters: AdapterTable,
         eviction: Eviction,
+        grammars: GrammarCompiler | None,
     ) -> None:
         self._cache = cache
         self._adapters = adapters
         self._eviction = eviction
         self._limits = limits
         self._table = table
-        self.runs = RunOperations(cache, limits, table)
+        self.runs = RunOperations(cache, limits, table, grammars)
         self.pins = Pins(cache, limits, table)
         self._pages = PageOperations(cache, limits, table)
 
@@ -121,35 +125,39 @@ class Operations:
 
     # -- results of passes
 
-    def finish(self, work: Pass | Flush) -> None:
+    def finish(self, work: Waiting) -> None:
         """A flush or lockstep pass has all it asked for: answer, and go on with what waited behind it."""
         context = work.context
-        if isinstance(work, Flush):
-            match work.then:
-                case wire.Commit():
-                    self._pages.committed(context, work.then)
-                case wire.DropTokens():
-                    self._pages.dropped(context, work.then)
-                case wire.Pin():
-                    try:
-                        self.pins.put(context, work.then, work.end)
-                    except PieError as exc:
-                        self.fail(work, exc)
+        found = context.found - work.found
+        match work:
+            case Flush():
+                match work.then:
+                    case wire.Commit():
+                        self._pages.committed(context, work.then)
+                    case wire.DropTokens():
+                        self._pages.dropped(context, work.then)
+                    case wire.Pin():
+                        try:
+                            self.pins.put(context, work.then, work.end)
+                        except PieError as exc:
+                            self.fail(work, exc)
+                            return
+                    case wire.Prefetch():
+                        context.current = None
+                        self._free(context)
                         return
-                case wire.Prefetch():
-                    context.current = None
-                    self._free(context)
-                    return
-                case None:
-                    pass
-            context.link.outbox.flushed(work.op, context.found - work.found)
-        else:
-            results: list[Result] = [result for result in work.results if result is not None]
-            context.link.outbox.forwarded(work.op, results, context.found - work.found)
+                    case None:
+                        pass
+                context.link.outbox.flushed(work.op, found)
+            case Pass():
+                results: list[Result] = [result for result in work.results if result is not None]
+                context.link.outbox.forwarded(work.op, results, found)
+            case Verification():
+                context.link.outbox.forwarded(work.op, work.drawn, found)
         done(context.link, work.op)
         self._advance(context)
 
-    def fail(self, work: Run | Pass | Flush, error: PieError) -> None:
+    def fail(self, work: Work, error: PieError) -> None:
         """The device failed under this request: the context is as before it, with what a run had already given."""
         context = work.context
         if isinstance(work, Run):
@@ -321,8 +329,7 @@ class Operations:
             fail(context, item.number, Overloaded(f"{len(context.queue)} operations wait on context {context.id}"))
 
     def _advance(self, context: Context) -> None:
-        if isinstance(context.current, Pass | Flush):
-            context.current = None
+        context.current = None
         while context.queue and context.current is None and not context.unborn:
             self._execute(context, context.queue.popleft())
 
@@ -394,6 +401,8 @@ class Operations:
                 self._begin(Flush(number, context, self._table.arrival()))
             case wire.Forward():
                 self._forward(context, number, op)
+            case wire.Verify():
+                self._verify(context, number, op)
 
     def _forward(self, context: Context, number: int, op: wire.Forward) -> None:
         check_pass(context, op, self._limits)
@@ -428,7 +437,14 @@ class Operations:
         whole = len(op.tokens) // self._limits.page_size * self._limits.page_size
         self._begin(Flush(number, context, self._table.arrival(), whole, op))
 
-    def _begin(self, work: Pass | Flush) -> None:
+    def _verify(self, context: Context, number: int, op: wire.Verify) -> None:
+        check_verification(context, op, self._limits)
+        # The last token's row is fed with the guesses, so its own KV is not taken from a page that others may share.
+        self._cache.trim(context, min(context.kv_length, context.length - 1))
+        arrival, vocab = self._table.arrival(), self._limits.vocab
+        self._begin(Verification(number, context, arrival, op.tokens, op.parents, op.sampler, vocab))
+
+    def _begin(self, work: Waiting) -> None:
         work.found = work.context.found
         work.context.current = work
         work.context.arrival = work.arrival

@@ -24,6 +24,8 @@ class Entry:
     outputs: int
     copy: tuple[int, int] | None = None
     drafts: Sequence[int] = ()
+    row: int = 0
+    """Where the rows of `drafts` begin in the batch, whose tokens count: a draft model may have filled them in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,10 @@ class Plan:
 
     batch: Batch
     entries: Sequence[Entry]
+
+    def guesses(self, entry: Entry) -> Sequence[int]:
+        """The tokens of an entry's drafts as the pass has had them."""
+        return self.batch.tokens[entry.row : entry.row + len(entry.drafts)].tolist()
 
 
 @dataclass(slots=True)

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pie_engine.context import Context
+from pie_engine.grammar import Both, Constraint
+from pie_engine.grammar_compiler import Compilation
 from pie_engine.history import TokenLog
 from pie_engine.outputs import HiddenProbe, History, LogitsProbe, Output, Probe, Sampler
+from pie_engine.pace import Pace
 from pie_engine.prompt_lookup import PromptLookup
+
+
+@dataclass(frozen=True, slots=True)
+class Guesses:
+    """Tokens to try. `open`: they are yet to be filled in, by a draft model."""
+
+    tokens: Sequence[int] = ()
+    open: bool = False
 
 
 @dataclass(eq=False, slots=True)
@@ -36,8 +47,15 @@ class Run:
     """In place of `sampler` until `min_tokens` have been generated: stop ids are forbidden."""
     probes: Sequence[Probe] = ()
     """What else every drawn token comes with."""
+    pace: Pace | None = None
+    """Of guesses; None: no speculation."""
     lookup: PromptLookup | None = None
     log: TokenLog = field(default_factory=TokenLog)
+    drafted_by_model: bool = False
+    """Where `lookup` has nothing to propose."""
+    compiling: Compilation | None = None
+    """Its grammar, as long as it is not compiled."""
+    constraint: Constraint | None = None
     generated: int = 0
     consumed: int = 0
     drafted: int = 0
@@ -47,8 +65,8 @@ class Run:
 
     @property
     def ready(self) -> bool:
-        """May decode: neither ended nor paused, and the program is not too far behind."""
-        return not (self.ended or self.paused) and self.generated - self.consumed < self.window
+        """May decode: neither ended nor paused nor waiting for its grammar, and the program is not too far behind."""
+        return not (self.ended or self.paused or self.compiling) and self.generated - self.consumed < self.window
 
     @property
     def end(self) -> int:
@@ -66,16 +84,22 @@ class Run:
         if not self.probes:
             return 0
         raw = sum(isinstance(spec, LogitsProbe | HiddenProbe) for spec in self.probes)
-        return raw * (self.window if self.lookup else 1)
+        return raw * (min(self.window, 1 + self.pace.most) if self.pace else 1)
 
-    def guess(self, most: int) -> Sequence[int]:
+    def guess(self, most: int) -> Guesses:
         """At most `most` tokens to try behind the pending one; never more than the run may still give."""
-        if self.lookup is None:
-            return ()
+        if self.pace is None:
+            return Guesses()
         room = min(
             self.window - (self.generated - self.consumed), self.max_tokens - self.generated, self.limit - self.end
         )
-        return self.lookup.propose(self.context.tokens, min(most, room - 1))
+        wanted = min(most, room - 1, self.pace.wanted(self.context.length))
+        found: Sequence[int] = self.lookup.propose(self.context.tokens, wanted) if self.lookup is not None else ()
+        if self.constraint is not None:
+            found = found[: self.constraint.accepts(found)]
+        if found or wanted < 1 or not self.drafted_by_model:
+            return Guesses(found)
+        return Guesses([0] * wanted, open=True)
 
     def outputs(self, start: int, stop: int, drafts: Sequence[int] = ()) -> list[Output]:
         """What is wanted of rows at slots [start, stop) and of a row for each of `drafts` behind them; rows count from
@@ -87,10 +111,14 @@ class Run:
         if not start <= last < stop:
             return []
         tokens = self.log.with_drafts(self.context.tokens, drafts) if self.sampler.penalises else None
+        masks = self.constraint.masks(drafts) if self.constraint is not None else None
         outputs: list[Output] = []
         for ahead in range(1 + len(drafts)):
             length = last + 1 + ahead
             sampler = self.early_sampler if self.generated + ahead < self.min_tokens else self.sampler
+            if masks is not None:
+                allowed = masks[ahead]
+                sampler = replace(sampler, mask=allowed if sampler.mask is None else Both(sampler.mask, allowed))
             history = History(tokens[:length], self.start) if tokens is not None else None
             row, position = length - 1 - start, self.context.lineage.position(length - 1) + 1
             outputs.append(Output(row, position, sampler, history))

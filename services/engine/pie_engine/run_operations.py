@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pie_wire.errors import BadField, BadRequest, Conflict, InternalError, PieError
+from pie_wire.errors import BadField, BadRequest, Conflict, InternalError, PieError, Unsupported
 from pie_wire.messages import engine as wire
 from pie_wire.messages.runner import RunEnd
 
 from pie_engine.answers import done, fail
-from pie_engine.asking import make_probe, make_sampler
+from pie_engine.asking import make_probe, make_sampler, penalises
 from pie_engine.checks import check_run, longest
 from pie_engine.context import Context
 from pie_engine.context_table import ContextTable
 from pie_engine.device import Result
+from pie_engine.grammar_compiler import Compilation, GrammarCompiler
 from pie_engine.kv_cache import KvCache
 from pie_engine.limits import Limits
+from pie_engine.pace import Pace
 from pie_engine.prompt_lookup import PromptLookup
 from pie_engine.run import Run
 from pie_engine.runner_link import RunnerLink
@@ -34,36 +36,75 @@ class Drawn:
 class RunOperations:
     """One run per context; see `Run`."""
 
-    def __init__(self, cache: KvCache, limits: Limits, table: ContextTable) -> None:
+    def __init__(self, cache: KvCache, limits: Limits, table: ContextTable, grammars: GrammarCompiler | None) -> None:
         self._cache = cache
         self._limits = limits
         self._table = table
+        self._grammars = grammars
+        self._compiling: dict[Run, None] = {}
 
     def open(self, context: Context, number: int, op: wire.OpenRun) -> None:
         """Begin decoding ahead. Raises what makes it impossible, having changed nothing."""
         if op.run in context.link.runs:
             raise Conflict(f"run id {op.run} is in use")
         check_run(context, op, self._limits)
+        compilation = self._compile(op.grammar) if op.grammar is not None else None
         spec, vocab = op.sampler, self._limits.vocab
+        stop = self._stop(op)
+        by_model = op.speculation.model and op.grammar is None and not penalises(spec)
         run = Run(
             id=op.run,
             context=context,
             arrival=self._table.arrival(),
             sampler=make_sampler(spec, op.seed, vocab),
-            stop=frozenset(op.stop),
+            stop=stop,
             max_tokens=op.max_tokens,
             window=op.window,
             limit=longest(context, self._limits),
             start=context.length,
             min_tokens=spec.min_tokens,
-            early_sampler=make_sampler(spec, op.seed, vocab, op.stop),
+            early_sampler=make_sampler(spec, op.seed, vocab, sorted(stop)),
             probes=[make_probe(probe) for probe in op.probes],
-            lookup=PromptLookup(op.speculation.ngram, op.speculation.drafts) if op.speculation.ngram else None,
+            pace=Pace(op.speculation.drafts) if op.speculation.ngram or by_model else None,
+            lookup=PromptLookup(op.speculation.ngram) if op.speculation.ngram else None,
+            drafted_by_model=by_model,
+            compiling=compilation,
         )
         context.run = context.link.runs[op.run] = run
         context.arrival = run.arrival
         self._table.active[context] = None
+        if compilation is not None:
+            self._compiling[run] = None
+            self.compiled()
         done(context.link, number)
+
+    def _compile(self, grammar: wire.Grammar) -> Compilation:
+        if self._grammars is None:
+            raise Unsupported(
+                "this model has no tokenizer.json, so the engine cannot follow grammars: choose tokens in the program"
+            )
+        return self._grammars.compile(grammar)
+
+    def _stop(self, op: wire.OpenRun) -> frozenset[int]:
+        """A grammar allows end tokens where it may end: they end the run, whatever else does."""
+        ends = self._grammars.eos if op.grammar is not None and self._grammars is not None else ()
+        return frozenset([*op.stop, *ends])
+
+    def compiled(self) -> None:
+        """Let runs begin whose grammars have been compiled, and end those whose grammars cannot be."""
+        for run in list(self._compiling):
+            compilation = run.compiling
+            if not run.ended and compilation is not None and not compilation.done.is_set():
+                continue
+            del self._compiling[run]
+            if run.ended or compilation is None or self._grammars is None:
+                continue
+            run.compiling = None
+            self._table.active[run.context] = None
+            try:
+                run.constraint = self._grammars.start(compilation)
+            except PieError as exc:
+                self.end(run, "error", exc)
 
     def consume(self, link: RunnerLink, op: wire.Consume) -> None:
         """Counts are cumulative, so an old or repeated one changes nothing; a run that is gone needs no count."""
@@ -128,6 +169,7 @@ class RunOperations:
             token, *probed = results[at : at + width]
             error = next((result for result in (token, *probed) if isinstance(result, PieError)), None)
             if error is not None:
+                error = (run.constraint.error if run.constraint is not None else None) or error
                 break
             if not isinstance(token, int):
                 raise InternalError("the device answered a run with something else than a token")
@@ -139,8 +181,8 @@ class RunOperations:
             self._take(run, token, probed)
             if run.ended or not guessed:
                 break
-        if run.lookup is not None and drafts:
-            run.lookup.learn(len(drafts), right, run.context.length)
+        if run.pace is not None and drafts:
+            run.pace.learn(len(drafts), right, run.context.length)
         return Drawn(tokens, right, error)
 
     def _take(self, run: Run, token: int, probed: Sequence[Result]) -> None:
@@ -152,6 +194,11 @@ class RunOperations:
         context.tokens.append(token)
         run.generated += 1
         context.link.outbox.token(run.id, token, probed)
+        if run.constraint is not None:
+            run.constraint.take(token)
+            if run.constraint.finished:
+                self.end(run, "stop")
+                return
         if run.generated >= run.max_tokens or context.length >= run.limit:
             self.end(run, "length")
 

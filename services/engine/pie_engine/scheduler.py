@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 
-from pie_engine.batch import Moves, Segment, build
+from pie_engine.batch import Intervals, Moves, Segment, build
 from pie_engine.context import Context
 from pie_engine.cost import CostModel
 from pie_engine.eviction import Eviction
@@ -18,9 +18,11 @@ from pie_engine.kv_cache import KvCache
 from pie_engine.limits import Limits
 from pie_engine.plan import Draft, Entry, Plan
 from pie_engine.room import Room
-from pie_engine.run import Run
+from pie_engine.run import Guesses, Run
+from pie_engine.verification import Verification
 from pie_engine.work import Work
 
+_NONE = Guesses()
 _DECODE_SHARE = 0.75
 """Of a step's time, while prompts wait: many decodes must not keep a prompt from starting."""
 _MIN_BATCH = 64
@@ -64,7 +66,7 @@ class Scheduler:
             # The oldest must not wait for the immunity or the bid of contexts that cannot go on either.
             draft = self._draft(works, everyone, self._seniority.promote(works[0]))
         self.waited = sum(
-            self._cache.missing_pages(work.context, work.end)
+            self._cache.missing_pages(work.context, _reach(work))
             for work in works
             if work.context not in draft.planned or not _decodes(work)
         )
@@ -89,7 +91,7 @@ class Scheduler:
         for work in works:
             if work is not senior:
                 (decodes if _decodes(work) else prompts).append(work)
-        draft.claimed = sum(self._cache.missing_pages(w.context, w.end) for w in prompts if w.context.pages)
+        draft.claimed = sum(self._cache.missing_pages(w.context, _reach(w)) for w in prompts if w.context.pages)
         if senior is not None and not _decodes(senior):
             self._prefill(draft, room, senior, self._limits.step_ms * (_SENIOR_SHARE if prompts else 1.0))
             draft.prefills, draft.full = 0, False
@@ -121,27 +123,28 @@ class Scheduler:
 
     def _decode(self, draft: Draft, room: Room, work: Work, budget: float, works: int) -> None:
         context = work.context
-        if not context.dead and room.make(self._cache.missing_pages(context, work.end), work):
+        if not context.dead and room.make(self._cache.missing_pages(context, _reach(work)), work):
             self._add(draft, work, work.end, self._guess(draft, work, budget, works))
 
-    def _guess(self, draft: Draft, work: Work, budget: float, works: int) -> Sequence[int]:
+    def _guess(self, draft: Draft, work: Work, budget: float, works: int) -> Guesses:
         """Guesses of what follows a run's pending token, within the rows, time and pages that nobody else needs."""
-        if not isinstance(work, Run) or work.lookup is None:
-            return ()
+        if not isinstance(work, Run) or work.pace is None:
+            return _NONE
         context, end = work.context, work.end
         if context.kv_length >= end:
             # A pending token whose KV is there may lie in a shared page: its step writes nothing.
-            return ()
+            return _NONE
         rows = min(self._limits.max_rows - draft.load.rows, self._cost.rows_within(budget, draft.load, end - 1))
-        guesses = work.guess(rows - 1) if rows > 1 else ()
+        guesses = work.guess(rows - 1)
+        count = len(guesses.tokens)
         # A page for every request keeps guesses from costing anybody else theirs.
         spare = max(self._cache.pool.available - draft.claimed - works, self._cache.missing_pages(context, end))
         cap = context.use.account.page_cap
         if cap:
             spare = min(spare, cap - context.use.pages)
-        while guesses and self._cache.missing_pages(context, end + len(guesses)) > spare:
-            guesses = guesses[:-1]
-        return guesses
+        while count and self._cache.missing_pages(context, end + count) > spare:
+            count -= 1
+        return Guesses(guesses.tokens[:count], guesses.open)
 
     def _prefill(self, draft: Draft, room: Room, work: Work, budget: float) -> bool:
         """Add the next chunk if there are pages for it. False when the step's time is over."""
@@ -197,13 +200,13 @@ class Scheduler:
         """Make room for the whole prompt: whoever begins must be able to finish, beside those who have begun and do not
         give way to it."""
         context = work.context
-        total = self._cache.missing_pages(context, work.end)
+        total = self._cache.missing_pages(context, _reach(work))
         # Pages found in the pool need not be taken, but count as held.
-        own = total if context.swapped is None else self._cache.pages_for(work.end)
+        own = total if context.swapped is None else self._cache.pages_for(_reach(work))
         if begun:
             return room.make(total, work)
         claimed = sum(
-            self._cache.missing_pages(other.context, other.end)
+            self._cache.missing_pages(other.context, _reach(other))
             for other in self._found
             if other is not work and other.context.pages and not room.yields(other.context, work, total)
         )
@@ -211,11 +214,13 @@ class Scheduler:
         wanted = min(total + claimed + len(draft.entries), self._cache.pool.total)
         return room.make(wanted, work, own) or (not draft.entries and room.make(total, work, own))
 
-    def _add(self, draft: Draft, work: Work, stop: int, drafts: Sequence[int] = ()) -> None:
+    def _add(self, draft: Draft, work: Work, stop: int, guesses: Guesses = _NONE) -> None:
         context = work.context
         asks_only = context.kv_length >= stop
         start = stop - 1 if asks_only else context.kv_length
         copy: tuple[int, int] | None = None
+        tree = work if isinstance(work, Verification) and stop == work.end else None
+        drafts = tree.tokens if tree is not None else guesses.tokens
         end = stop + len(drafts)
         if not asks_only:
             copy = self._cache.prepare_write(context, end)
@@ -225,19 +230,25 @@ class Scheduler:
             context.immune_until = self.step + self._limits.immunity_steps
             self._eviction.computed(context, start, stop)
         outputs = work.outputs(start, stop, drafts) if isinstance(work, Run) else work.outputs(start, stop)
+        positions, masks = context.lineage.positions(start, end), context.lineage.rows(start, end)
+        if tree is not None:
+            positions, masks = _with_tree(tree, start)
         draft.segments.append(
             Segment(
                 tokens=[*context.tokens[start:stop], *drafts],
-                positions=context.lineage.positions(start, end),
+                positions=positions,
                 first_slot=start,
                 pages=self._cache.table(context, end),
                 outputs=outputs,
                 write_kv=not asks_only,
                 adapters=context.adapters.at(start).slots,
-                masks=context.lineage.rows(start, end),
+                masks=masks,
+                open_rows=len(drafts) if guesses.open else 0,
+                parents=tree.parents if tree is not None else (),
             )
         )
-        draft.entries.append(Entry(work, start, stop, len(outputs), copy, drafts))
+        row = draft.load.rows + stop - start
+        draft.entries.append(Entry(work, start, stop, len(outputs), copy, drafts, row))
         draft.planned.add(context)
         self._seniority.served(work, self.step)
         draft.load = draft.load.plus(end - start, end)
@@ -261,6 +272,21 @@ def _decodes(work: Work) -> bool:
     return work.end - work.context.kv_length <= 1 and work.context.swapped is None
 
 
+def _reach(work: Work) -> int:
+    """Slots that the request needs in the end, those of guesses that it must have included."""
+    return work.end + (len(work.tokens) if isinstance(work, Verification) else 0)
+
+
+def _with_tree(work: Verification, start: int) -> tuple[Sequence[int], list[Intervals] | None]:
+    """Positions and masks of the rows from slot `start` to the last guess."""
+    lineage, end = work.context.lineage, work.end
+    positions = [*lineage.positions(start, end), *work.positions()]
+    tree = work.masks()
+    if tree is None:
+        return positions, lineage.rows(start, end + len(work.tokens))
+    return positions, [*(lineage.rows(start, end) or [((0, slot + 1),) for slot in range(start, end)]), *tree]
+
+
 def _asks(work: Work) -> bool:
     return work.first_output is not None
 
@@ -268,6 +294,6 @@ def _asks(work: Work) -> bool:
 def _findable(work: Work) -> int:
     """Tokens whose KV may come from the cache: rows that are asked must run, except that a last row may just ask."""
     first = work.first_output
-    if first is None or first == work.end - 1:
+    if first is None or (first == work.end - 1 and not isinstance(work, Verification)):
         return work.context.length
     return first

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
 
@@ -26,6 +27,7 @@ from pie_engine.batch import Batch
 from pie_engine.config import EngineConfig, parse_bytes
 from pie_engine.core import EngineCore
 from pie_engine.device import Device
+from pie_engine.grammar_compiler import GrammarCompiler
 from pie_engine.limits import Limits
 from pie_engine.models.base import Model
 from pie_engine.models.loading import ready_device
@@ -90,7 +92,7 @@ class Engine:
         """Load, serve, leave."""
         log.info("loading the model", model=self._config.model)
         model, device, pages = self._wait(self._worker.submit(ready_device, self._config))
-        core = build_core(self._hub, self._config, model, pages)
+        core = build_core(self._hub, self._config, model, pages, self._transport.wake)
         loader = AdapterLoader(
             core.adapters, device, lambda folder, most: self._reader.submit(device.read_adapter, folder, most)
         )
@@ -109,6 +111,8 @@ class Engine:
         finally:
             membership.leave()
             self._transport.flush()
+            if core.grammars is not None:
+                core.grammars.close()
 
     def _turn(self, core: EngineCore, device: Device, loader: AdapterLoader) -> None:
         """One step, or a wait for something to do."""
@@ -151,8 +155,11 @@ class Engine:
         self._transport.poll(timeout)
 
 
-def build_core(hub: Hub, config: EngineConfig, model: Model, pages: int) -> EngineCore:
-    """The core for a loaded model with a pool of so many pages."""
+def build_core(
+    hub: Hub, config: EngineConfig, model: Model, pages: int, notify: Callable[[], None] = lambda: None
+) -> EngineCore:
+    """The core for a loaded model with a pool of so many pages. `notify` is called, in another thread, when the core
+    has news of its own."""
     info = model.info
     limits = Limits(
         pages=pages,
@@ -162,6 +169,7 @@ def build_core(hub: Hub, config: EngineConfig, model: Model, pages: int) -> Engi
         step_ms=config.step_ms,
         max_rows=config.max_rows,
         swap_pages=config.swap_pages(model.page_bytes(config.page_size), pages),
+        draft_model=bool(config.draft_model),
         adapter_memory=parse_bytes(config.adapter_memory),
     )
     facts = ModelFacts(
@@ -173,7 +181,10 @@ def build_core(hub: Hub, config: EngineConfig, model: Model, pages: int) -> Engi
         dtype=info.dtype,
         backend=info.backend,
     )
-    return EngineCore(hub, facts, model.tokenizer_files(), info.fingerprint, limits, time.time)
+    files = model.tokenizer_files()
+    tokenizer = files.get("tokenizer.json")
+    grammars = GrammarCompiler(tokenizer, info.vocab_size, info.eos_ids, notify) if tokenizer is not None else None
+    return EngineCore(hub, facts, files, info.fingerprint, limits, time.time, grammars)
 
 
 def _info(model: Model, config: EngineConfig) -> dict[str, str | int | float]:

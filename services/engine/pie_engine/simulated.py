@@ -26,6 +26,7 @@ from pie_engine.outputs import (
 )
 from pie_engine.simulated_adapters import SimulatedAdapters
 from pie_engine.slot_memory import SlotMemory
+from pie_engine.trees import moves
 
 
 class SimulatedDevice:
@@ -62,6 +63,9 @@ class SimulatedDevice:
                     results.append(exc)
             else:
                 results.append(probe(seen, spec, self._vocab, places))
+        moved = moves(batch, results)
+        if len(moved):
+            self._memory.move(moved)
         return results
 
     def read_adapter(self, folder: str, most: int) -> LoadedAdapter:

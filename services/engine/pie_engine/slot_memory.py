@@ -42,6 +42,12 @@ class SlotMemory:
         self._tokens[list(pages)] = both[:, : self._page_size]
         self._positions[list(pages)] = both[:, self._page_size :]
 
+    def move(self, slots: Int32Array) -> None:
+        """Copy slots, `[n, 2]` of (source, destination)."""
+        for memory in (self._tokens, self._positions):
+            flat = memory.reshape(-1)
+            flat[slots[:, 1]] = flat[slots[:, 0]]
+
     def seen_by(self, batch: Batch, row: int) -> list[int]:
         """The tokens that row `row` attends to, in slot order.
 

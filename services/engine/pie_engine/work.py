@@ -1,4 +1,5 @@
-"""What a context can have in the schedule: a run (see `run`), a lockstep pass, a flush. Also the operations that wait
+"""What a context can have in the schedule: a run (see `run`), a lockstep pass (for guesses see
+`verification`), a flush. Also the operations that wait
 behind one."""
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pie_engine.device import Result
 from pie_engine.lineage import Lineage
 from pie_engine.outputs import HiddenProbe, LogitsProbe, Output
 from pie_engine.run import Run
+from pie_engine.verification import Verification
 
 Settled: TypeAlias = wire.DropTokens | wire.Commit | wire.Pin | wire.Prefetch
 """Operations that need KV first."""
@@ -106,7 +108,10 @@ class Flush:
         return self.context.kv_length >= self.end
 
 
-Work: TypeAlias = Run | Pass | Flush
+Waiting: TypeAlias = Pass | Flush | Verification
+"""Work that the program waits for; the context's later operations queue behind it."""
+
+Work: TypeAlias = Run | Waiting
 
 
 @dataclass(frozen=True, slots=True)

@@ -178,10 +178,20 @@ class Drop(msgspec.Struct, frozen=True, array_like=True, tag="drop"):
 
 class Speculation(msgspec.Struct, frozen=True, array_like=True):
     """How a run guesses ahead; it changes its speed, never its tokens. `ngram`: look the last so many tokens up in the
-    context itself (0: off). `drafts`: most guesses in a step."""
+    context itself (0: off). `model`: where that finds nothing, let the engine's draft model guess (not with a grammar
+    or penalties, which would have to see the guesses). `drafts`: most guesses in a step."""
 
     ngram: int = 0
     drafts: int = 8
+    model: bool = False
+
+
+class Grammar(msgspec.Struct, frozen=True, array_like=True):
+    """What the tokens of a run must spell: a JSON Schema, a regular expression (Rust's syntax, no look-around, matched
+    from begin to end), a grammar in Lark's notation, or one in the EBNF of llama.cpp (GBNF, rule `root`)."""
+
+    kind: Literal["json-schema", "regex", "lark", "ebnf"]
+    text: str
 
 
 class OpenRun(msgspec.Struct, frozen=True, array_like=True, tag="open-run"):
@@ -199,6 +209,8 @@ class OpenRun(msgspec.Struct, frozen=True, array_like=True, tag="open-run"):
     window: int
     speculation: Speculation = Speculation()
     probes: list[Output] = []
+    grammar: Grammar | None = None
+    """With one, the model's end tokens end the run too, and so does the token after which nothing may follow."""
 
 
 class Consume(msgspec.Struct, frozen=True, array_like=True, tag="consume"):
@@ -263,6 +275,21 @@ class Forward(msgspec.Struct, frozen=True, array_like=True, tag="forward"):
     """Not `causal` with empty `tokens`: the last token's mask is replaced."""
 
 
+class Verify(msgspec.Struct, frozen=True, array_like=True, tag="verify"):
+    """One lockstep pass over guesses of what follows the context's last token. Guess i is `tokens[i]` and comes after
+    guess `parents[i]`, an earlier one, or after the context's last token (-1).
+
+    `sampler` (an output of kind `token`; its row does not matter) draws behind the last token and behind every guess.
+    The longest path on which every guess is the token drawn in its place becomes part of the context. Answered like a
+    pass, with one token for each guess of the path and the token drawn behind it, which is not appended."""
+
+    context: int
+    generation: int
+    tokens: list[int]
+    parents: list[int]
+    sampler: Output
+
+
 class SetAdapters(msgspec.Struct, frozen=True, array_like=True, tag="set-adapters"):
     """The context's last token and all after it are computed with these adapters and no others; an empty list means
     the plain model. Versions are chosen now and stay with the context, its forks too. A truncation to before this
@@ -321,6 +348,7 @@ Op = (
     | Idle
     | Bid
     | Suspend
+    | Verify
 )
 
 

@@ -95,6 +95,14 @@ class KvPool:
         flat = self._tensor.view(len(self._tensor), -1)
         flat.index_copy_(0, index, torch.from_numpy(blocks).view(self._tensor.dtype).to(self.device))
 
+    def move(self, slots: Int32Array) -> None:
+        """Copy the KV of single slots, all layers; `slots` is `[n, 2]` of physical (source, destination)."""
+        pairs = torch.from_numpy(slots).long().to(self.device)
+        pages, offsets = pairs // self.page_size, pairs % self.page_size
+        for layer in range(self.layers):
+            for side in (self._keys[layer], self._values[layer]):
+                side[pages[:, 1], :, offsets[:, 1]] = side[pages[:, 0], :, offsets[:, 0]]
+
     def erase(self, slots: Int32Array) -> None:
         """Zero the KV of physical slots, all layers: what a failed pass wrote may not be a number."""
         where = torch.from_numpy(slots).long().to(self.device)

@@ -85,6 +85,10 @@ class Model(Protocol):
         """Put what `read_pages` gave into these pages."""
         ...
 
+    def move(self, slots: Int32Array) -> None:
+        """Copy the KV of physical slots, `[n, 2]` of (source, destination); all sources are read first."""
+        ...
+
     def erase(self, slots: Int32Array) -> None:
         """Forget the KV of physical slots that a failed pass may have written."""
         ...

@@ -11,7 +11,9 @@ from pie_wire.errors import BadField, Unsupported
 from pie_engine.batch import Output, Sampler, Segment, build
 from pie_engine.config import EngineConfig
 from pie_engine.device import Device
+from pie_engine.drafting import DraftedDevice
 from pie_engine.models.base import Model
+from pie_engine.models.draft_model import check_draft
 from pie_engine.models.model_device import ModelDevice
 
 _WARM_ROWS = 16
@@ -26,6 +28,10 @@ def load_model(config: EngineConfig) -> Model:
         from pie_engine.models.scripted import load_script
 
         return load_script(config.script)
+    return _load_folder(config, config.model)
+
+
+def _load_folder(config: EngineConfig, folder: str) -> Model:
     import torch
 
     from pie_engine.kernels.choice import choose_attention
@@ -33,20 +39,25 @@ def load_model(config: EngineConfig) -> Model:
 
     if config.device == "cuda" and not torch.cuda.is_available():
         raise Unsupported("torch sees no CUDA device: install a CUDA build of torch, or set --device cpu")
-    return load(
-        Path(config.model).expanduser(), choose_attention(config.device), dtype=config.dtype, device=config.device
-    )
+    return load(Path(folder).expanduser(), choose_attention(config.device), dtype=config.dtype, device=config.device)
 
 
 def ready_device(config: EngineConfig) -> tuple[Model, Device, int]:
     """Load, allocate the pool, and return model, device and number of pages."""
     model = load_model(config)
-    per_page = model.page_bytes(config.page_size)
+    draft: Model | None = None
+    if config.draft_model:
+        draft = _load_folder(config, config.draft_model)
+        check_draft(model, draft)
+    per_page = model.page_bytes(config.page_size) + (draft.page_bytes(config.page_size) if draft is not None else 0)
     pages = config.kv_bytes() // per_page
     if pages < 2:
         raise BadField(f"kv_memory {config.kv_memory} holds no two pages of {per_page} bytes: give it more")
     model.allocate(pages, config.page_size)
-    device = ModelDevice(model, threads=config.threads)
+    device: Device = ModelDevice(model, threads=config.threads)
+    if draft is not None:
+        draft.allocate(pages, config.page_size)
+        device = DraftedDevice(device, ModelDevice(draft, threads=config.threads), scratch_page=pages)
     if config.script is None:
         _warm_up(device, pages, config.page_size)
     # Modules and weights live as long as the process: no collection needs to look at them again.

@@ -13,6 +13,7 @@ from pie_engine.kernels.probes import are_numbers, probe
 from pie_engine.kernels.torch_sampler import sample
 from pie_engine.models.base import Model, ModelOutput
 from pie_engine.outputs import HiddenProbe, Sampler
+from pie_engine.trees import moves
 
 _FEW_ROWS = 4
 
@@ -39,7 +40,11 @@ class ModelDevice:
         self._use_threads(batch.rows)
         try:
             with torch.inference_mode():
-                return self._results(batch, self._model.forward(batch))
+                results = self._results(batch, self._model.forward(batch))
+                moved = moves(batch, results)
+                if len(moved):
+                    self._model.move(moved)
+                return results
         except BaseException:
             self._model.erase(batch.write_slots)
             raise

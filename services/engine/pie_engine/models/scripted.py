@@ -144,6 +144,10 @@ class ScriptedModel:
             raise BadField("the pool has not been allocated; call allocate() before the first pass")
         return self._memory
 
+    def move(self, slots: Int32Array) -> None:
+        if self._memory is not None:
+            self._memory.move(slots)
+
     def erase(self, slots: Int32Array) -> None:
         """Nothing: tokens in slots that no context counts are never seen."""
 

@@ -147,6 +147,10 @@ class TransformersModel:
             raise BadRequest("the KV pool has not been allocated; call allocate() before the first pass")
         return self._pool
 
+    def move(self, slots: Int32Array) -> None:
+        if self._pool is not None:
+            self._pool.move(slots)
+
     def erase(self, slots: Int32Array) -> None:
         if self._pool is not None:
             self._pool.erase(slots)
