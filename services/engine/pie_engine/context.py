@@ -136,6 +136,10 @@ class Context:
     """Pages copied back since `absence` began."""
     arrival: int = 0
     """Of its latest work: what makes it young."""
+    tardy: bool = False
+    """Its program was not back with its next pass when others were served."""
+    gone: bool = False
+    """It was dropped."""
     immune_until: int = 0
     """Not a victim of pressure before this step."""
 

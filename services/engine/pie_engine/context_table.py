@@ -52,6 +52,7 @@ class ContextTable:
 
     def leave(self, context: Context) -> None:
         """The context has been freed."""
+        context.gone = True
         context.adapters.release()
         context.use.contexts -= 1
         self.close(context.use)

@@ -27,6 +27,7 @@ from pie_engine.context_table import ContextTable
 from pie_engine.cost import CostModel
 from pie_engine.device import Result
 from pie_engine.eviction import Eviction
+from pie_engine.fairness import Patience
 from pie_engine.grammar_compiler import GrammarCompiler
 from pie_engine.inbox import Inbox
 from pie_engine.kv_cache import KvCache
@@ -72,6 +73,7 @@ class EngineCore:
         self._eviction = Eviction(self._cache, self.cost, hub.clock)
         self._scheduler = Scheduler(self._cache, limits, self.cost, self._eviction)
         self._gauge = PressureGauge()
+        self._patience = Patience()
         self._table = ContextTable(wall_clock)
         adapters = AdapterTable(limits.adapter_memory)
         self.adapters = AdapterRequests(hub, adapters)
@@ -127,9 +129,15 @@ class EngineCore:
                 self._operations.apply(link, message.first + index, op)
         self._send()
 
+    def patience(self) -> float:
+        """Seconds to wait for more operations before plan(): programs that go step by step are about to come back. 0
+        when there is nothing to do anyway."""
+        return self._patience.left(self._hub.clock()) if self._table.active else 0.0
+
     def plan(self) -> Batch | None:
         """The next pass; None when nobody has work."""
         self._at_border()
+        self._patience.planned()
         active = self._table.active
         for context in [c for c in active if c.work is None]:
             del active[context]
@@ -193,6 +201,8 @@ class EngineCore:
             self._cache.publish(context)
             if not isinstance(work, Run) and work.done:
                 self._operations.finish(work)
+        passes = [entry.work.context for entry in plan.entries if isinstance(entry.work, Pass)]
+        self._patience.served(passes, self._hub.clock(), seconds)
         self._send()
 
     def fail(self, cause: BaseException) -> None:

@@ -58,10 +58,8 @@ class Eviction:
             self.price = context.standing
         how: Literal["swapped", "recomputed"] = "swapped" if self._swaps(context) else "recomputed"
         if how == "swapped":
-            needed = self._cache.slots_needed(context)
-            self._make_tier_room(context, needed)
-            self.moved += needed
-            self._cache.swap_out(context)
+            self._make_tier_room(context, self._cache.slots_needed(context))
+            self.moved += self._cache.swap_out(context)
             self._away[context] = None
         else:
             self._cache.evict(context)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from pie_engine.context import AccountUse
+from pie_engine.context import AccountUse, Context
 from pie_engine.work import Work
 
 _LEAST_WEIGHT = 1e-6
+_PATIENCE = 1e-3
+"""Seconds that a step waits for others at most."""
+_PATIENCE_SHARE = 0.1
+"""Of the last step's time, likewise."""
 
 
 class Seniority:
@@ -73,3 +77,41 @@ class Turns:
     def charge(self, use: AccountUse, rows: int) -> None:
         """The account got so many rows of prompts."""
         use.served += rows / max(use.account.weight, _LEAST_WEIGHT)
+
+
+class Patience:
+    """How long to wait for programs that were served in the last step and go step by step: they come back a moment
+    after their answers, and a pass without them would put them into the pass after it, so that two half-batches took
+    turns from then on.
+
+    Nobody is waited for twice: who was not back in time is waited for again only after it has been.
+    """
+
+    def __init__(self) -> None:
+        self._expected: list[Context] = []
+        self._watched: list[Context] = []
+        self._since = 0.0
+        self._bound = 0.0
+
+    def served(self, contexts: Sequence[Context], now: float, seconds: float) -> None:
+        """A step of so many seconds has just answered the passes of these contexts."""
+        self._expected = [context for context in contexts if not context.tardy]
+        self._watched = list(contexts)
+        self._since = now
+        self._bound = min(_PATIENCE, _PATIENCE_SHARE * seconds)
+
+    def left(self, now: float) -> float:
+        """Seconds worth waiting before the next pass; 0 when all who are expected are there."""
+        if all(_is_back(context) for context in self._expected):
+            return 0.0
+        return max(0.0, self._since + self._bound - now)
+
+    def planned(self) -> None:
+        """The next pass begins: who is not there was late."""
+        for context in self._watched:
+            context.tardy = not _is_back(context)
+        self._expected, self._watched = [], []
+
+
+def _is_back(context: Context) -> bool:
+    return context.work is not None or context.gone or context.idle or context.suspended

@@ -188,18 +188,18 @@ class KvCache:
                 context.use.pages -= 1
 
     def slots_needed(self, context: Context) -> int:
-        """Slots of the tier that `swap_out` would take."""
-        contents = [self.pool.content(page) for page in self.held(context)]
-        return sum(1 for content in contents if content is None or self.swap.pool.find(content) is None)
+        """Slots that `swap_out` would take of those that are available."""
+        return sum(self.swap.must_take(self.pool.content(page)) for page in self.held(context))
 
-    def swap_out(self, context: Context) -> None:
-        """Give all pages back and keep a copy of each in the tier, which has room for `slots_needed`."""
-        hole = self.swap.hole
-        slots = [
-            hole if page == self._hole else self.swap.keep(page, self.pool.content(page)) for page in context.pages
-        ]
+    def swap_out(self, context: Context) -> int:
+        """Give all pages back and keep a copy of each in the tier, which has room for `slots_needed`. Returns how many
+        are copied: those that the tier has are shared."""
+        before = self.swap.moves
+        kept = iter(self.swap.keep([(page, self.pool.content(page)) for page in self.held(context)]))
+        slots = [self.swap.hole if page == self._hole else next(kept) for page in context.pages]
         context.swapped = Swapped(slots, context.kv_length, context.published)
         self.evict(context)
+        return self.swap.moves - before
 
     def swap_in(self, context: Context) -> int:
         """Bring all pages back; `missing_pages` are available. Returns how many are copied: those that the pool has

@@ -36,6 +36,8 @@ from pie_engine.worker import Worker
 R = TypeVar("R")
 
 PORT = "runners"
+_MOMENT = 1e-4
+"""Seconds between looks while a step waits: finer than a poll can."""
 _FAREWELL = 2.0
 """Seconds for the pass under way; a model that is still loading gets none."""
 
@@ -118,6 +120,10 @@ class Engine:
         """One step, or a wait for something to do."""
         self._poll(0.0 if core.has_work else TICK)
         core.apply()
+        while (left := core.patience()) > 0.0:
+            time.sleep(min(left, _MOMENT))
+            self._poll(0.0)
+            core.apply()
         loader.turn()
         core.tick()
         batch = core.plan()

@@ -7,6 +7,7 @@ device, ahead of the pass they are planned for: all that leave first, then all t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pie_engine.pages import PagePool
@@ -44,12 +45,21 @@ class SwapTier:
         """Moves wait for a pass."""
         return bool(self._out or self._back)
 
-    def keep(self, page: int, content: bytes | None) -> int:
-        """The slot for a page of the pool, by content if it has been published. Callers look at `pool.available`."""
+    def must_take(self, content: bytes | None) -> bool:
+        """A page of this content would need one of the slots that are available."""
         found = self.pool.find(content) if content is not None else None
-        if found is not None:
-            self.pool.share(found)
-            return found
+        return found is None or not self.pool.is_owned(found)
+
+    def keep(self, pages: Sequence[tuple[int, bytes | None]]) -> list[int]:
+        """Slots for pages of the pool, each with its content if it has been published. Callers look at
+        `pool.available` and `must_take`."""
+        found = [self.pool.find(content) if content is not None else None for _, content in pages]
+        for slot in found:
+            if slot is not None:
+                self.pool.share(slot)
+        return [self._take(*page) if slot is None else slot for page, slot in zip(pages, found, strict=True)]
+
+    def _take(self, page: int, content: bytes | None) -> int:
         slot = self.pool.take()
         self._out.append((page, slot))
         if content is not None:
