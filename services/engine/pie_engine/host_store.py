@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -32,13 +32,15 @@ class Paged(Protocol):
 class HostStore:
     """One block of bytes per slot. The core bounds the number of slots; memory is taken at a slot's first use."""
 
-    def __init__(self, pool: Paged) -> None:
+    def __init__(self, pool: Paged, clock: Callable[[], float] = time.perf_counter) -> None:
+        """`clock` gives seconds."""
         self._pool = pool
+        self._clock = clock
         self._blocks: dict[int, Bytes] = {}
 
     def carry_out(self, moves: Moves) -> None:
         """All that leave in order, then all that come back; notes the time and that it is done."""
-        started = time.perf_counter()
+        started = self._clock()
         for at in range(0, len(moves.out), _TOGETHER):
             some = moves.out[at : at + _TOGETHER]
             for (_, slot), block in zip(some, self._pool.read_pages([page for page, _ in some]), strict=True):
@@ -46,7 +48,7 @@ class HostStore:
         for at in range(0, len(moves.back), _TOGETHER):
             some = moves.back[at : at + _TOGETHER]
             self._pool.write_pages([page for _, page in some], np.stack([self._blocks[slot] for slot, _ in some]))
-        moves.seconds = time.perf_counter() - started
+        moves.seconds = self._clock() - started
         moves.done = True
 
     def _keep(self, slot: int, block: Bytes) -> None:

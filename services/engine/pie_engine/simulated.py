@@ -34,7 +34,7 @@ class SimulatedDevice:
 
     def __init__(self, pages: int, page_size: int, vocab: int, *, habit: int = 1) -> None:
         self._memory = SlotMemory(pages, page_size)
-        self._host = HostStore(self._memory)
+        self._host = HostStore(self._memory, clock=lambda: 0.0)
         self._vocab = vocab
         self._habit = habit
         self.adapters = SimulatedAdapters()
