@@ -6,14 +6,8 @@ import numpy as np
 import pytest
 import torch
 from pie_engine.device import Entropy, LogProbs, TopK, Vector
-from pie_engine.kernels.probes import are_numbers, most_likely, probe
+from pie_engine.kernels.probes import most_likely, probe
 from pie_engine.outputs import EntropyProbe, LogitsProbe, LogProbsProbe, TopKProbe
-
-
-def test_rows_that_are_no_numbers_are_known():
-    rows = torch.zeros(5, 10)
-    rows[0, 3], rows[1, 3], rows[2], rows[3, 3] = float("nan"), float("inf"), float("-inf"), float("-inf")
-    assert are_numbers(rows) == [False, False, False, True, True]
 
 
 def test_most_likely_gives_probabilities():

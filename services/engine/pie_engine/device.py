@@ -7,7 +7,7 @@ from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from pie_wire.errors import BadRequest, PieError
+from pie_wire.errors import BadRequest, DeviceError, PieError
 
 from pie_engine.batch import Batch
 
@@ -45,6 +45,15 @@ class Vector:
 Result: TypeAlias = int | TopK | LogProbs | Entropy | Vector | PieError
 """Answer to one output: a token for a sampler, what a probe asks, or why this row alone has failed. After a
 `DeviceError` the KV of the row's context is not to be trusted; other errors concern the request only."""
+
+
+Draw: TypeAlias = int | PieError
+"""Answer to a sampler."""
+
+
+def not_numbers() -> DeviceError:
+    """The answer to whatever asks a row whose logits are no numbers."""
+    return DeviceError("the model gave logits that are not numbers")
 
 
 def nothing_left() -> BadRequest:

@@ -9,11 +9,6 @@ from pie_engine.device import Entropy, LogProbs, Result, TopK, Vector
 from pie_engine.outputs import EntropyProbe, LogitsProbe, LogProbsProbe, TopKProbe
 
 
-def are_numbers(logits: Tensor) -> list[bool]:
-    """Per row `[vocab]`: its largest logit is finite. Minus infinity may stand for single tokens, not for all."""
-    return torch.isfinite(logits.amax(dim=-1)).tolist()
-
-
 def probe(logits: Tensor, spec: LogitsProbe | TopKProbe | LogProbsProbe | EntropyProbe) -> Result:
     """What `spec` asks of one row `[vocab]` whose largest logit is finite."""
     row = logits.float()

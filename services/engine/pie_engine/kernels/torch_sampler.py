@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pie_engine.device import Draw, not_numbers, nothing_left
 from pie_engine.draws import uniforms
 from pie_engine.outputs import History, Output, Sampler
 from pie_engine.token_masks import allowed
@@ -36,6 +37,7 @@ POLYNOMIAL = (
 )
 """2**f for f in [-1/2, 1/2], highest power first (Moshier: Cephes, `exp2f`)."""
 _LOG2_E = 1.4426950408889634
+_TINY, _HUGE = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 _HALF_BITS = 20
 _FAR = -int(LOWEST) << LEVEL_BITS
 _ID_BITS = 22
@@ -46,33 +48,38 @@ _GROUP = 64
 """Rows at a time, so that memory is bounded."""
 
 
-def sample(logits: Tensor, rows: Sequence[int], outputs: Sequence[Output]) -> list[int | None]:
+def sample(logits: Tensor, rows: Sequence[int], outputs: Sequence[Output]) -> list[Draw]:
     """Draw a token for each of `outputs`, whose specs are samplers; output i has row `rows[i]` of `logits`
-    `[U, vocab]`. None where nothing may be drawn.
+    `[U, vocab]`. In place of a token DeviceError where the largest logit is not finite, BadRequest where nothing may be
+    drawn.
 
-    Every token depends on its row's logits, its sampler and position only. The rows' largest logits are finite.
+    Every token depends on its row's logits, its sampler and position only.
     """
-    drawn: list[int | None] = []
+    drawn: list[Draw] = []
     for at in range(0, len(outputs), _GROUP):
         drawn += _group(logits, rows[at : at + _GROUP], outputs[at : at + _GROUP])
     return drawn
 
 
-def _group(logits: Tensor, indices: Sequence[int], outputs: Sequence[Output]) -> list[int | None]:
+def _group(logits: Tensor, indices: Sequence[int], outputs: Sequence[Output]) -> list[Draw]:
     samplers = [output.spec for output in outputs if isinstance(output.spec, Sampler)]
     rows = logits[torch.tensor(indices, device=logits.device)].float()
+    sound = torch.isfinite(rows.amax(dim=-1)).tolist()
     for row, sampler, output in zip(rows, samplers, outputs, strict=True):
         edit(row, sampler, output.history)
     largest, first = rows.max(dim=-1)
     possible = torch.isfinite(largest).tolist()
-    tokens = first.tolist()
-    others = [i for i, sampler in enumerate(samplers) if sampler.temperature != 0.0 and possible[i]]
+    tokens: list[Draw] = [*first.tolist()]
+    others = [i for i, sampler in enumerate(samplers) if sampler.temperature != 0.0 and sound[i] and possible[i]]
     if others:
         chosen = [samplers[i] for i in others]
         draws = uniforms([s.seed for s in chosen], [outputs[i].position for i in others])
         for i, token in zip(others, _draw(rows[others], largest[others], chosen, draws.tolist()), strict=True):
             tokens[i] = token
-    return [token if can else None for token, can in zip(tokens, possible, strict=True)]
+    for i, fine in enumerate(sound):
+        if not (fine and possible[i]):
+            tokens[i] = nothing_left() if fine else not_numbers()
+    return tokens
 
 
 def edit(row: Tensor, sampler: Sampler, history: History | None) -> None:
@@ -128,8 +135,7 @@ def _draw(rows: Tensor, largest: Tensor, samplers: Sequence[Sampler], draws: Seq
 
 def level_factor(temperature: float) -> float:
     """By what a difference of logits becomes one of levels: a float32, positive and finite."""
-    numbers = np.finfo(np.float32)
-    return float(np.float32(min(max(_LOG2_E / temperature, float(numbers.tiny)), float(numbers.max))))
+    return float(np.float32(min(max(_LOG2_E / temperature, _TINY), _HUGE)))
 
 
 def least_weight(min_p: float) -> int:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from pie_wire.errors import DeviceError
 
 from pie_engine.batch import Batch, Int32Array
-from pie_engine.device import LoadedAdapter, Result, Vector, nothing_left
+from pie_engine.device import LoadedAdapter, Result, Vector, not_numbers
 from pie_engine.host_store import HostStore
-from pie_engine.kernels.probes import are_numbers, probe
-from pie_engine.kernels.torch_sampler import sample
+from pie_engine.kernels.probes import probe
+from pie_engine.kernels.sampler import sample
 from pie_engine.models.base import Model, ModelOutput
 from pie_engine.outputs import HiddenProbe, Sampler
 from pie_engine.trees import moves
@@ -59,31 +61,38 @@ class ModelDevice:
         self._model.drop_adapter(slot)
 
     def _results(self, batch: Batch, given: ModelOutput) -> list[Result]:
-        results: list[Result] = [DeviceError("the model gave logits that are not numbers")] * len(batch.outputs)
-        sound = dict(zip(batch.logit_rows.tolist(), are_numbers(given.logits), strict=True))
-        if given.hidden is not None:
-            whole = torch.isfinite(given.hidden).all(dim=-1).tolist()
-            for row, fine in zip(batch.hidden_rows.tolist(), whole, strict=True):
-                sound[row] = sound.get(row, True) and fine
-        for row in (row for row, fine in sound.items() if not fine):
-            self._model.erase(_written_with(batch, row))
         places = {row: place for place, row in enumerate(batch.logit_rows.tolist())}
-        sampled: list[int] = []
-        for index, output in enumerate(batch.outputs):
-            if not sound[output.row]:
-                continue
+        unsound = self._unsound(batch, given, places)
+        sampled = [output for output in batch.outputs if isinstance(output.spec, Sampler)]
+        drawn = sample(given.logits, [places[output.row] for output in sampled], sampled, self._set or 1)
+        unsound.update(o.row for o, draw in zip(sampled, drawn, strict=True) if isinstance(draw, DeviceError))
+        for row in unsound:
+            self._model.erase(_written_with(batch, row))
+        tokens = iter(drawn)
+        results: list[Result] = []
+        for output in batch.outputs:
             match output.spec:
                 case Sampler():
-                    sampled.append(index)
+                    results.append(next(tokens))
+                case _ if output.row in unsound:
+                    results.append(not_numbers())
                 case HiddenProbe():
-                    results[index] = self._hidden(batch, given, output.row)
+                    results.append(self._hidden(batch, given, output.row))
                 case asked:
-                    results[index] = probe(given.logits[places[output.row]], asked)
-        outputs = [batch.outputs[index] for index in sampled]
-        tokens = sample(given.logits, [places[output.row] for output in outputs], outputs)
-        for index, token in zip(sampled, tokens, strict=True):
-            results[index] = nothing_left() if token is None else token
+                    results.append(probe(given.logits[places[output.row]], asked))
         return results
+
+    def _unsound(self, batch: Batch, given: ModelOutput, places: Mapping[int, int]) -> set[int]:
+        """Rows that probes ask and that are no numbers; what the sampler reads, it looks at itself."""
+        unsound: set[int] = set()
+        probed = {o.row for o in batch.outputs if not isinstance(o.spec, Sampler | HiddenProbe)}
+        for row in probed:
+            if not torch.isfinite(given.logits[places[row]].amax()):
+                unsound.add(row)
+        if given.hidden is not None:
+            whole = torch.isfinite(given.hidden).all(dim=-1).tolist()
+            unsound.update(row for row, fine in zip(batch.hidden_rows.tolist(), whole, strict=True) if not fine)
+        return unsound
 
     def _hidden(self, batch: Batch, given: ModelOutput, row: int) -> Result:
         if given.hidden is None:
