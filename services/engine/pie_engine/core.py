@@ -132,7 +132,9 @@ class EngineCore:
     def patience(self) -> float:
         """Seconds to wait for more operations before plan(): programs that go step by step are about to come back. 0
         when there is nothing to do anyway."""
-        return self._patience.left(self._hub.clock()) if self._table.active else 0.0
+        if not any(context.work is not None for context in self._table.active):
+            return 0.0
+        return self._patience.left(self._hub.clock())
 
     def plan(self) -> Batch | None:
         """The next pass; None when nobody has work."""

@@ -95,6 +95,12 @@ class Scheduler:
         if senior is not None and not _decodes(senior):
             self._prefill(draft, room, senior, self._limits.step_ms * (_SENIOR_SHARE if prompts else 1.0))
             draft.prefills, draft.full = 0, False
+        self._found = {w: self._found[w] if w in self._found else self._expected(w) for w in prompts}
+        bidder = self._bidder(room, decodes, prompts)
+        if bidder is not None:
+            self._prefill(draft, room, bidder, self._limits.step_ms * _SENIOR_SHARE)
+            draft.prefills, draft.full = 0, False
+            prompts = [w for w in prompts if w is not bidder]
         budget = self._limits.step_ms * (_DECODE_SHARE if prompts else 1.0)
         if senior is not None and senior.context not in draft.planned and _decodes(senior):
             self._decode(draft, room, senior, budget, len(works))
@@ -106,11 +112,26 @@ class Scheduler:
             if len(draft.entries) >= _MIN_BATCH and not self._fits(draft, work, budget):
                 break
             self._decode(draft, room, work, budget, len(works))
-        self._found = {w: self._found[w] if w in self._found else self._expected(w) for w in prompts}
         for work in self._turns.order(prompts, self._to_go):
             if not self._prefill(draft, room, work, self._limits.step_ms):
                 break
         return draft
+
+    def _bidder(self, room: Room, decodes: list[Work], prompts: list[Work]) -> Work | None:
+        """A prompt that waits for pages which decodes of a lower bid, or of a heavier account, hold: it must be planned
+        before them, since nobody of a pass gives way."""
+        if self._cache.pool.available >= len(decodes) + max(
+            (self._cache.missing_pages(w.context, _reach(w)) for w in prompts if not w.context.pages), default=0
+        ):
+            return None
+        waiting = [w for w in prompts if not w.context.pages and not w.context.dead]
+        for work in sorted(waiting, key=lambda w: (-w.context.standing, w.arrival)):
+            need, mine = self._cache.missing_pages(work.context, _reach(work)), work.context
+            for other in (decode.context for decode in decodes):
+                lower = other.use is not mine.use or other.standing < mine.standing
+                if lower and room.yields(other, work, need):
+                    return work
+        return None
 
     def _expected(self, work: Work) -> int:
         return 0 if work.context.computed else self._cache.match(work.context, _findable(work))
