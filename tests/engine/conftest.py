@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,6 +44,7 @@ class Runner:
     failed: dict[int, ErrorInfo] = field(default_factory=dict)
     generations: dict[int, int] = field(default_factory=dict)
     flushed: set[int] = field(default_factory=set)
+    exports: dict[int, list[bytes]] = field(default_factory=dict)
     cached: dict[int, int] = field(default_factory=dict)
     outputs: dict[int, list[Slot]] = field(default_factory=dict)
     buffers: dict[int, list[bytes]] = field(default_factory=dict)
@@ -65,6 +66,10 @@ class Runner:
             assert failure.op not in self.failed, "an operation failed twice"
             self.failed[failure.op] = failure.error
             self.generations[failure.context] = failure.generation
+        for part in step.exports:
+            parts = self.exports.setdefault(part.op, [])
+            assert part.part == len(parts)
+            parts.append(bytes(incoming.buffers[part.buffer]))
         self.flushed.update(step.flushed)
         self.cached.update(zip(step.flushed, step.cached, strict=True))
         for probed in step.probes:
@@ -125,12 +130,12 @@ class Bench:
         """What the device claims to have taken; replace it to simulate another machine."""
         return 10.0
 
-    def send(self, *ops: wire.Op, runner: Runner | None = None) -> int:
+    def send(self, *ops: wire.Op, runner: Runner | None = None, buffers: Sequence[bytes] = ()) -> int:
         """Send operations in one message; returns the number of the last."""
         who = runner or self.runner
         peer: Peer | None = who.hub.peer("engine")
         assert peer is not None
-        who.hub.send(peer, wire.Ops(who.next_op, list(ops)))
+        who.hub.send(peer, wire.Ops(who.next_op, list(ops)), buffers=list(buffers))
         who.next_op += len(ops)
         for out in who.hub.outgoing():
             self.hub.receive("runners", who.name.encode(), out.frames)
@@ -241,4 +246,4 @@ def benches() -> Callable[..., Bench]:
 
 def make_bench(pages: int = 64, page_size: int = 4, max_context: int = 4096, habit: int = 1, **limits: float) -> Bench:
     device = SimulatedDevice(pages, page_size, VOCAB, habit=habit)
-    return Bench(device, Limits(pages, page_size, max_context, VOCAB, **limits))  # type: ignore[arg-type]
+    return Bench(device, Limits(pages, page_size, max_context, VOCAB, page_bytes=device.page_bytes, **limits))  # type: ignore[arg-type]

@@ -108,6 +108,8 @@ OPS: list[engine.Op] = [
     engine.Pin(17, 1, "briefing", 600.0),
     engine.Unpin(ACCOUNT, "briefing"),
     engine.Prefetch(PID, "acme", ACCOUNT, [1, 2, 49151]),
+    engine.Export(17, 1),
+    engine.Import(19, PID, "acme", ACCOUNT, 0, 2),
     engine.Flush(17, 1),
     engine.OpenRun(17, 1, 5, SAMPLER, 18446744073709551615, [2, 0], 64, 32),
     engine.Consume(17, 5, 16),
@@ -227,6 +229,7 @@ CASES: list[Case] = [
                     ],
                 )
             ],
+            exports=[runner.Exported(9, 0, 2, 0)],
             probes=[runner.RunProbes(6, [runner.Slot("top", ids=[13, 2], probs=[0.5, 0.25])])],
             receipts=[
                 runner.Receipt(17, "evicted", "pressure", "swapped", 40, 3),

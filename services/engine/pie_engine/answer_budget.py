@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from pie_wire.hub import Peer
 
 from pie_engine.context import Context
+from pie_engine.work import Export, Work
 
 MOST_BYTES = 64 << 20
 """Of raw answers that one runner has not acknowledged, those of the next pass included."""
@@ -17,9 +18,9 @@ SLIGHT_BYTES = 2 << 20
 class AnswerBudget:
     """Which contexts may take part in a pass, given what their runners are still owed.
 
-    A request that asks for raw rows of the vocabulary takes part when they fit beside what its runner has not
-    acknowledged yet, or when nothing is underway to that runner, so that no request is too large for ever. Others wait,
-    in order of arrival; requests for tokens never do.
+    A request that asks for raw rows of the vocabulary, or for pages, takes part when they fit beside what its runner
+    has not acknowledged yet, or when nothing is underway to that runner, so that no request is too large for ever.
+    Others wait, in order of arrival; requests for tokens never do.
     """
 
     def __init__(self, owed: Callable[[Peer], int], vocab: int) -> None:
@@ -33,14 +34,17 @@ class AnswerBudget:
         asking: list[tuple[int, Context, int]] = []
         for context in contexts:
             work = context.work
-            rows = work.raw_rows if work is not None else 0
-            if work is not None and rows:
-                asking.append((work.arrival, context, rows * self._row_bytes))
+            size = self._size(work) if work is not None else 0
+            if work is not None and size:
+                asking.append((work.arrival, context, size))
             else:
                 admitted.append(context)
         if asking:
             self._fit(asking, admitted)
         return admitted
+
+    def _size(self, work: Work) -> int:
+        return work.size if isinstance(work, Export) else work.raw_rows * self._row_bytes
 
     def _fit(self, asking: list[tuple[int, Context, int]], admitted: list[Context]) -> None:
         owed: dict[Peer, int] = {}

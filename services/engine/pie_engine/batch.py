@@ -8,7 +8,7 @@ mask of a row, whatever its kind, is a set of intervals over the logical slots o
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -22,6 +22,7 @@ from pie_engine.outputs import (
     LogitsProbe,
     LogProbsProbe,
     Output,
+    PagesProbe,
     Sampler,
     TopKProbe,
 )
@@ -102,6 +103,27 @@ class Unknown:
     sampler: Sampler
 
 
+Buffer: TypeAlias = bytes | bytearray | memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class PageLoad:
+    """Pages to write from bytes, and their content: buffers with whole pages, in this order."""
+
+    pages: Sequence[int]
+    data: Sequence[Buffer]
+
+    def parts(self) -> Iterator[tuple[Sequence[int], NDArray[np.uint8]]]:
+        """Pages with their content `[n, page_bytes]`, buffer by buffer."""
+        size = sum(map(len, self.data)) // max(1, len(self.pages))
+        at = 0
+        for part in self.data:
+            # Tensors want memory that may be written to, and a message's may not.
+            blocks = np.frombuffer(bytearray(part), dtype=np.uint8).reshape(-1, size)
+            yield self.pages[at : at + len(blocks)], blocks
+            at += len(blocks)
+
+
 @dataclass(slots=True)
 class Load:
     """What a pass costs: rows; KV slots read by one-row segments; rows times slots of longer ones."""
@@ -139,7 +161,8 @@ class Batch:
     intervals           [N, 2]  visible logical slots, [start, end)
     segment_rows        [R+1]   segment_rows[r] : segment_rows[r + 1] are the rows of segment r
     page_ptr, pages     [R+1], [P]  pages[page_ptr[r] : page_ptr[r + 1]] is the page table of segment r
-    copies              [C, 2]  pages (source, destination) to copy before anything else
+    loads               pages to write from bytes, after the moves
+    copies              [C, 2]  pages (source, destination) to copy then
     causal              no row carries a mask of its own
     outputs             [O]     in order of segments; `Output.row` counts over the whole batch
     unknown             rows whose tokens are filled in by a draft model before the pass
@@ -164,6 +187,7 @@ class Batch:
     outputs: tuple[Output, ...]
     logit_rows: Int32Array
     hidden_rows: Int32Array
+    loads: tuple[PageLoad, ...] = ()
     adapted: tuple[AdaptedRows, ...] = ()
     moves: Moves | None = None
     trees: tuple[Tree, ...] = ()
@@ -220,6 +244,7 @@ def build(
     scratch_page: int,
     copies: Sequence[tuple[int, int]] = (),
     moves: Moves | None = None,
+    loads: Sequence[PageLoad] = (),
 ) -> Batch:
     """Pack segments; none, when there are only `moves`. Every segment has at least one row, and pages for all its
     slots."""
@@ -272,7 +297,10 @@ def build(
         for output in segment.outputs:
             row = row0 + output.row
             outputs.append(Output(row, output.position, output.spec, output.history))
-            (hidden_rows if isinstance(output.spec, HiddenProbe) else logit_rows)[row] = None
+            if isinstance(output.spec, HiddenProbe):
+                hidden_rows[row] = None
+            elif not isinstance(output.spec, PagesProbe):
+                logit_rows[row] = None
     return Batch(
         page_size=page_size,
         tokens=_int32(tokens),
@@ -293,6 +321,7 @@ def build(
         moves=moves,
         trees=tuple(trees),
         unknown=tuple(unknown),
+        loads=tuple(loads),
     )
 
 

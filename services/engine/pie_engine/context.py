@@ -96,6 +96,8 @@ class Context:
     unborn: bool = False
     """Its fork waits for earlier operations of the parent."""
     tokens: list[int] = field(default_factory=list[int])
+    origin: bytes = b""
+    """Checksum of the import that it began as: what came from outside is found only by those who bring the same."""
     lineage: Lineage = field(default_factory=Lineage)
     """Positions and masks of the tokens, where they are not the plain ones."""
     pages: array[int] = field(default_factory=lambda: array("i"))

@@ -22,7 +22,7 @@ from pie_wire.messages.kvstore import PutPages
 from pie_engine.adapter_requests import AdapterRequests
 from pie_engine.adapter_table import AdapterTable
 from pie_engine.answer_budget import AnswerBudget
-from pie_engine.batch import Batch
+from pie_engine.batch import Batch, Buffer
 from pie_engine.context_table import ContextTable
 from pie_engine.cost import CostModel
 from pie_engine.device import Result
@@ -40,8 +40,9 @@ from pie_engine.pressure import PressureGauge
 from pie_engine.run import Run
 from pie_engine.runner_link import RunnerLink
 from pie_engine.scheduler import Scheduler
+from pie_engine.transfers import Transfers
 from pie_engine.verification import Verification
-from pie_engine.work import Pass
+from pie_engine.work import Export, Pass
 
 KVSTORE = "kvstore"
 """Name of the hub's port to kvstore; reports go there while it is up."""
@@ -78,10 +79,11 @@ class EngineCore:
         adapters = AdapterTable(limits.adapter_memory)
         self.adapters = AdapterRequests(hub, adapters)
         self.grammars = grammars
-        self._operations = Operations(self._cache, limits, self._table, adapters, self._eviction, grammars)
+        transfers = Transfers(self._cache, limits, self._table, adapters, fingerprint, facts.dtype)
+        self._operations = Operations(self._cache, limits, self._table, adapters, self._eviction, grammars, transfers)
         self._ownership = Ownership(self._cache)
         self._links: dict[Peer, RunnerLink] = {}
-        self._inbox: Inbox[Ops | Incoming[GetStanding]] = Inbox()
+        self._inbox: Inbox[tuple[Ops, Sequence[Buffer]] | Incoming[GetStanding]] = Inbox()
         self._budget = AnswerBudget(hub.owed, limits.vocab)
         self._inflight: Plan | None = None
         self._stalled = False
@@ -118,6 +120,7 @@ class EngineCore:
             if isinstance(message, Incoming):
                 self._answer_standing(message)
                 continue
+            ops, buffers = message
             link = self._links.get(peer)
             if link is None:
                 if not peer.alive:
@@ -125,8 +128,8 @@ class EngineCore:
                 link = self._links[peer] = RunnerLink(peer)
                 if self._gauge.level != "low":
                     link.outbox.pressure(self._gauge.reading())
-            for index, op in enumerate(message.ops):
-                self._operations.apply(link, message.first + index, op)
+            for index, op in enumerate(ops.ops):
+                self._operations.apply(link, ops.first + index, op, buffers)
         self._send()
 
     def patience(self) -> float:
@@ -188,6 +191,8 @@ class EngineCore:
                 case Verification() if mine and not unsound:
                     error = work.accept(mine)
                     right = max(0, len(work.drawn) - 1)
+                case Export() if error is None:
+                    work.deliver(mine)
                 case _:
                     pass
             if unsound and context.impure:
@@ -323,7 +328,8 @@ class EngineCore:
 
     def _receive(self, incoming: Incoming[Ops]) -> None:
         try:
-            self._inbox.put(incoming.peer, incoming.message, operations=len(incoming.message.ops), size=incoming.size)
+            message = incoming.message
+            self._inbox.put(incoming.peer, (message, incoming.buffers), operations=len(message.ops), size=incoming.size)
         except Overloaded as exc:
             # Operations are numbered and pipelined: dropping one would break all behind it, so the link must go.
             self._hub.lost(incoming.peer, exc)

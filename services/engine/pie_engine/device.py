@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from pie_wire.errors import BadRequest, DeviceError, PieError
 
 from pie_engine.batch import Batch
+from pie_engine.outputs import PagesProbe
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,14 @@ class Vector:
     values: NDArray[np.float32]
 
 
-Result: TypeAlias = int | TopK | LogProbs | Entropy | Vector | PieError
+@dataclass(frozen=True, eq=False, slots=True)
+class Pages:
+    """Answer to a `PagesProbe`: its pages one after the other."""
+
+    data: bytes
+
+
+Result: TypeAlias = int | TopK | LogProbs | Entropy | Vector | Pages | PieError
 """Answer to one output: a token for a sampler, what a probe asks, or why this row alone has failed. After a
 `DeviceError` the KV of the row's context is not to be trusted; other errors concern the request only."""
 
@@ -59,6 +68,33 @@ def not_numbers() -> DeviceError:
 def nothing_left() -> BadRequest:
     """The answer to a sampler whose mask, bias and stop ids leave no token."""
     return BadRequest("nothing can be drawn: mask, bias and forbidden stop ids leave no token with a finite logit")
+
+
+class PageHost(Protocol):
+    """Whatever keeps the pages."""
+
+    @property
+    def slot_bytes(self) -> int: ...
+
+    def read_pages(self, pages: Sequence[int]) -> NDArray[np.uint8]: ...
+
+    def write_pages(self, pages: Sequence[int], blocks: NDArray[np.uint8]) -> None: ...
+
+
+def load_pages(host: PageHost, batch: Batch) -> None:
+    """Write what the batch brings in as bytes."""
+    for load in batch.loads:
+        for pages, blocks in load.parts():
+            host.write_pages(pages, blocks)
+
+
+def read_probed(host: PageHost, probe: PagesProbe, page_size: int) -> Pages:
+    """What a `PagesProbe` asks for."""
+    blocks = host.read_pages(probe.pages)
+    if len(blocks):
+        # What other slots of the last page held is not the context's.
+        blocks[-1].reshape(-1, page_size, host.slot_bytes)[:, probe.filled :] = 0
+    return Pages(blocks.tobytes())
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -109,6 +109,28 @@ class KvCache:
         context.pages[context.pages.index(new)] = old
         self.pool.release(new)
 
+    def install(self, context: Context, kv_length: int, holes: Collection[int]) -> list[int]:
+        """Give a context without pages those for KV of `kv_length` tokens, except at the indices in `holes`. Returns
+        them; the caller has them written."""
+        taken: list[int] = []
+        for index in range(self.pages_for(kv_length)):
+            if index in holes:
+                context.pages.append(self._hole)
+                context.holes += 1
+            else:
+                taken.append(self.pool.take())
+                self._append(context, taken[-1])
+        context.kv_length = kv_length
+        return taken
+
+    def holding(self, context: Context, kv_length: int) -> tuple[list[int], int]:
+        """Pages with KV of the first `kv_length` tokens, without those given up, and the slots of the last one that
+        belong to these tokens."""
+        size = self.pool.page_size
+        indices = [i for i, page in enumerate(context.pages[: self.pages_for(kv_length)]) if page != self._hole]
+        filled = min(size, kv_length - indices[-1] * size) if indices else 0
+        return [context.pages[index] for index in indices], filled
+
     def pinnable(self, context: Context, index: int) -> int:
         """The page with the KV of full page `index` that lookup finds."""
         page = self.pool.find(self.page_hash(context, index))
@@ -124,7 +146,8 @@ class KvCache:
         """Offer full pages whose tokens have KV and have been consumed by the program."""
         full = min(context.kv_length, context.guest_length) // self.pool.page_size
         for index in range(context.published, full):
-            self.pool.publish(context.pages[index], self.page_hash(context, index))
+            if context.pages[index] != self._hole:
+                self.pool.publish(context.pages[index], self.page_hash(context, index))
         context.published = max(context.published, full)
 
     def truncate(self, context: Context, length: int) -> None:
@@ -257,6 +280,7 @@ class KvCache:
         """The child becomes the parent's first `length` tokens and shares their pages; whoever writes first copies."""
         child.tokens = parent.tokens[:length]
         child.adapters = parent.adapters.copy(length)
+        child.origin = parent.origin
         child.committed = min(parent.committed, length // self.pool.page_size)
         if parent.reserved is not None:
             child.reserved = parent.committed + parent.reserved - child.committed
@@ -288,7 +312,7 @@ class KvCache:
         salt = context.use.account.salt
         while len(hashes) <= index:
             start = len(hashes) * size
-            before = hashes[-1] if hashes else self._fingerprint
+            before = hashes[-1] if hashes else self._fingerprint + context.origin
             digest = hashlib.blake2b(before, digest_size=_DIGEST, key=salt[:64])
             if len(salt) > 64:
                 digest.update(salt)

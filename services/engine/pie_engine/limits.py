@@ -24,6 +24,8 @@ class Limits:
     """Pages that host memory keeps for contexts that had to leave the pool."""
     draft_model: bool = False
     """Runs may have their tokens guessed by one."""
+    page_bytes: int = 0
+    """Bytes of one page's content, as exports have it."""
     queue: int = 4096
     """Operations of one context that may wait behind an unfinished one."""
 

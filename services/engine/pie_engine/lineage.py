@@ -54,7 +54,7 @@ class Lineage:
         if not (self.masks or self.views):
             return None
         own = dict(self._own_masks(start, stop))
-        return [own.get(slot) or ((0, slot + 1),) for slot in range(start, stop)] if own else None
+        return [own[slot] if slot in own else ((0, slot + 1),) for slot in range(start, stop)] if own else None
 
     def place(self, slot: int, position: int) -> None:
         """The token at `slot`, the last so far, has this position."""

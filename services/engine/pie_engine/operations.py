@@ -5,6 +5,7 @@ What concerns runs is in `run_operations`; the contexts themselves are in `conte
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import isfinite
 from typing import TypeAlias
 
@@ -15,6 +16,7 @@ from pie_wire.messages.common import Account
 from pie_engine.adapter_table import AdapterTable
 from pie_engine.answers import done, fail, refusal_of, refuse
 from pie_engine.asking import make_outputs
+from pie_engine.batch import Buffer
 from pie_engine.checks import check_cut, check_head, check_length, check_pass, check_tokens, check_verification
 from pie_engine.context import Context
 from pie_engine.context_table import ContextTable
@@ -29,8 +31,9 @@ from pie_engine.pins import Pins
 from pie_engine.run import Run
 from pie_engine.run_operations import RunOperations
 from pie_engine.runner_link import RunnerLink
+from pie_engine.transfers import Transfers
 from pie_engine.verification import Verification
-from pie_engine.work import Flush, Pass, Queued, Waiting, Work
+from pie_engine.work import Export, Flush, Import, Pass, Queued, Waiting, Work
 
 Ordered: TypeAlias = (
     wire.Append
@@ -40,6 +43,7 @@ Ordered: TypeAlias = (
     | wire.Commit
     | wire.Release
     | wire.Pin
+    | wire.Export
     | wire.Flush
     | wire.OpenRun
     | wire.Forward
@@ -47,7 +51,7 @@ Ordered: TypeAlias = (
     | wire.Suspend
     | wire.Verify
 )
-Answered: TypeAlias = wire.Flush | wire.Forward | wire.Commit | wire.DropTokens | wire.Pin | wire.Verify
+Answered: TypeAlias = wire.Flush | wire.Forward | wire.Commit | wire.DropTokens | wire.Pin | wire.Verify | wire.Export
 MAX_PREFETCHES = 64
 """Of one runner, under way at once."""
 
@@ -63,7 +67,9 @@ class Operations:
         adapters: AdapterTable,
         eviction: Eviction,
         grammars: GrammarCompiler | None,
+        transfers: Transfers,
     ) -> None:
+        self._transfers = transfers
         self._cache = cache
         self._adapters = adapters
         self._eviction = eviction
@@ -73,13 +79,15 @@ class Operations:
         self.pins = Pins(cache, limits, table)
         self._pages = PageOperations(cache, limits, table)
 
-    def apply(self, link: RunnerLink, number: int, op: wire.Op) -> None:
-        """Carry out an operation, or queue it behind unfinished ones of its context."""
+    def apply(self, link: RunnerLink, number: int, op: wire.Op, buffers: Sequence[Buffer] = ()) -> None:
+        """Carry out an operation, or queue it behind unfinished ones of its context. `buffers`: of its message."""
         link.last = number
         link.open[number] = None
         match op:
             case wire.Create():
                 self._create(link, number, op)
+            case wire.Import():
+                self._import(link, number, op, buffers)
             case wire.Fork():
                 self._receive_fork(link, number, op)
             case wire.Drop():
@@ -154,6 +162,10 @@ class Operations:
                 context.link.outbox.forwarded(work.op, results, found)
             case Verification():
                 context.link.outbox.forwarded(work.op, work.drawn, found)
+            case Export():
+                context.link.outbox.exported(work.op, self._transfers.exported(work))
+            case Import():
+                pass
         done(context.link, work.op)
         self._advance(context)
 
@@ -166,6 +178,11 @@ class Operations:
         if isinstance(work, Flush) and isinstance(work.then, wire.Prefetch):
             context.current = None
             self._free(context)
+            return
+        if isinstance(work, Import):
+            self._cache.evict(context)
+            context.tokens = []
+            self._bury(context, work.op, error)
             return
         if isinstance(work, Pass):
             self._cache.truncate(context, work.base)
@@ -185,6 +202,22 @@ class Operations:
             context = Context(op.context, link, op.process, op.tenant, use, since=self._table.clock())
             self._table.enter(context)
         done(link, number)
+
+    def _import(self, link: RunnerLink, number: int, op: wire.Import, buffers: Sequence[Buffer]) -> None:
+        if op.context in link.contexts:
+            link.outbox.fail(number, op.context, 0, Conflict(f"context id {op.context} is in use").info())
+            done(link, number)
+            return
+        use = self._table.use_of(op.account)
+        context = Context(op.context, link, op.process, op.tenant, use, since=self._table.clock())
+        self._table.enter(context)
+        try:
+            if op.buffer < 0 or op.count < 1 or op.buffer + op.count > len(buffers):
+                raise BadField(f"an import of buffers {op.buffer} to {op.buffer + op.count}, of {len(buffers)}")
+            self._begin(self._transfers.imported(context, number, buffers[op.buffer : op.buffer + op.count]))
+        except PieError as exc:
+            context.tokens = []
+            self._bury(context, number, exc)
 
     def _receive_fork(self, link: RunnerLink, number: int, op: wire.Fork) -> None:
         if op.context in link.contexts:
@@ -346,6 +379,7 @@ class Operations:
                 done(context.link, item.number)
             case (
                 wire.Create()
+                | wire.Import()
                 | wire.Consume()
                 | wire.PauseRun()
                 | wire.ResumeRun()
@@ -367,7 +401,7 @@ class Operations:
                     fail(context, item.number, exc)
 
     def _carry_out(self, context: Context, number: int, op: Ordered) -> None:
-        if context.run is not None and not isinstance(op, wire.Flush | wire.Pin | wire.Suspend):
+        if context.run is not None and not isinstance(op, wire.Flush | wire.Pin | wire.Suspend | wire.Export):
             raise Conflict(f"context {context.id} has an open run {context.run.id}: close it first")
         match op:
             case wire.Append():
@@ -397,6 +431,8 @@ class Operations:
                 self.runs.open(context, number, op)
             case wire.Suspend():
                 self._suspend(context, number)
+            case wire.Export():
+                self._begin(self._transfers.export(context, number))
             case wire.Flush():
                 self._begin(Flush(number, context, self._table.arrival()))
             case wire.Forward():

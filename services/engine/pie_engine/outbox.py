@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 import numpy as np
 from pie_wire.errors import ErrorInfo, InternalError, PieError
-from pie_wire.messages.runner import ForwardDone, OpFailure, Pressure, Receipt, RunEnd, RunProbes, Slot, Step
+from pie_wire.messages.runner import Exported, ForwardDone, OpFailure, Pressure, Receipt, RunEnd, RunProbes, Slot, Step
 
-from pie_engine.device import Entropy, LogProbs, Result, TopK, Vector
+from pie_engine.device import Entropy, LogProbs, Pages, Result, TopK, Vector
 
 _ENTRY = 64
 """Bytes of a failure or slot beside its text, ids and probabilities, at most."""
@@ -36,6 +36,7 @@ class Outbox:
         self._ends: list[RunEnd] = []
         self._outputs: list[ForwardDone] = []
         self._buffers: list[bytes] = []
+        self._exports: list[Exported] = []
         self._receipts: list[Receipt] = []
         self._pressure: Pressure | None = None
         self._acked = 0
@@ -73,10 +74,17 @@ class Outbox:
         self._outputs.append(ForwardDone(op, slots, cached))
         self._weigh(_weight(slots))
 
+    def exported(self, op: int, buffers: Sequence[bytes]) -> None:
+        """Parts in order; large ones travel in messages of their own."""
+        for part, buffer in enumerate(buffers):
+            self._buffers.append(buffer)
+            self._exports.append(Exported(op, part, len(buffers), len(self._buffers) - 1))
+            self._weigh(_ENTRY + len(buffer))
+
     def take(self, acked: int) -> list[tuple[Step, list[bytes]]]:
         """The messages with their buffers, in order; empties the box."""
         news = self._failed or self._flushed or self._tokens or self._ends or self._outputs or self._receipts
-        news = news or self._pressure is not None
+        news = news or self._exports or self._pressure is not None
         if acked == self._acked and not news and not self._parcels:
             return []
         last = self._step(
@@ -98,7 +106,7 @@ class Outbox:
         if self._weight >= _PARCEL_BYTES or len(self._buffers) >= _PARCEL_BUFFERS:
             self._parcels.append((self._step(self._acked), self._buffers))
             self._failed, self._outputs, self._buffers, self._weight = [], [], [], 0
-            self._tokens, self._probes = {}, {}
+            self._tokens, self._probes, self._exports = {}, {}, []
 
     def _step(
         self,
@@ -119,6 +127,7 @@ class Outbox:
             tokens=[token for tokens in self._tokens.values() for token in tokens],
             ends=list(ends),
             outputs=self._outputs,
+            exports=self._exports,
             probes=[RunProbes(run, slots) for run, slots in self._probes.items()],
             receipts=list(receipts),
             pressure=pressure,
@@ -137,6 +146,8 @@ class Outbox:
             case Vector():
                 self._buffers.append(np.ascontiguousarray(result.values, dtype="<f4").tobytes())
                 return Slot(result.kind, buffer=len(self._buffers) - 1)
+            case Pages():
+                raise InternalError("pages were delivered as an answer of a pass")
             case PieError():
                 raise InternalError("a failed row was delivered as an answer")
 

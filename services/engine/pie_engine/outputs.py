@@ -113,8 +113,17 @@ class HiddenProbe:
     """The hidden state of a row that the output layer reads, float32."""
 
 
+@dataclass(frozen=True, slots=True)
+class PagesProbe:
+    """The pages of the pool themselves, as they are after the pass; of the last one only the first `filled` slots, the
+    others as zeros: what they held is not the context's."""
+
+    pages: tuple[int, ...]
+    filled: int
+
+
 Probe: TypeAlias = LogitsProbe | TopKProbe | LogProbsProbe | EntropyProbe | HiddenProbe
-OutputSpec: TypeAlias = Sampler | Probe
+OutputSpec: TypeAlias = Sampler | Probe | PagesProbe
 
 
 # Not frozen: two are made per request and step, and freezing makes that slow.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from pie_engine.batch import Batch, Load, Segment
+from pie_engine.batch import Batch, Load, PageLoad, Segment
 from pie_engine.context import Context
 from pie_engine.work import Work
 
@@ -47,6 +47,7 @@ class Draft:
     segments: list[Segment] = field(default_factory=list[Segment])
     entries: list[Entry] = field(default_factory=list[Entry])
     copies: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
+    loads: list[PageLoad] = field(default_factory=list[PageLoad])
     planned: set[Context] = field(default_factory=set[Context])
     producing: set[bytes] = field(default_factory=set[bytes])
     """Hashes of pages that prefills of this pass, or their later chunks, will publish."""

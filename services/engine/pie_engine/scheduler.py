@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 
-from pie_engine.batch import Intervals, Moves, Segment, build
+from pie_engine.batch import Intervals, Moves, PageLoad, Segment, build
 from pie_engine.context import Context
 from pie_engine.cost import CostModel
 from pie_engine.eviction import Eviction
@@ -20,7 +20,7 @@ from pie_engine.plan import Draft, Entry, Plan
 from pie_engine.room import Room
 from pie_engine.run import Guesses, Run
 from pie_engine.verification import Verification
-from pie_engine.work import Work
+from pie_engine.work import Import, Work
 
 _NONE = Guesses()
 _DECODE_SHARE = 0.75
@@ -79,7 +79,12 @@ class Scheduler:
         if not draft.entries and moves is None:
             return None
         batch = build(
-            draft.segments, page_size=pool.page_size, scratch_page=pool.total, copies=draft.copies, moves=moves
+            draft.segments,
+            page_size=pool.page_size,
+            scratch_page=pool.total,
+            copies=draft.copies,
+            moves=moves,
+            loads=draft.loads,
         )
         return Plan(batch, draft.entries)
 
@@ -142,9 +147,19 @@ class Scheduler:
     def _fits(self, draft: Draft, work: Work, budget: float) -> bool:
         return self._cost.estimate(draft.load.plus(1, work.context.length)) <= budget
 
+    def _bring_in(self, draft: Draft, room: Room, work: Import) -> None:
+        """Give an imported context its pages, to be written before anything else. A row of it takes part and asks
+        nothing."""
+        if room.make(work.pages, work):
+            pages = self._cache.install(work.context, work.end, work.holes)
+            draft.loads.append(PageLoad(pages, work.data))
+            self._add(draft, work, work.end)
+
     def _decode(self, draft: Draft, room: Room, work: Work, budget: float, works: int) -> None:
         context = work.context
-        if not context.dead and room.make(self._cache.missing_pages(context, _reach(work)), work):
+        if isinstance(work, Import):
+            self._bring_in(draft, room, work)
+        elif not context.dead and room.make(self._cache.missing_pages(context, _reach(work)), work):
             self._add(draft, work, work.end, self._guess(draft, work, budget, works))
 
     def _guess(self, draft: Draft, work: Work, budget: float, works: int) -> Guesses:
@@ -170,6 +185,9 @@ class Scheduler:
     def _prefill(self, draft: Draft, room: Room, work: Work, budget: float) -> bool:
         """Add the next chunk if there are pages for it. False when the step's time is over."""
         context = work.context
+        if isinstance(work, Import):
+            self._bring_in(draft, room, work)
+            return True
         begun, found = bool(context.pages), context.found
         if context.dead or (draft.full and not begun):
             return True

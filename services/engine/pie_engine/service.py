@@ -177,6 +177,7 @@ def build_core(
         swap_pages=config.swap_pages(model.page_bytes(config.page_size), pages),
         draft_model=bool(config.draft_model),
         adapter_memory=parse_bytes(config.adapter_memory),
+        page_bytes=model.read_pages((0,)).nbytes,
     )
     facts = ModelFacts(
         name=info.name,

@@ -10,7 +10,17 @@ from numpy.typing import NDArray
 from pie_wire.errors import BadRequest
 
 from pie_engine.batch import Batch
-from pie_engine.device import Entropy, LoadedAdapter, LogProbs, Result, TopK, Vector, nothing_left
+from pie_engine.device import (
+    Entropy,
+    LoadedAdapter,
+    LogProbs,
+    Result,
+    TopK,
+    Vector,
+    load_pages,
+    nothing_left,
+    read_probed,
+)
 from pie_engine.distribution import exact_distribution
 from pie_engine.draws import uniforms
 from pie_engine.host_store import HostStore
@@ -20,6 +30,7 @@ from pie_engine.outputs import (
     History,
     LogitsProbe,
     LogProbsProbe,
+    PagesProbe,
     Probe,
     Sampler,
     TopKProbe,
@@ -46,9 +57,13 @@ class SimulatedDevice:
         self.rows += batch.rows
         if batch.moves is not None:
             self._host.carry_out(batch.moves)
+        load_pages(self._memory, batch)
         self._memory.store(batch, self.adapters.values(batch))
         results: list[Result] = []
         for output in batch.outputs:
+            if isinstance(output.spec, PagesProbe):
+                results.append(read_probed(self._memory, output.spec, batch.page_size))
+                continue
             whole = self._memory.seen_by(batch, output.row)
             seen = recall(whole, self._habit)
             places = self._memory.positions_seen_by(batch, output.row) if len(seen) == len(whole) else None
@@ -67,6 +82,11 @@ class SimulatedDevice:
         if len(moved):
             self._memory.move(moved)
         return results
+
+    @property
+    def page_bytes(self) -> int:
+        """Bytes of a page's content."""
+        return self._memory.read_pages((0,)).nbytes
 
     def read_adapter(self, folder: str, most: int) -> LoadedAdapter:
         return self.adapters.read(folder, most)

@@ -31,6 +31,11 @@ class SlotMemory:
         self._tokens.reshape(-1)[batch.write_slots] = batch.tokens if values is None else values
         self._positions.reshape(-1)[batch.write_slots] = batch.positions
 
+    @property
+    def slot_bytes(self) -> int:
+        """Bytes of one slot among the tokens, and among the positions, of a page."""
+        return self._tokens.itemsize
+
     def read_pages(self, pages: Sequence[int]) -> NDArray[np.uint8]:
         """Whole pages as bytes `[n, page_bytes]`; a copy."""
         where = list(pages)

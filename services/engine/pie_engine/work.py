@@ -10,10 +10,12 @@ from typing import TypeAlias
 
 from pie_wire.messages import engine as wire
 
+from pie_engine.batch import Buffer
 from pie_engine.context import Context
-from pie_engine.device import Result
+from pie_engine.device import Pages, Result
+from pie_engine.kv_cache import KvCache
 from pie_engine.lineage import Lineage
-from pie_engine.outputs import HiddenProbe, LogitsProbe, Output
+from pie_engine.outputs import HiddenProbe, LogitsProbe, Output, PagesProbe
 from pie_engine.run import Run
 from pie_engine.verification import Verification
 
@@ -108,7 +110,78 @@ class Flush:
         return self.context.kv_length >= self.end
 
 
-Waiting: TypeAlias = Pass | Flush | Verification
+@dataclass(eq=False, slots=True)
+class Export:
+    """Compute KV for all of the first `length` tokens but the last, then read the pages that hold it."""
+
+    op: int
+    context: Context
+    arrival: int
+    length: int
+    cache: KvCache
+    size: int
+    """Bytes of the answer, about."""
+    data: bytes | None = None
+    found: int = 0
+    """Tokens that the context had found in the cache before."""
+
+    @property
+    def end(self) -> int:
+        return max(0, self.length - 1)
+
+    @property
+    def first_output(self) -> int | None:
+        return None if self.done else self.end - 1
+
+    def outputs(self, start: int, stop: int) -> list[Output]:
+        last = self.end - 1
+        if not start <= last < stop:
+            return []
+        pages, filled = self.cache.holding(self.context, self.end)
+        return [Output(last - start, self.context.lineage.position(last) + 1, PagesProbe(tuple(pages), filled))]
+
+    def deliver(self, results: Sequence[Result]) -> None:
+        """Results of `outputs`."""
+        for result in results:
+            if isinstance(result, Pages):
+                self.data = result.data
+
+    @property
+    def done(self) -> bool:
+        return self.data is not None or not self.end
+
+
+@dataclass(eq=False, slots=True)
+class Import:
+    """Give a context KV for `end` tokens from `data`, buffers with whole pages; `holes` are indices of pages that it
+    does without."""
+
+    op: int
+    context: Context
+    arrival: int
+    end: int
+    holes: Sequence[int]
+    data: Sequence[Buffer]
+    pages: int
+    found: int = 0
+
+    @property
+    def first_output(self) -> int | None:
+        return None
+
+    @property
+    def raw_rows(self) -> int:
+        return 0
+
+    def outputs(self, start: int, stop: int) -> list[Output]:
+        return []
+
+    @property
+    def done(self) -> bool:
+        return self.context.kv_length >= self.end
+
+
+Waiting: TypeAlias = Pass | Flush | Verification | Export | Import
 """Work that the program waits for; the context's later operations queue behind it."""
 
 Work: TypeAlias = Run | Waiting

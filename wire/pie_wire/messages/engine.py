@@ -62,6 +62,18 @@ class Create(msgspec.Struct, frozen=True, array_like=True, tag="create"):
     account: Account
 
 
+class Import(msgspec.Struct, frozen=True, array_like=True, tag="import"):
+    """A new context from an export: buffers `buffer`, ... of this message, `count` of them. Refused if they are
+    damaged, of another model or number format, or need an adapter that is not loaded."""
+
+    context: int
+    process: str
+    tenant: str
+    account: Account
+    buffer: int
+    count: int
+
+
 class Fork(msgspec.Struct, frozen=True, array_like=True, tag="fork"):
     """`context` becomes a copy-on-write copy of the first `length` tokens of `parent`."""
 
@@ -161,6 +173,14 @@ class Prefetch(msgspec.Struct, frozen=True, array_like=True, tag="prefetch"):
     account: Account
     tokens: list[int]
     adapters: list[AdapterUse] = []
+
+
+class Export(msgspec.Struct, frozen=True, array_like=True, tag="export"):
+    """The context as bytes, up to what the program has of it: tokens, positions, masks, adapters and KV, for an engine
+    with the same model. A run goes on. Answered by `exports`."""
+
+    context: int
+    generation: int
 
 
 class Flush(msgspec.Struct, frozen=True, array_like=True, tag="flush"):
@@ -326,6 +346,7 @@ class Suspend(msgspec.Struct, frozen=True, array_like=True, tag="suspend"):
 
 Op = (
     Create
+    | Import
     | Fork
     | Append
     | Truncate
@@ -336,6 +357,7 @@ Op = (
     | Pin
     | Unpin
     | Prefetch
+    | Export
     | Flush
     | Drop
     | OpenRun

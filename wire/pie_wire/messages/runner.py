@@ -102,6 +102,15 @@ class ForwardDone(msgspec.Struct, frozen=True, array_like=True):
     """Tokens whose KV was found instead of computed."""
 
 
+class Exported(msgspec.Struct, frozen=True, array_like=True):
+    """Buffer `buffer` of this message is part `part` (from 0) of the `parts` of an export, the header first."""
+
+    op: int
+    part: int
+    parts: int
+    buffer: int
+
+
 class Receipt(msgspec.Struct, frozen=True, array_like=True):
     """Pages of a context left the pool (`evicted`), or the context is back as it was (`restored`).
 
@@ -145,6 +154,7 @@ class Step(Push, frozen=True, omit_defaults=True):
     tokens: list[int] = []
     ends: list[RunEnd] = []
     outputs: list[ForwardDone] = []
+    exports: list[Exported] = []
     probes: list[RunProbes] = []
     receipts: list[Receipt] = []
     pressure: Pressure | None = None

@@ -83,6 +83,11 @@ class KvPool:
             pairs = torch.from_numpy(copies).long().to(self.device)
             self._tensor[pairs[:, 1]] = self._tensor[pairs[:, 0]]
 
+    @property
+    def slot_bytes(self) -> int:
+        """Bytes of one slot in one block, which holds the slots of one page, layer and head, keys or values."""
+        return self.head_dim * self._tensor.itemsize
+
     def read_pages(self, pages: Sequence[int]) -> NDArray[np.uint8]:
         """Whole pages as bytes `[n, page_bytes]`, all layers; a copy in host memory."""
         index = torch.tensor(list(pages), device=self.device)

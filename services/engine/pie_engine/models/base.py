@@ -81,6 +81,11 @@ class Model(Protocol):
         """The KV of whole pages as bytes, `[n, page_bytes]`; a copy."""
         ...
 
+    @property
+    def slot_bytes(self) -> int:
+        """A page's bytes are blocks of `page_size` cells; a cell, so many bytes, belongs to one slot."""
+        ...
+
     def write_pages(self, pages: Sequence[int], blocks: NDArray[np.uint8]) -> None:
         """Put what `read_pages` gave into these pages."""
         ...

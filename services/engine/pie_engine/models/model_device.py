@@ -9,12 +9,12 @@ import torch
 from pie_wire.errors import DeviceError
 
 from pie_engine.batch import Batch, Int32Array
-from pie_engine.device import LoadedAdapter, Result, Vector, not_numbers
+from pie_engine.device import LoadedAdapter, Result, Vector, load_pages, not_numbers, read_probed
 from pie_engine.host_store import HostStore
 from pie_engine.kernels.probes import probe
 from pie_engine.kernels.sampler import sample
 from pie_engine.models.base import Model, ModelOutput
-from pie_engine.outputs import HiddenProbe, Sampler
+from pie_engine.outputs import HiddenProbe, PagesProbe, Sampler
 from pie_engine.trees import moves
 
 _FEW_ROWS = 4
@@ -39,6 +39,7 @@ class ModelDevice:
             self._host.carry_out(batch.moves)
         if not batch.rows:
             return []
+        load_pages(self._model, batch)
         self._use_threads(batch.rows)
         try:
             with torch.inference_mode():
@@ -72,6 +73,8 @@ class ModelDevice:
         results: list[Result] = []
         for output in batch.outputs:
             match output.spec:
+                case PagesProbe():
+                    results.append(read_probed(self._model, output.spec, batch.page_size))
                 case Sampler():
                     results.append(next(tokens))
                 case _ if output.row in unsound:
@@ -85,7 +88,7 @@ class ModelDevice:
     def _unsound(self, batch: Batch, given: ModelOutput, places: Mapping[int, int]) -> set[int]:
         """Rows that probes ask and that are no numbers; what the sampler reads, it looks at itself."""
         unsound: set[int] = set()
-        probed = {o.row for o in batch.outputs if not isinstance(o.spec, Sampler | HiddenProbe)}
+        probed = {o.row for o in batch.outputs if not isinstance(o.spec, Sampler | HiddenProbe | PagesProbe)}
         for row in probed:
             if not torch.isfinite(given.logits[places[row]].amax()):
                 unsound.add(row)

@@ -139,6 +139,10 @@ class ScriptedModel:
     def write_pages(self, pages: Sequence[int], blocks: NDArray[np.uint8]) -> None:
         self._slots().write_pages(pages, blocks)
 
+    @property
+    def slot_bytes(self) -> int:
+        return self._slots().slot_bytes
+
     def _slots(self) -> SlotMemory:
         if self._memory is None:
             raise BadField("the pool has not been allocated; call allocate() before the first pass")

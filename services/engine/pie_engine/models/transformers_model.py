@@ -142,6 +142,10 @@ class TransformersModel:
     def write_pages(self, pages: Sequence[int], blocks: NDArray[np.uint8]) -> None:
         self._kv().write_pages(pages, blocks)
 
+    @property
+    def slot_bytes(self) -> int:
+        return self._kv().slot_bytes
+
     def _kv(self) -> KvPool:
         if self._pool is None:
             raise BadRequest("the KV pool has not been allocated; call allocate() before the first pass")
