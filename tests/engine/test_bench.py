@@ -82,10 +82,19 @@ def test_figures_beside_the_table(bench, monkeypatch):
     made |= {figure.name: figure for figure in figures.core_figures(bench, 1)}
     bench.execute = real
     monkeypatch.setattr(figures, "_VOCABULARIES", ((100, 1.0),))
-    made |= {figure.name: figure for figure in figures.sampler_figures(bench, 1)}
+    for group in (figures.sampler_figures, figures.swap_figures, figures.speculation_figures):
+        made |= {figure.name: figure for figure in group(bench, 1)}
     made |= {figure.name: figure for figure in figures.adapter_figures(bench, 1)}
     assert {"decode-b16-lora-0", "lora-1-over-none", "lora-4-over-none"} <= made.keys()
-    assert {"schedule-b64", "fork-1024", "cancel-run", "prefix-hit-over-decode", "sampler-b64-v100"} <= made.keys()
+    assert {
+        "schedule-b64",
+        "fork-1024",
+        "cancel-run",
+        "prefix-hit-over-decode",
+        "sampler-b64-v100",
+        "swap-64-pages-out",
+        "ngram-speedup",
+    } <= made.keys()
     assert all(figure.value > 0 for figure in made.values())
     bench.core.check_integrity()
 

@@ -11,7 +11,9 @@ from pie_engine.batch import Batch
 from pie_engine.bench.adapted import adapter_figures
 from pie_engine.bench.figure import Figure
 from pie_engine.bench.sampling import sampler_ms
+from pie_engine.bench.speculated import speculation_figures
 from pie_engine.bench.stand import Stand
+from pie_engine.bench.swapped import swap_figures
 from pie_engine.bench.traffic import Decodes, Prompts, Tokens
 from pie_engine.device import Result
 
@@ -76,6 +78,8 @@ GROUPS: Mapping[str, Callable[[Stand, int], Iterator[Figure]]] = {
     "prefix": prefix_figures,
     "sampler": sampler_figures,
     "adapters": adapter_figures,
+    "swap": swap_figures,
+    "speculation": speculation_figures,
 }
 """What one process measures together."""
 
