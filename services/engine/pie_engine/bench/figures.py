@@ -10,6 +10,7 @@ from pie_wire.messages import engine as wire
 from pie_engine.batch import Batch
 from pie_engine.bench.adapted import adapter_figures
 from pie_engine.bench.figure import Figure
+from pie_engine.bench.guessing import guessing_figures
 from pie_engine.bench.sampling import sampler_ms
 from pie_engine.bench.speculated import speculation_figures
 from pie_engine.bench.stand import Stand
@@ -80,6 +81,7 @@ GROUPS: Mapping[str, Callable[[Stand, int], Iterator[Figure]]] = {
     "adapters": adapter_figures,
     "swap": swap_figures,
     "speculation": speculation_figures,
+    "guessing": guessing_figures,
 }
 """What one process measures together."""
 
