@@ -65,7 +65,7 @@ def _random_adapter(adaptable: Adaptable, seed: int) -> LoraAdapter:
     generator = torch.Generator().manual_seed(seed)
     layers = {
         name: LoraLayer(
-            torch.randn(inputs, _RANK, generator=generator) * 1e-2, torch.randn(_RANK, out, generator=generator) * 1e-2
+            torch.randn(_RANK, inputs, generator=generator) * 1e-2, torch.randn(_RANK, out, generator=generator) * 1e-2
         )
         for name, (inputs, out) in adaptable.linears.items()
     }

@@ -68,6 +68,25 @@ class LlamaPass(ctypes.Structure):
         ("attend", c_void_p),
         ("plan", c_void_p),
         ("threads", c_int32),
+        ("lora", c_void_p),
+    )
+
+
+class LoraWeight(ctypes.Structure):
+    """`PieLoraWeight` of `native/lora.h`."""
+
+    _fields_ = (("a", c_void_p), ("b", c_void_p), ("columns", c_int64))
+
+
+class Lora(ctypes.Structure):
+    """`PieLora`."""
+
+    _fields_ = (
+        ("weights", c_void_p),
+        ("rows", c_void_p),
+        ("gates", c_void_p),
+        ("count", c_int64),
+        ("adapters", c_int64),
     )
 
 

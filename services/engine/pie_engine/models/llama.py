@@ -21,6 +21,7 @@ from pie_engine.kernels.linear import FORMATS, LinearWeight, NativeLinear, join
 from pie_engine.kernels.llama_pass import Attending, Llama, LlamaLayer, LlamaPass
 from pie_engine.kernels.native import Native
 from pie_engine.models.base import ModelOutput
+from pie_engine.models.lora_tables import NativeLora
 from pie_engine.models.packed_linear import PackedLinear
 
 FAMILIES: Final = frozenset({"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"})
@@ -66,8 +67,9 @@ class LlamaPasses:
         )
         self._probe = torch.empty(0)
 
-    def run(self, batch: Batch, attention: AttentionPass) -> ModelOutput:
-        """Feed the batch. Logits and hidden states are float32. Raises BadRequest, or what attention raises."""
+    def run(self, batch: Batch, attention: AttentionPass, lora: NativeLora | None = None) -> ModelOutput:
+        """Feed the batch, rows with the adapters that `lora` has for them. Logits and hidden states are float32. Raises
+        BadRequest, or what attention raises."""
         cosines, sines = self._rotary(self._probe, torch.from_numpy(batch.positions)[None])
         cosines, sines = cosines[0].contiguous(), sines[0].contiguous()
         logits = torch.empty(len(batch.logit_rows), self._vocab)
@@ -87,6 +89,7 @@ class LlamaPasses:
             attend=attending.function,
             plan=attending.plan,
             threads=torch.get_num_threads(),
+            lora=lora.address if lora is not None else None,
         )
         if self._run(byref(self._llama), byref(call)) != 0:
             raise BadRequest(f"a token of the pass is outside of the vocabulary of {self._vocab}")

@@ -1,4 +1,4 @@
-"""Applies LoRA adapters to the rows of a pass: `outputs += weight * (inputs @ a @ b)` per adapter and row.
+"""Applies LoRA adapters to the rows of a pass: `outputs += weight * (inputs @ a.T @ b)` per adapter and row.
 
 A model's linear layers call `LoraPass.add` in passes whose batch names adapters, and nothing in others. The adapters of
 a part of the rows lie side by side in one pair of matrices, so that a layer costs two small products however many
@@ -48,6 +48,11 @@ class LoraStore:
     def __init__(self) -> None:
         self._adapters: dict[int, LoraAdapter] = {}
         self._stacks: OrderedDict[tuple[int, ...], Mapping[str, StackedLayer]] = OrderedDict()
+
+    @property
+    def adapters(self) -> Mapping[int, LoraAdapter]:
+        """Those that are kept, by slot."""
+        return self._adapters
 
     def keep(self, slot: int, adapter: LoraAdapter) -> None:
         self._adapters[slot] = adapter
@@ -177,9 +182,9 @@ def _stacked(adapters: Sequence[LoraAdapter]) -> Mapping[str, StackedLayer]:
     for name in names:
         layers = [adapter.layers.get(name) for adapter in adapters]
         there = [layer for layer in layers if layer is not None]
-        ranks = tuple(layer.a.shape[1] if layer is not None else 0 for layer in layers)
+        ranks = tuple(layer.a.shape[0] if layer is not None else 0 for layer in layers)
         # One adapter alone needs no copy.
-        a = there[0].a if len(there) == 1 else torch.cat([layer.a for layer in there], dim=1)
-        b = there[0].b if len(there) == 1 else torch.cat([layer.b for layer in there], dim=0)
-        stacked[name] = StackedLayer(a, b, ranks)
+        a = there[0].a if len(there) == 1 else torch.cat([layer.a for layer in there])
+        b = there[0].b if len(there) == 1 else torch.cat([layer.b for layer in there])
+        stacked[name] = StackedLayer(a.t(), b, ranks)
     return stacked

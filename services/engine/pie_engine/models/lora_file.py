@@ -38,8 +38,8 @@ class Adaptable:
 
 @dataclass(frozen=True, slots=True)
 class LoraLayer:
-    """What is added to one linear layer: `inputs @ a @ b`. `a` is `[in, rank]`, `b` `[rank, out]` with the scaling in
-    it; float32, contiguous."""
+    """What is added to one linear layer: `inputs @ a.T @ b`. `a` is `[rank, in]`, `b` `[rank, out]` with the scaling
+    in it; float32, contiguous."""
 
     a: Tensor
     b: Tensor
@@ -78,10 +78,10 @@ def read_adapter(folder: Path, adaptable: Adaptable, most: int, device: torch.de
         digest.update(f"{name} {tuple(layer.a.shape)} {tuple(layer.b.shape)}".encode())
         digest.update(layer.a.numpy().data)
         digest.update(layer.b.numpy().data)
-    facts = AdapterFacts(digest.digest(), size, max(layer.a.shape[1] for layer in layers.values()), len(layers))
+    facts = AdapterFacts(digest.digest(), size, max(layer.a.shape[0] for layer in layers.values()), len(layers))
     if device is not None and device.type != "cpu":
         layers = {name: LoraLayer(layer.a.to(device), layer.b.to(device)) for name, layer in layers.items()}
-    return LoraAdapter(facts, layers, max(layer.a.shape[0] + layer.b.shape[1] for layer in layers.values()))
+    return LoraAdapter(facts, layers, max(layer.a.shape[1] + layer.b.shape[1] for layer in layers.values()))
 
 
 def _read_tensors(folder: Path, most: int) -> dict[str, Tensor]:
@@ -146,7 +146,7 @@ def _layer(name: str, a: Tensor, b: Tensor, config: LoraConfig, adaptable: Adapt
             )
         if not tensor.is_floating_point():
             raise BadField(f"{which} of {name} has numbers of type {tensor.dtype}: floating point is needed")
-    held = LoraLayer(a.float().t().contiguous(), (b.float() * config.scaling(name)).t().contiguous())
+    held = LoraLayer(a.float().contiguous(), (b.float() * config.scaling(name)).t().contiguous())
     if not (bool(held.a.isfinite().all()) and bool(held.b.isfinite().all())):
         raise BadField(f"{name} of the adapter has values that are not finite numbers: the file is damaged")
     return held

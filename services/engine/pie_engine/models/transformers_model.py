@@ -29,6 +29,7 @@ from pie_engine.models.llama import LlamaPasses, is_supported
 from pie_engine.models.lora import LoraStore
 from pie_engine.models.lora_file import LoraAdapter, read_adapter
 from pie_engine.models.lora_hooks import LoraHooks, adaptable_of
+from pie_engine.models.lora_tables import LoraTables
 from pie_engine.models.packed_linear import LinearRoute, linear_route, pack_linears
 from pie_engine.models.paged_attention import NAME, attending
 
@@ -58,6 +59,7 @@ class TransformersModel:
             if route.native is not None and is_supported(model, route.native):
                 self._passes = LlamaPasses(model, route.native)
         self._lora = LoraStore()
+        self._tables = LoraTables(int(model.config.get_text_config().num_hidden_layers))
         self._hooks = LoraHooks({path: model.get_submodule(path) for path in self.adaptable.linears})
         config = model.config.get_text_config()
         self.info = ModelInfo(
@@ -99,12 +101,12 @@ class TransformersModel:
             pool.copy_pages(batch.copies)
             attention = self._attention.begin(batch, pool)
             if self._passes is not None and self._is_ours(batch):
-                return self._passes.run(batch, attention)
+                return self._passes.run(batch, attention, self._tables.begin(batch, self._lora.adapters))
             return self._run_plainly(batch, attention)
 
     def _is_ours(self, batch: Batch) -> bool:
-        """Adapters are the plain model's; so are so many rows that oneDNN is faster."""
-        return not batch.adapted and (self._onednn_from is None or batch.rows < self._onednn_from)
+        """So many rows that oneDNN is faster are the plain model's."""
+        return self._onednn_from is None or batch.rows < self._onednn_from
 
     def _run_plainly(self, batch: Batch, attention: AttentionPass) -> ModelOutput:
         with attending(attention):
@@ -168,6 +170,7 @@ class TransformersModel:
         self._lora.keep(slot, adapter)
 
     def drop_adapter(self, slot: int) -> None:
+        self._tables.drop(slot)
         self._lora.drop(slot)
 
     def tokenizer_files(self) -> dict[str, bytes]:

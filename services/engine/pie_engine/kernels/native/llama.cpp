@@ -7,6 +7,7 @@
 
 #include "attend.h"
 #include "linear.h"
+#include "lora.h"
 #include "pool.h"
 
 extern "C" {
@@ -55,6 +56,7 @@ struct PieLlamaPass {
     pie_attend_fn attend;
     void* plan;
     int32_t threads;
+    const PieLora* lora;  // null when no row has adapters
 };
 }
 
@@ -132,6 +134,38 @@ void rotate(const PieLlama& model, const PieLlamaLayer& layer, const PieLlamaPas
     });
 }
 
+// The norm of adapted rows, plain: [lora.count, hidden].
+void norm_adapted(const PieLlama& model, const PieLora& lora, const float* weight, const float* x, float* normed) {
+    for (int64_t i = 0; i < lora.count; i++) {
+        const float* const row = x + lora.rows[i] * model.hidden;
+        const vf factor = vset(inverse_rms(row, model.hidden, model.epsilon));
+        float* const to = normed + i * model.hidden;
+        for (int64_t k = 0; k < model.hidden; k += kWidth) vstore(to + k, vload(row + k) * factor * vload(weight + k));
+    }
+}
+
+// `gated` of a pass with adapters: they belong between the products and the activation. `apart` is [rows, 2 * inner]; it is left
+// with the activations in the first half of each row.
+void gated_adapted(const PieLora& lora, const PieLlamaLayer& layer, int64_t place, const float* packed, int64_t rows,
+                   const float* normed, float* apart, float* result, int threads) {
+    const int64_t inner = layer.gate.out, hidden = layer.gate.in;
+    multiply(packed, rows, layer.gate, apart, kFloat32, 2 * inner, threads);
+    multiply(packed, rows, layer.up, apart + inner, kFloat32, 2 * inner, threads);
+    const auto input = [&](int64_t i, int64_t) { return normed + i * hidden; };
+    adapt(lora, place, hidden, inner, threads, input, [&](int64_t r) { return apart + r * 2 * inner; });
+    adapt(lora, place + 1, hidden, inner, threads, input, [&](int64_t r) { return apart + r * 2 * inner + inner; });
+    parallel_ranges(threads, rows, grain(inner), [&](int64_t begin, int64_t end) {
+        for (int64_t r = begin; r < end; r++) {
+            float* const g = apart + r * 2 * inner;
+            for (int64_t k = 0; k < inner; k += kWidth) {
+                const vf value = vload(g + k);
+                vstore(g + k, value / (vset(1.0f) + vexp(vzero() - value)) * vload(g + inner + k));
+            }
+        }
+    });
+    pack_rows(apart, 2 * inner, rows, inner, result, threads);
+}
+
 template <class T>
 void run(const PieLlama& model, const PieLlamaPass& pass) {
     const int64_t rows = pass.rows, hidden = model.hidden, dim = model.head_dim;
@@ -145,6 +179,13 @@ void run(const PieLlama& model, const PieLlamaPass& pass) {
     float* const packed_next = packed + rows * widest;
     T* const turned = reinterpret_cast<T*>(pool_room.floats(rows * (joined + attended)));
     T* const context = turned + rows * joined;
+    const PieLora* const lora = pass.lora;
+    thread_local Room adapted_room;
+    const int64_t apart_size = rows * 2 * inner;
+    float* const apart = lora ? adapted_room.floats(apart_size + lora->count * widest) : nullptr;
+    float* const normed = lora ? apart + apart_size : nullptr;
+    const auto normed_row = [&](int64_t i, int64_t) { return normed + i * hidden; };
+    const auto residual = [&](int64_t r) { return x + r * hidden; };
 
     embed<T>(model, pass, x);
     for (int32_t index = 0; index < model.layer_count; index++) {
@@ -156,15 +197,42 @@ void run(const PieLlama& model, const PieLlamaPass& pass) {
             multiply(packed, rows, layer.inputs[i], column, kFloat32, joined, threads);
             column += layer.inputs[i].out;
         }
+        const int64_t place = 7 * index;
+        if (lora) {
+            norm_adapted(model, *lora, layer.attention_norm, x, normed);
+            int64_t at = 0;
+            for (int64_t i = 0; i < 3; i++) {
+                const int64_t out = i == 0 ? attended : model.kv_heads * dim;
+                adapt(*lora, place + i, hidden, out, threads, normed_row, [&](int64_t r) { return projected + r * joined + at; });
+                at += out;
+            }
+        }
         rotate<T>(model, layer, pass, projected, turned);
         const PieAttend call{turned,  turned + attended, turned + attended + model.kv_heads * dim, context, joined, index,
                              layer.window, model.scale, threads};
         pass.attend(pass.plan, &call);
         pack_rows(context, attended, rows, attended, packed, threads);
         multiply_add(packed, rows, layer.output, x, hidden, threads);
+        if (lora) {
+            for (int64_t i = 0; i < lora->count; i++) {
+                const T* const from = context + lora->rows[i] * attended;
+                for (int64_t k = 0; k < attended; k += kWidth) vstore(normed + i * attended + k, vload(from + k));
+            }
+            const auto attended_row = [&](int64_t i, int64_t) { return normed + i * attended; };
+            adapt(*lora, place + 3, attended, hidden, threads, attended_row, residual);
+            norm_adapted(model, *lora, layer.mlp_norm, x, normed);
+        }
         norm(model, layer.mlp_norm, rows, packed, threads, row_of);
-        gated(packed, rows, layer.gate, layer.up, packed_next, threads);
+        if (lora) {
+            gated_adapted(*lora, layer, place + 4, packed, rows, normed, apart, packed_next, threads);
+        } else {
+            gated(packed, rows, layer.gate, layer.up, packed_next, threads);
+        }
         multiply_add(packed_next, rows, layer.down, x, hidden, threads);
+        if (lora) {
+            const auto activated = [&](int64_t, int64_t r) { return apart + r * 2 * inner; };
+            adapt(*lora, place + 6, inner, hidden, threads, activated, residual);
+        }
     }
     for (int64_t i = 0; i < pass.state_count; i++) {
         const float* const row = x + pass.state_rows[i] * hidden;
