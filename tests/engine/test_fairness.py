@@ -168,6 +168,16 @@ def test_there_is_no_waiting_when_nobody_else_has_work(bench):
     assert bench.core.patience() == 0
 
 
+def test_a_turn_with_nothing_to_do_makes_nobody_late(bench):
+    contexts = [bench.create([1, 2, number]) for number in range(3)]
+    for context in contexts:
+        bench.send(wire.Forward(context, 0, [], []))
+    bench.step()
+    assert bench.core.plan() is None
+    again(bench, contexts[0])
+    assert bench.core.patience() > 0
+
+
 def test_dropped_and_idle_contexts_are_not_waited_for(bench, together):
     bench.send(wire.Drop(together[0]), wire.Idle(together[1], True))
     again(bench, together[2])

@@ -117,17 +117,21 @@ def test_lockstep_batched(oracle, real):
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_recomputed_under_pressure(oracle, bench):
-    """A pool of two thirds of what is needed: contexts lose their KV and come back with the same tokens."""
+@pytest.mark.parametrize("swap", [0, 64])
+def test_half_a_pool_gives_the_same_tokens(oracle, bench, swap):
+    """A working set of twice the pool: contexts lose their KV, are computed again or swapped, and all end right."""
     info = oracle.model.info
     need = sum(-(-(len(ids) + COUNT) // 16) for ids in oracle.prompts)
-    limits = Limits(need * 2 // 3, 16, info.max_context, info.vocab_size)
+    limits = Limits(need // 2, 16, info.max_context, info.vocab_size, swap_pages=swap)
     oracle.model.allocate(limits.pages, 16)
     real = type(bench)(ModelDevice(oracle.model), limits)
     runs = [real.open_run(real.create(ids), COUNT) for ids in oracle.prompts]
     real.settle()
     oracle.model.allocate(PAGES, 16)
-    assert real.core.stats()["evictions"] > 0
+    stats = real.core.stats()
+    assert stats["evictions"] > 0
+    assert stats["kills"] == 0
+    assert stats["moved"] > 0 if swap else stats["recomputed"] > 0
     assert [real.runner.tokens[run] for run in runs] == oracle.expected
 
 

@@ -142,12 +142,13 @@ class EngineCore:
     def plan(self) -> Batch | None:
         """The next pass; None when nobody has work."""
         self._at_border()
-        self._patience.planned()
         active = self._table.active
         for context in [c for c in active if c.work is None]:
             del active[context]
         plan = self._scheduler.plan(self._budget.admit(active), self._table.contexts)
         self._inflight = plan
+        if plan is not None:
+            self._patience.planned()
         for context in self._eviction.take_killed():
             self._operations.kill(context)
         self._stalled = plan is None and bool(active)
