@@ -9,12 +9,17 @@ import random
 import sys
 from collections.abc import Callable, Iterator
 from statistics import mean
+from typing import TYPE_CHECKING
 
-from conftest import Bench, make_bench
 from pie_engine.batch import Batch
 from pie_engine.fairness import Turns
 from pie_engine.work import Work
 from pie_wire.messages import engine as wire
+
+if TYPE_CHECKING:
+    from conftest import Bench
+
+MakeBench = Callable[..., "Bench"]
 
 
 def pass_ms(batch: Batch) -> float:
@@ -36,8 +41,8 @@ def say(line: str) -> None:
 class Clocked:
     """A bench whose clock goes on by what passes take."""
 
-    def __init__(self, **limits: float) -> None:
-        self.bench: Bench = make_bench(max_context=1 << 16, **limits)  # type: ignore[arg-type]
+    def __init__(self, make: MakeBench, **limits: float) -> None:
+        self.bench = make(max_context=1 << 16, **limits)
         self.bench.pass_ms = pass_ms
         self.first: dict[int, float] = {}
         self.last: dict[int, float] = {}
@@ -78,12 +83,12 @@ def by_arrival(works: list[Work], _: Callable[[Work], int]) -> Iterator[Work]:
     return iter(sorted(works, key=lambda work: work.arrival))
 
 
-def pressure() -> None:
+def pressure(make: MakeBench) -> None:
     """32 conversations of 512 + 64 tokens in a pool for half of them, 16-token pages."""
     say("working set twice the pool: 32 streams of 512 + 64 tokens, 576 pages of 16")
     say(f"  {'swap pages':>10} {'ended':>6} {'evictions':>10} {'recomputed':>11} {'moved':>6} {'seconds':>8}")
     for swap in (0, 192, 2048):
-        clocked = Clocked(pages=576, page_size=16, swap_pages=swap)
+        clocked = Clocked(make, pages=576, page_size=16, swap_pages=swap)
         bench = clocked.bench
         for number in range(32):
             bench.open_run(bench.create(tokens(512, number)), 64)
@@ -105,12 +110,12 @@ def pressure() -> None:
         )
 
 
-def fair_prompts() -> None:
+def fair_prompts(make: MakeBench) -> None:
     """64 prompts of 512 tokens, and one of 20 that comes a second later."""
     say("64 prompts of 512 tokens at once, one of 20 tokens a second later: seconds to the first token")
     say(f"  {'order':>14} {'newcomer':>9} {'mean':>6} {'last':>6} {'longest gap':>12}")
     for name in ("arrival", "shortest first"):
-        clocked = Clocked(pages=8192, page_size=16)
+        clocked = Clocked(make, pages=8192, page_size=16)
         bench = clocked.bench
         turns: Turns = bench.core._scheduler._turns
         if name == "arrival":
@@ -137,12 +142,12 @@ def arrive(bench: Bench, due: dict[int, float], asked: dict[int, int], left: dic
             asked[bench.send(wire.Forward(context, 0, [1], [wire.Output(0)]))] = context
 
 
-def lockstep() -> None:
+def lockstep(make: MakeBench) -> None:
     """16 programs that come back 0.05 to 0.7 ms after their answers."""
     say("16 lockstep programs, back 0.05 to 0.7 ms after each answer, 400 passes each")
     say(f"  {'wait':>6} {'rows a pass':>12} {'seconds':>8}")
     for waits in (False, True):
-        clocked = Clocked(pages=512, page_size=16)
+        clocked = Clocked(make, pages=512, page_size=16)
         bench, chance = clocked.bench, random.Random(4)
         contexts = [bench.create(tokens(16, number)) for number in range(16)]
         bench.send(*[wire.Flush(context, 0) for context in contexts])
@@ -180,6 +185,8 @@ def lockstep() -> None:
 
 
 if __name__ == "__main__":
-    pressure()
-    fair_prompts()
-    lockstep()
+    from conftest import make_bench
+
+    pressure(make_bench)
+    fair_prompts(make_bench)
+    lockstep(make_bench)

@@ -6,7 +6,7 @@ import random
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from measure_schedule import Clocked, by_arrival, tokens
 from pie_wire.messages import engine as wire
 from pie_wire.messages.common import Account
@@ -15,8 +15,8 @@ from test_pressure import continuation
 STEP = 0.1
 
 
-def test_a_short_prompt_does_not_wait_for_long_ones():
-    clocked = Clocked(pages=4096, page_size=16)
+def test_a_short_prompt_does_not_wait_for_long_ones(benches):
+    clocked = Clocked(benches, pages=4096, page_size=16)
     bench = clocked.bench
     for number in range(16):
         bench.open_run(bench.create(tokens(512, number)), 4)
@@ -29,9 +29,9 @@ def test_a_short_prompt_does_not_wait_for_long_ones():
     assert clocked.first[run] - came < 3 * STEP
 
 
-def test_a_long_prompt_is_not_starved_by_short_ones():
+def test_a_long_prompt_is_not_starved_by_short_ones(benches):
     """A stream of short prompts that alone would fill every step."""
-    clocked = Clocked(pages=4096, page_size=16)
+    clocked = Clocked(benches, pages=4096, page_size=16)
     bench = clocked.bench
     for number in range(8):
         bench.open_run(bench.create(tokens(64, number)), 1)
@@ -46,8 +46,8 @@ def test_a_long_prompt_is_not_starved_by_short_ones():
     assert long in clocked.first
 
 
-def test_accounts_share_prompts_by_weight():
-    clocked = Clocked(pages=4096, page_size=16)
+def test_accounts_share_prompts_by_weight(benches):
+    clocked = Clocked(benches, pages=4096, page_size=16)
     bench = clocked.bench
     accounts = Account(salt=b"a", weight=3.0), Account(salt=b"b", weight=1.0)
     runs = [
@@ -60,12 +60,12 @@ def test_accounts_share_prompts_by_weight():
     assert 2.0 < served[0] / served[1] < 4.5
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 1 << 16), streams=st.integers(1, 12), prompts=st.integers(1, 10))
-def test_gaps_between_tokens_are_bounded(seed, streams, prompts):
+def test_gaps_between_tokens_are_bounded(benches, seed, streams, prompts):
     """Whatever prompts come, a stream gets its next token within a step and a bit."""
     chance = random.Random(seed)
-    clocked = Clocked(pages=8192, page_size=16)
+    clocked = Clocked(benches, pages=8192, page_size=16)
     bench = clocked.bench
     # The cost model has seen this machine before.
     warm = bench.open_run(bench.create(tokens(700, 90)), 60)
