@@ -11,7 +11,7 @@ import torch
 import transformers
 from pie_bench import engine as bench_engine
 from pie_bench.engine import EngineReport
-from pie_engine.bench import figures, rival
+from pie_engine.bench import attending, figures, rival
 from pie_engine.bench.baseline import Gemms, Shapes
 from pie_engine.bench.cases import CASES, Case, measure
 from pie_engine.bench.stand import stand
@@ -85,6 +85,9 @@ def test_figures_beside_the_table(bench, monkeypatch):
     for group in (figures.sampler_figures, figures.swap_figures, figures.speculation_figures):
         made |= {figure.name: figure for figure in group(bench, 1)}
     made |= {figure.name: figure for figure in figures.adapter_figures(bench, 1)}
+    monkeypatch.setattr(attending, "_LOADS", attending._LOADS[:1])
+    made |= {figure.name: figure for figure in figures.attention_figures(bench, 1)}
+    assert "attention-b16-c256" in made
     assert {"decode-b16-lora-0", "lora-1-over-none", "lora-4-over-none"} <= made.keys()
     assert {
         "schedule-b64",

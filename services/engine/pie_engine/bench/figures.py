@@ -9,6 +9,7 @@ from pie_wire.messages import engine as wire
 
 from pie_engine.batch import Batch
 from pie_engine.bench.adapted import adapter_figures
+from pie_engine.bench.attending import attention_figures
 from pie_engine.bench.figure import Figure
 from pie_engine.bench.guessing import guessing_figures
 from pie_engine.bench.sampling import sampler_ms
@@ -78,6 +79,7 @@ GROUPS: Mapping[str, Callable[[Stand, int], Iterator[Figure]]] = {
     "core": core_figures,
     "prefix": prefix_figures,
     "sampler": sampler_figures,
+    "attention": attention_figures,
     "adapters": adapter_figures,
     "swap": swap_figures,
     "speculation": speculation_figures,
