@@ -108,3 +108,48 @@ def test_logits_that_are_no_numbers_fail_only_their_request(bench):
     again = bench.open_run(sick, 2)
     bench.settle()
     assert bench.runner.tokens[again] == [5, 5]
+
+
+def test_a_failed_pass_fails_each_kind_of_work_in_it_with_the_cause(benches):
+    """Runs with and without guesses, lockstep passes, flushes, checks of drafts, drops from inside, exports: each
+    once, and whoever was not in the pass notices nothing."""
+    bench = benches(pages=128)
+    prompt = [3, 1, 4, 1, 5, 9, 2, 6]
+    bystander = bench.create(prompt)
+    waiting = bench.open_run(bystander, 9, window=2)
+    bench.settle()
+    contexts = [bench.create([*prompt, index]) for index in range(8)]
+    runs = [bench.open_run(contexts[0], 4), bench.runs + 1]
+    bench.runs += 1
+    guessing = wire.Speculation(ngram=2)
+    bench.send(wire.OpenRun(contexts[1], 0, runs[1], wire.SamplerSpec(), 0, [], 4, 9, guessing))
+    numbers = [
+        bench.send(wire.Forward(contexts[2], 0, [7], [wire.Output(0), wire.Output(0, "logits")])),
+        bench.send(wire.Flush(contexts[3], 0)),
+        bench.send(wire.Verify(contexts[4], 0, [1, 2], [-1, 0], wire.Output(0))),
+        bench.send(wire.DropTokens(contexts[5], 0, 2, 5)),
+        bench.send(wire.Export(contexts[6], 0)),
+    ]
+    free = bench.create(prompt[:2])
+    bench.failing = RuntimeError("the device is on fire")
+    bench.step()
+    bench.settle()
+    for run in runs:
+        assert bench.runner.ends[run].error.code == "device_error"
+        assert "on fire" in bench.runner.ends[run].error.message
+    for number in numbers:
+        assert bench.runner.failed[number].code == "device_error"
+        assert "on fire" in bench.runner.failed[number].message
+    assert waiting not in bench.runner.ends
+    bench.send(wire.Consume(bystander, waiting, 2))
+    after = bench.open_run(free, 3)
+    for context, run in zip(contexts, runs, strict=False):
+        bench.send(wire.CloseRun(context, run, 0))
+    again = [
+        bench.open_run(context, 3, generation=bench.runner.generations.get(context, 0)) for context in contexts[:7]
+    ]
+    bench.settle()
+    assert bench.runner.tokens[waiting] == continuation(prompt, 4)
+    assert bench.runner.tokens[after] == continuation(prompt[:2], 3)
+    for index, run in enumerate(again):
+        assert bench.runner.tokens[run] == continuation([*prompt, index], 3)
