@@ -152,7 +152,12 @@ void blocked(const float* x, const Blocks& blocks, const Weight& weight, T* y, i
             for (int64_t block = begin; block < end; block++) {
                 const int64_t width = blocks.width(block);
                 const float* const rows = x + blocks.first(block) * weight.in + first * width;
-                kernel_of<P, 1, false>(width, rows, w, 0, depth, sums + (block - begin) * blocks.size * kPanel, first > 0);
+                float* const to = sums + (block - begin) * blocks.size * kPanel;
+                if (block == begin) {
+                    kernel_of<P, 1, true>(width, rows, w, 0, depth, to, first > 0);
+                } else {
+                    kernel_of<P, 1, false>(width, rows, w, 0, depth, to, first > 0);
+                }
             }
         }
         for (int64_t block = begin; block < end; block++) {
@@ -211,11 +216,16 @@ void gated_by(const float* x, int64_t rows, const Weight& gate, const Weight& up
             for (int64_t block = begin; block < end; block++) {
                 const int64_t width = blocks.width(block), place = (block - begin) * size;
                 const float* const row = x + blocks.first(block) * gate.in + first * width;
+                float* const gate_to = gate_sums + place;
+                float* const up_to = up_sums + place;
                 if (paired) {
-                    kernel_of<P, 2, true>(width, row, gates + at, ups - gates, depth, gate_sums, false);
+                    kernel_of<P, 2, true>(width, row, gates + at, ups - gates, depth, gate_to, false);
+                } else if (block == begin) {
+                    kernel_of<P, 1, true>(width, row, gates + at, 0, depth, gate_to, first > 0);
+                    kernel_of<P, 1, true>(width, row, ups + at, 0, depth, up_to, first > 0);
                 } else {
-                    kernel_of<P, 1, false>(width, row, gates + at, 0, depth, gate_sums + place, first > 0);
-                    kernel_of<P, 1, false>(width, row, ups + at, 0, depth, up_sums + place, first > 0);
+                    kernel_of<P, 1, false>(width, row, gates + at, 0, depth, gate_to, first > 0);
+                    kernel_of<P, 1, false>(width, row, ups + at, 0, depth, up_to, first > 0);
                 }
             }
         }
