@@ -39,7 +39,7 @@ class EngineConfig:
         "auto", "host memory for pages of contexts that had to leave the pool; auto: as much as kv_memory; 0: none"
     )
     page_size: int = option(16, "tokens in a page")
-    threads: int = option(0, "threads of a pass; 0: one for a few rows, all cores for more")
+    threads: int = option(0, "threads of a pass; 0: all cores, one for few rows while others want the cores")
     step_ms: float = option(
         100.0, "estimated work in one step, so that cancels and short requests need not wait longer"
     )

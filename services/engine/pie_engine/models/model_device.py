@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 
 import numpy as np
@@ -14,23 +15,20 @@ from pie_engine.host_store import HostStore
 from pie_engine.kernels.probes import probe
 from pie_engine.kernels.sampler import sample
 from pie_engine.models.base import Model, ModelOutput
+from pie_engine.models.thread_policy import ThreadPolicy
 from pie_engine.outputs import HiddenProbe, PagesProbe, Sampler
 from pie_engine.trees import moves
-
-_FEW_ROWS = 4
 
 
 class ModelDevice:
     """`Device`: forward, then every output of the batch from its row's logits or hidden state.
 
-    With `threads` 0 a pass of a few rows runs on one thread, as reading the weights is then what takes the time and
-    a second thread waits for whatever else the machine does; larger passes use all cores.
+    With `threads` 0 passes use all cores as long as they have them (`ThreadPolicy`).
     """
 
     def __init__(self, model: Model, *, threads: int = 0) -> None:
         self._model = model
-        self._threads = threads
-        self._all_threads = torch.get_num_threads()
+        self._policy = ThreadPolicy(torch.get_num_threads(), fixed=threads)
         self._set: int | None = None
         self._host = HostStore(model)
 
@@ -43,7 +41,7 @@ class ModelDevice:
         self._use_threads(batch.rows)
         try:
             with torch.inference_mode():
-                results = self._results(batch, self._model.forward(batch))
+                results = self._results(batch, self._watched(batch))
                 moved = moves(batch, results)
                 if len(moved):
                     self._model.move(moved)
@@ -103,8 +101,15 @@ class ModelDevice:
         place = int(np.searchsorted(batch.hidden_rows, row))
         return Vector("hidden", given.hidden[place].float().numpy().copy())
 
+    def _watched(self, batch: Batch) -> ModelOutput:
+        """The forward pass; the policy learns how much of its time the pass had a core."""
+        started, computing = time.perf_counter(), time.thread_time()
+        given = self._model.forward(batch)
+        self._policy.ran(time.perf_counter() - started, time.thread_time() - computing)
+        return given
+
     def _use_threads(self, rows: int) -> None:
-        wanted = self._threads or (1 if rows <= _FEW_ROWS else self._all_threads)
+        wanted = self._policy.threads(rows)
         if wanted != self._set:
             torch.set_num_threads(wanted)
             self._set = wanted
