@@ -3,13 +3,18 @@
 | device | attention | name in status |
 |---|---|---|
 | cpu | the native kernels, where they are built and fit the heads | `native-avx512bf16`, `native-avx2` |
+| cuda | FlashInfer, where it is installed; nobody has run it yet | `flashinfer (unverified)` |
 | any | the torch twin | `torch` |
 """
 
 from __future__ import annotations
 
+from importlib import import_module
+from importlib.util import find_spec
+
 from pie_engine.kernels import native
 from pie_engine.kernels.attention import Attention
+from pie_engine.kernels.flashinfer_attention import FlashInferAttention
 from pie_engine.kernels.native_attention import DIM_MULTIPLE, NativeAttention
 from pie_engine.kernels.torch_attention import TorchAttention
 
@@ -22,9 +27,13 @@ def choose_attention(device: str) -> Attention:
 def available_attentions(device: str) -> list[Attention]:
     """All that run on `device`, best first."""
     found: list[Attention] = []
-    kernels = native.load() if device == "cpu" else None
-    if kernels is not None:
-        found.append(NativeAttention(kernels))
+    if device == "cpu":
+        kernels = native.load()
+        if kernels is not None:
+            found.append(NativeAttention(kernels))
+    elif find_spec("flashinfer") is not None:
+        wrapper = import_module("flashinfer").BatchPrefillWithPagedKVCacheWrapper
+        found.append(FlashInferAttention(wrapper))
     return [*found, TorchAttention()]
 
 

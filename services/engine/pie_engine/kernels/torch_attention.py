@@ -85,13 +85,17 @@ class TorchAttentionPass:
         softcap: float | None = None,
         sinks: Tensor | None = None,
     ) -> Tensor:
-        keys, values = self._pool.keys(layer), self._pool.values(layer)
-        keys[self._write_pages, :, self._write_offsets] = key.to(keys.dtype)
-        values[self._write_pages, :, self._write_offsets] = value.to(values.dtype)
+        self.store(layer, key, value)
         output = torch.empty_like(query)
         for group in self._groups:
             output[group.rows] = self._attend(layer, group, query[group.rows], scale, window, softcap, sinks)
         return output
+
+    def store(self, layer: int, key: Tensor, value: Tensor) -> None:
+        """Keep the keys and values of all rows in their pages."""
+        keys, values = self._pool.keys(layer), self._pool.values(layer)
+        keys[self._write_pages, :, self._write_offsets] = key.to(keys.dtype)
+        values[self._write_pages, :, self._write_offsets] = value.to(values.dtype)
 
     def _attend(
         self,
