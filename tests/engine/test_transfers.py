@@ -255,3 +255,15 @@ def test_pages_without_numbers_are_refused(dtype, value):
     with pytest.raises(BadField, match="numbers"):
         reading(pack(HEADER, bytes(64 - len(value)) + value), dtype)
     assert reading(pack(HEADER, bytes(64)), dtype).pages == 2
+
+
+def test_data_of_another_tokenizer_is_refused(benches):
+    here, there = benches(), benches()
+    buffers = export(here, here.create(TOKENS[:9]))
+    header = msgspec.msgpack.decode(buffers[0], type=Header)
+    name, _, _ = header.fingerprint.partition(":")
+    assert name == "model"
+    other = pack(msgspec.structs.replace(header, fingerprint=f"{name}:0"), b"".join(buffers[1:]))
+    _, number = bring_in(there, other)
+    there.settle()
+    assert there.runner.failed[number].code == "bad_request"

@@ -10,6 +10,7 @@ of the core may be called then.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 
 from pie_wire.errors import DeviceError, InternalError, NotFound, Overloaded, PieError
@@ -69,6 +70,8 @@ class EngineCore:
         self._files = dict(model_files)
         self._limits = limits
         self.pool = PagePool(limits.pages, limits.page_size)
+        # Equal ids mean equal text only with the same tokenizer.
+        fingerprint = f"{fingerprint}:{_digest(model_files)}"
         self._cache = KvCache(self.pool, fingerprint, limits.swap_pages)
         self.cost = CostModel()
         self._eviction = Eviction(self._cache, self.cost, hub.clock)
@@ -365,3 +368,10 @@ class EngineCore:
         self._report_pending = False
         if answer.error is not None:
             self._ownership.resync()
+
+
+def _digest(files: Mapping[str, bytes]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for name, content in sorted(files.items()):
+        digest.update(name.encode() + b"\0" + hashlib.blake2b(content, digest_size=16).digest())
+    return digest.hexdigest()
