@@ -267,3 +267,9 @@ def test_data_of_another_tokenizer_is_refused(benches):
     _, number = bring_in(there, other)
     there.settle()
     assert there.runner.failed[number].code == "bad_request"
+
+
+@pytest.mark.parametrize("noise", [b"\x91" * 100_000, b"\x81\xa1x" * 50_000, b"\x81\xa5magic\xa1\xff"])
+def test_headers_made_to_break_the_reader(noise):
+    with pytest.raises(BadField):
+        reading([noise])

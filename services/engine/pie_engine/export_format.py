@@ -80,7 +80,7 @@ def unpack(buffers: Sequence[Buffer], *, fingerprint: str, page_size: int, page_
         raise BadField("an import needs the buffers of an export, the header first")
     try:
         header = msgspec.msgpack.decode(buffers[0], type=Header)
-    except msgspec.DecodeError as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise BadField(f"the first buffer is no header of an export: {exc}") from exc
     if header.magic != MAGIC or header.version != VERSION:
         raise BadField(f"data of {header.magic!r} version {header.version} cannot be read: {MAGIC!r} {VERSION} can")
