@@ -258,6 +258,7 @@ def build(
     trees: list[Tree] = []
     unknown: list[Unknown] = []
     scratch = scratch_page * page_size
+    causal = all(segment.masks is None for segment in segments)
     for segment in segments:
         first, count, row0 = segment.first_slot, len(segment.tokens), len(tokens)
         tokens.extend(segment.tokens)
@@ -274,13 +275,8 @@ def build(
             slots = np.arange(first, first + count)
             table = np.asarray(segment.pages, dtype=np.int64)
             write_slots.extend((table[slots // page_size] * page_size + slots % page_size).tolist())
-        if segment.masks is None:
-            for end in range(first + 1, first + count + 1):
-                intervals.append(0)
-                intervals.append(end)
-            interval_ptr.extend(range(interval_ptr[-1] + 1, interval_ptr[-1] + count + 1))
-        else:
-            for mask in segment.masks:
+        if not causal:
+            for mask in segment.masks or (((0, end),) for end in range(first + 1, first + count + 1)):
                 for start, end in mask:
                     intervals.append(start)
                     intervals.append(end)
@@ -301,19 +297,23 @@ def build(
                 hidden_rows[row] = None
             elif not isinstance(output.spec, PagesProbe):
                 logit_rows[row] = None
+    if causal:
+        every, starts = _upto_own_slot(_int32(row_slots))
+    else:
+        every, starts = _int32(intervals).reshape(-1, 2), _int32(interval_ptr)
     return Batch(
         page_size=page_size,
         tokens=_int32(tokens),
         positions=_int32(positions),
         row_slots=_int32(row_slots),
         write_slots=_int32(write_slots),
-        interval_ptr=_int32(interval_ptr),
-        intervals=_int32(intervals).reshape(-1, 2),
+        interval_ptr=starts,
+        intervals=every,
         segment_rows=_int32(segment_rows),
         page_ptr=_int32(page_ptr),
         pages=_int32(pages),
         copies=np.asarray(copies, dtype=np.int32).reshape(-1, 2),
-        causal=all(segment.masks is None for segment in segments),
+        causal=causal,
         outputs=tuple(outputs),
         logit_rows=_int32(_ints(*sorted(logit_rows))),
         hidden_rows=_int32(_ints(*sorted(hidden_rows))),
@@ -323,6 +323,14 @@ def build(
         unknown=tuple(unknown),
         loads=tuple(loads),
     )
+
+
+def _upto_own_slot(row_slots: Int32Array) -> tuple[Int32Array, Int32Array]:
+    """Intervals and their starts for rows that see every slot up to and with their own."""
+    intervals = np.zeros((len(row_slots), 2), dtype=np.int32)
+    intervals[:, 1] = row_slots
+    intervals[:, 1] += 1
+    return intervals, np.arange(len(row_slots) + 1, dtype=np.int32)
 
 
 def _ints(*values: int) -> array[int]:

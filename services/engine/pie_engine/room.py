@@ -56,8 +56,10 @@ class Room:
         """Evict until `need` pages are available and the account may hold `own` (default `need`) more. Nobody is
         evicted where that could not be enough."""
         use = work.context.use
-        charge = need if own is None else own
         cap = use.account.page_cap
+        if not cap and need <= self._cache.pool.available:
+            return True
+        charge = need if own is None else own
         return self._clear(need - self._cache.pool.available, work, charge, None) and (
             not cap or self._clear(use.pages + charge - cap, work, charge, use)
         )
