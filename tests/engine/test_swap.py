@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 from pie_wire.messages import engine as wire
 from pie_wire.messages.runner import Receipt, Step
+from test_page_operations import answer
 from test_pressure import continuation, prompt, run_all
 
 
@@ -138,8 +141,6 @@ def test_impure_contexts_are_swapped_and_never_computed_again(benches):
     before = bench.core.stats()["recomputed"]
     number = bench.send(wire.Forward(context, 0, [], [wire.Output(0, "top", top=1)]))
     bench.settle()
-    from test_page_operations import answer
-
     assert bench.runner.outputs[number][0].ids[0] == answer(tokens, slots)
     assert bench.core.stats()["recomputed"] == before
 
@@ -156,8 +157,6 @@ def test_with_every_tier_full_the_lowest_bid_ends(benches):
     failed = bench.send(wire.Append(poor, 0, [1]))
     number = bench.send(wire.Forward(rich, 0, [], [wire.Output(0, "top", top=1)]))
     bench.settle()
-    from test_page_operations import answer
-
     assert bench.runner.failed[failed].code == "out_of_memory"
     assert bench.runner.outputs[number][0].ids[0] == answer(tokens, slots)
 
@@ -189,3 +188,34 @@ def test_receipts_tell_how_long(receipts):
 
 def replace_seconds(receipt):
     return Receipt(*(getattr(receipt, name) for name in ("context", "kind", "reason", "how", "tokens", "pages")))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_impure_contexts_in_any_order(benches, seed):
+    """Many contexts with dropped tokens beside ordinary ones, in a pool for a few of them."""
+    chance = random.Random(seed)
+    bench = benches(pages=24, swap_pages=200)
+    known = {}
+    for number in range(10):
+        context, tokens, slots = impure(bench, number, chance.randrange(12, 30))
+        known[context] = (tokens, slots)
+    runs = {}
+    for number in range(60):
+        context = chance.choice(list(known))
+        match chance.randrange(4):
+            case 0:
+                bench.send(wire.Suspend(context, 0))
+            case 1:
+                bench.send(wire.Idle(context, chance.random() < 0.5), wire.Bid(context, chance.choice([0.0, 1.0, 2.0])))
+            case 2:
+                runs[bench.open_run(bench.create(prompt(20, 40 + number)), 6)] = number
+                bench.step()
+            case _:
+                asked = bench.send(wire.Forward(context, 0, [], [wire.Output(0, "top", top=1)]))
+                bench.settle()
+                assert bench.runner.outputs[asked][0].ids[0] == answer(*known[context])
+    bench.settle()
+    for run, number in runs.items():
+        assert bench.runner.tokens[run] == continuation(prompt(20, 40 + number), 6)
+    assert bench.core.stats()["kills"] == 0
+    assert bench.core.stats()["moved"] > 0
