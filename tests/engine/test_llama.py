@@ -94,7 +94,7 @@ def plainly(model: TransformersModel, of: Batch) -> ModelOutput:
         model._passes = passes
 
 
-@pytest.mark.parametrize("attends", ["natively", "in Python"])
+@pytest.mark.parametrize("attends", ["natively", pytest.param("in Python", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_families_are_served_natively(kernels, family, attends):
     attention = NativeAttention(kernels) if attends == "natively" else TorchAttention()

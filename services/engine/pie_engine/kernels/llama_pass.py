@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from ctypes import c_float, c_int32, c_int64, c_void_p
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -144,10 +144,11 @@ class Attending:
         if self._failure is not None:
             raise self._failure
 
-    def _attend(self, plan: int | None, reference: ctypes._Pointer[_Attend]) -> None:
+    def _attend(self, plan: int | None, reference: Any) -> None:
+        """What native code calls; `reference` points to an `_Attend`."""
         if self._failure is not None:
             return
-        call = reference.contents
+        call: _Attend = reference.contents
         rows, heads, kv_heads, dim = self._shape
         try:
             attended = self._attention.attend(

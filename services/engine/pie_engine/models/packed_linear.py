@@ -1,6 +1,5 @@
 """Linear layers whose weights are laid out once, instead of at every call: for our kernel, for oneDNN, or for both.
 
-
 oneDNN is faster for many rows where the processor has matrix units (AMX), ours for few rows and without such units.
 Which it is, is measured when a model is loaded.
 """
