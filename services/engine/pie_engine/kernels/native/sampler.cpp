@@ -1,8 +1,10 @@
 // Draws tokens from rows of logits without sorting: equal, token by token, to `torch_sampler.py`, which says what is computed.
 //
-// A row: copy and edit the logits; weights, whole numbers kept in floats that hold them exactly; a cut for every truncation;
-// the draw over what is left, in order of ids. A cut is found among candidates: those tokens that a bound cannot rule out, a
-// few hundred or thousand. Halving the range of their keys leads to the last one kept; every halving discards one side.
+// A row: the largest logit; the sum of all weights, whole numbers in floats that hold them exactly; a cut for every
+// truncation; the draw over what is left, in order of ids. Weights are computed again rather than kept, as a row of logits
+// stays in the cache and two such would not. A cut is found among candidates: tokens that a bound cannot rule out, a few
+// hundred or thousand. Halving the range of their keys leads to the last one kept; every halving discards one side. Logits
+// that are to be edited are copied first.
 #include "pool.h"
 #include "simd.h"
 
@@ -22,6 +24,7 @@ constexpr int kHalfBits = 20;
 constexpr float kLowest = -64.0f;
 constexpr uint32_t kFar = 64u << kLevelBits;
 constexpr int64_t kBlock = 1024;    // tokens with one sum, when nothing is cut
+constexpr float kHeavy = -12.0f;    // most nuclei have no token of a lower level
 constexpr int64_t kFew = 24;        // candidates that are sorted
 constexpr int64_t kNotNumbers = -1;
 constexpr int64_t kNothing = -2;
@@ -45,6 +48,15 @@ struct Sum {  // of whole numbers in floats, each below 2^51
     void add(vf x) {
         low = _mm512_add_epi64(low, _mm512_cvtps_epi64(_mm512_castps512_ps256(x)));
         high = _mm512_add_epi64(high, _mm512_cvtps_epi64(_mm512_extractf32x8_ps(x, 1)));
+    }
+    // Of `some` lanes to the other sum, too.
+    void add_both(vf x, __mmask16 some, Sum& other) {
+        const __m512i first = _mm512_cvtps_epi64(_mm512_castps512_ps256(x));
+        const __m512i second = _mm512_cvtps_epi64(_mm512_extractf32x8_ps(x, 1));
+        low = _mm512_add_epi64(low, first);
+        high = _mm512_add_epi64(high, second);
+        other.low = _mm512_mask_add_epi64(other.low, static_cast<__mmask8>(some), other.low, first);
+        other.high = _mm512_mask_add_epi64(other.high, static_cast<__mmask8>(some >> 8), other.high, second);
     }
     int64_t total() const { return _mm512_reduce_add_epi64(_mm512_add_epi64(low, high)); }
 };
@@ -85,7 +97,6 @@ inline vi ifrom(int64_t first) {
 inline vi bits_of(vf x) { return _mm512_castps_si512(x); }
 inline vi whole_of(vf x) { return _mm512_cvtps_epi32(x); }
 inline vf power_of_two(vi exponent) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(exponent, iset(127)), 23)); }
-inline vf gather(const float* base, vi ids) { return _mm512_i32gather_ps(ids, base, 4); }
 // The chosen lanes, packed, to p; whole vectors are written.
 inline void pack(void* p, Lanes lanes, vi x) { _mm512_storeu_si512(p, _mm512_maskz_compress_epi32(lanes, x)); }
 
@@ -102,6 +113,7 @@ struct Sum {
         low = _mm256_add_epi64(low, whole(_mm256_castps256_ps128(x)));
         high = _mm256_add_epi64(high, whole(_mm256_extractf128_ps(x, 1)));
     }
+    void add_both(vf x, uint32_t some, Sum& other);
     int64_t total() const {
         int64_t part[4];
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(part), _mm256_add_epi64(low, high));
@@ -152,8 +164,11 @@ inline vi ifrom(int64_t first) {
 }
 inline vi bits_of(vf x) { return _mm256_castps_si256(x); }
 inline vi whole_of(vf x) { return _mm256_cvtps_epi32(x); }
+inline void Sum::add_both(vf x, uint32_t some, Sum& other) {
+    add(x);
+    other.add(only(some, x));
+}
 inline vf power_of_two(vi exponent) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(exponent, iset(127)), 23)); }
-inline vf gather(const float* base, vi ids) { return _mm256_i32gather_ps(base, ids, 4); }
 inline void pack(void* p, Lanes lanes, vi x) {
     uint32_t all[8];
     istore(all, x);
@@ -202,7 +217,7 @@ struct Draw {
 // A thread's own arrays, as long as a vocabulary, padded to whole vectors and one more.
 struct Scratch {
     int64_t size = 0;
-    std::unique_ptr<float[]> logits, weights, kept, work;
+    std::unique_ptr<float[]> logits, kept, work;
     std::unique_ptr<int32_t[]> ids, work_ids, counts;
     std::unique_ptr<uint32_t[]> keys, work_keys;
     std::unique_ptr<int64_t[]> sums;
@@ -210,7 +225,7 @@ struct Scratch {
     void fit(int64_t vocab) {
         const int64_t wanted = (vocab + 3 * kBlock - 1) / kBlock * kBlock;
         if (wanted <= size) return;
-        for (auto* floats : {&logits, &weights, &kept, &work}) floats->reset(new float[wanted]);
+        for (auto* floats : {&logits, &kept, &work}) floats->reset(new float[wanted]);
         for (auto* ints : {&ids, &work_ids}) ints->reset(new int32_t[wanted]);
         for (auto* words : {&keys, &work_keys}) words->reset(new uint32_t[wanted]);
         counts.reset(new int32_t[wanted]());
@@ -221,48 +236,58 @@ struct Scratch {
 
 thread_local Scratch scratch;
 
+// `counts` are zeros, and again afterwards.
+void penalise(float* x, const Draw& d, int32_t* counts) {
+    if (d.repetition != 1.0f) {
+        for (int64_t i = 0; i < d.tokens; i++) {
+            const int32_t id = d.history[i];
+            if (counts[id]++ == 0) x[id] = x[id] > 0.0f ? x[id] / d.repetition : x[id] * d.repetition;
+        }
+        for (int64_t i = 0; i < d.tokens; i++) counts[d.history[i]] = 0;
+    }
+    for (int64_t i = d.start; i < d.tokens; i++) counts[d.history[i]]++;
+    for (int64_t i = d.start; i < d.tokens; i++) {
+        const int32_t id = d.history[i];
+        if (counts[id] == 0) continue;
+        x[id] = rounded(x[id] - rounded(static_cast<float>(counts[id]) * d.frequency)) - d.presence;
+        counts[id] = 0;
+    }
+}
+
+// Mask, forbidden ids, bias and penalties, in place.
+void edit(float* x, int64_t vocab, const Draw& d, int32_t* counts) {
+    if (d.mask) {
+        for (int64_t i = 0; i < vocab; i += 32) {
+            const uint32_t word = d.mask[i / 32];
+            const int64_t end = std::min<int64_t>(vocab - i, 32);
+            if (word == 0) {
+                std::fill(x + i, x + i + end, -kInfinity);
+            } else if (word != ~0u) {
+                for (int64_t j = 0; j < end; j++) x[i + j] = word >> j & 1 ? x[i + j] : -kInfinity;
+            }
+        }
+    }
+    for (int64_t i = 0; i < d.forbids; i++) x[d.forbidden[i]] = -kInfinity;
+    for (int64_t i = 0; i < d.biased; i++) x[d.bias_ids[i]] += d.bias[i];
+    if (d.tokens) penalise(x, d, counts);
+}
+
+// One row, `vocab` logits.
+template <class T>
 class Row {
    public:
-    Row(Scratch& s, int64_t vocab)
-        : s_(s), vocab_(vocab), padded_((vocab + kWidth - 1) / kWidth * kWidth) {}
-
-    template <class T>
-    int64_t draw(const T* logits, const Draw& d) {
-        if (!read(logits)) return kNotNumbers;
-        if (d.mask || d.biased || d.forbids || d.tokens) {
-            edit(d);
-            if (!find_largest()) return kNothing;
-        }
-        if (d.factor == 0.0f) return first_largest();
-        return sample(d);
-    }
-
-   private:
-    template <class T>
-    bool read(const T* logits) {
-        float* x = s_.logits.get();
-        const int64_t whole = vocab_ / kWidth * kWidth;
-        for (int64_t i = whole; i < vocab_; i++) x[i] = to_float(logits[i]);
-        for (int64_t i = vocab_; i < padded_; i++) x[i] = -kInfinity;
-        vf most = whole < padded_ ? vload(x + whole) : vset(-kInfinity);
-        Lanes none = unordered(most);
-        for (int64_t i = 0; i < whole; i += kWidth) {
-            const vf value = vload(logits + i);
-            vstore(x + i, value);
-            none |= unordered(value);
-            most = vmax(most, value);
-        }
-        largest_ = vmaximum(most);
-        return !none && std::isfinite(largest_);
+    Row(Scratch& s, const T* logits, int64_t vocab) : s_(s), x_(logits), vocab_(vocab), whole_(vocab / kWidth * kWidth) {
+        float rest[kWidth];
+        for (int64_t i = 0; i < kWidth; i++) rest[i] = whole_ + i < vocab ? to_float(logits[whole_ + i]) : -kInfinity;
+        rest_ = vload(rest);
     }
 
     // False if the largest logit is no finite number.
     bool find_largest() {
-        const float* x = s_.logits.get();
-        vf most = vset(-kInfinity);
-        Lanes none = 0;
-        for (int64_t i = 0; i < padded_; i += kWidth) {
-            const vf value = vload(x + i);
+        vf most = rest_;
+        Lanes none = unordered(rest_);
+        for (int64_t i = 0; i < whole_; i += kWidth) {
+            const vf value = vload(x_ + i);
             none |= unordered(value);
             most = vmax(most, value);
         }
@@ -270,52 +295,20 @@ class Row {
         return !none && std::isfinite(largest_);
     }
 
+    int64_t draw(const Draw& d) { return d.factor == 0.0f ? first_largest() : sample(d); }
+
+   private:
+    vf at(int64_t i) const { return i < whole_ ? vload(x_ + i) : rest_; }
+
     int64_t first_largest() const {
-        const vf wanted = vset(largest_);
-        for (int64_t i = 0; i < padded_; i += kWidth) {
-            if (const Lanes found = equal(vload(s_.logits.get() + i), wanted)) return i + first_of(found);
-        }
-        return kNotNumbers;
-    }
-
-    void edit(const Draw& d) {
-        float* x = s_.logits.get();
-        if (d.mask) {
-            for (int64_t i = 0; i < vocab_; i += 32) {
-                const uint32_t word = d.mask[i / 32];
-                const int64_t end = std::min<int64_t>(vocab_ - i, 32);
-                if (word == 0) {
-                    std::fill(x + i, x + i + end, -kInfinity);
-                } else if (word != ~0u) {
-                    for (int64_t j = 0; j < end; j++) x[i + j] = word >> j & 1 ? x[i + j] : -kInfinity;
-                }
-            }
-        }
-        for (int64_t i = 0; i < d.forbids; i++) x[d.forbidden[i]] = -kInfinity;
-        for (int64_t i = 0; i < d.biased; i++) x[d.bias_ids[i]] += d.bias[i];
-        if (d.tokens) penalise(d);
-    }
-
-    void penalise(const Draw& d) {
-        float* x = s_.logits.get();
-        int32_t* counts = s_.counts.get();
-        if (d.repetition != 1.0f) {
-            for (int64_t i = 0; i < d.tokens; i++) {
-                const int32_t id = d.history[i];
-                if (counts[id]++ == 0) x[id] = x[id] > 0.0f ? x[id] / d.repetition : x[id] * d.repetition;
-            }
-            for (int64_t i = 0; i < d.tokens; i++) counts[d.history[i]] = 0;
-        }
-        for (int64_t i = d.start; i < d.tokens; i++) counts[d.history[i]]++;
-        for (int64_t i = d.start; i < d.tokens; i++) {
-            const int32_t id = d.history[i];
-            if (counts[id] == 0) continue;
-            x[id] = rounded(x[id] - rounded(static_cast<float>(counts[id]) * d.frequency)) - d.presence;
-            counts[id] = 0;
+        int64_t i = 0;
+        for (;; i += kWidth) {
+            if (const Lanes found = equal(at(i), vset(largest_))) return i + first_of(found);
         }
     }
 
-    vf level(vf x, float factor) const { return vmax(vmul(x - vset(largest_), vset(factor)), vset(kLowest)); }
+    // Binary logarithms of probabilities over the largest one.
+    vf level(vf x) const { return vmax(vmul(x - vset(largest_), vset(factor_)), vset(kLowest)); }
 
     static vf weight(vf level) {
         const vf whole = vround(level);
@@ -332,28 +325,31 @@ class Row {
     }
 
     int64_t sample(const Draw& d) {
-        const float* x = s_.logits.get();
-        float* w = s_.weights.get();
-        int64_t total = 0;
-        for (int64_t block = 0; block < padded_; block += kBlock) {
-            Sum sum;
-            for (int64_t i = block, end = std::min(block + kBlock, padded_); i < end; i += kWidth) {
-                const vf value = weight(level(vload(x + i), d.factor));
-                vstore(w + i, value);
-                sum.add(value);
-            }
-            total += s_.sums[block / kBlock] = sum.total();
-        }
-        total_ = total;
+        factor_ = d.factor;
         const bool limited = d.top_k > 0 && d.top_k < vocab_;
+        const bool nucleus = d.top_p < 1.0;
+        Sum heavy;
+        total_ = 0;
+        for (int64_t block = 0; block < vocab_; block += kBlock) {
+            Sum sum;
+            for (int64_t i = block, end = std::min(block + kBlock, vocab_); i < end; i += kWidth) {
+                const vf own = level(at(i)), value = weight(own);
+                if (nucleus) {
+                    sum.add_both(value, greater_or_equal(own, vset(kHeavy)), heavy);
+                } else {
+                    sum.add(value);
+                }
+            }
+            total_ += s_.sums[block / kBlock] = sum.total();
+        }
         if (limited) {
             collect(bound_of_rank(d.top_k));
             keep_first<kNumber>(d.top_k);
         }
-        if (d.top_p < 1.0) {
+        if (nucleus) {
             const int64_t goal = goal_of(d.top_p);
             // Tokens lighter than this have less than what the nucleus may leave out, all of them together.
-            if (!limited) collect((total_ - goal) / vocab_);
+            if (!limited) collect(heavy.total() >= goal ? weight_at(kHeavy) : (total_ - goal) / vocab_);
             keep_first<kWeight>(goal);
         } else if (!limited) {
             if (d.least == 0 && d.typical_p >= 1.0) return pick_from_all(d.draw);
@@ -362,7 +358,7 @@ class Row {
         if (d.least > 0) keep(weight_keys(), key_of(at_least_float(d.least)), kLastId);
         if (d.typical_p < 1.0) {
             const int64_t goal = goal_of(d.typical_p);
-            order_by_surprisal(d.factor);
+            order_by_surprisal();
             keep_first<kSurprisal>(goal);
         }
         return pick(d.draw);
@@ -379,34 +375,51 @@ class Row {
         return static_cast<int64_t>(nearest) < weight ? std::nextafter(nearest, kInfinity) : nearest;
     }
 
+    // A little below what the tokens of this level weigh, rounding considered.
+    static int64_t weight_at(float level) {
+        return static_cast<int64_t>(std::exp2(static_cast<double>(level) + kScaleBits) * (1.0 - 1e-5));
+    }
+
     // A weight that at least `rank` tokens have: of as many groups of tokens, all have one.
     int64_t bound_of_rank(int64_t rank) {
-        const float* w = s_.weights.get();
         float* most = s_.work.get();
         int64_t groups = 0;
-        for (int64_t block = 0; block < padded_; block += kBlock, groups += kWidth) {
-            vf value = vload(w + block);
-            for (int64_t i = block + kWidth, end = std::min(block + kBlock, padded_); i < end; i += kWidth) {
-                value = vmax(value, vload(w + i));
+        for (int64_t block = 0; block < vocab_; block += kBlock, groups += kWidth) {
+            vf value = at(block);
+            for (int64_t i = block + kWidth, end = std::min(block + kBlock, vocab_); i < end; i += kWidth) {
+                value = vmax(value, at(i));
             }
             vstore(most + groups, value);
         }
         if (rank > groups) return 0;
         std::nth_element(most, most + rank - 1, most + groups, std::greater<float>());
-        return static_cast<int64_t>(most[rank - 1]);
+        float levels[kWidth];
+        vstore(levels, level(vset(most[rank - 1])));
+        return weight_at(levels[0]);
     }
 
     // The candidates: all tokens of weight `bound` or more, and more than 0, in order of ids.
     void collect(int64_t bound) {
-        const float* w = s_.weights.get();
-        const vf least = vset(at_least_float(std::max<int64_t>(1, bound)));
+        const int64_t needed = std::max<int64_t>(1, bound);
+        const vf least = vset(at_least_float(needed));
+        // Levels below this round to less, however the rounding went.
+        const vf lowest = vset(static_cast<float>(std::log2(static_cast<double>(needed) - 0.5) - kScaleBits - 1e-3));
         count_ = 0;
-        for (int64_t i = 0; i < padded_; i += kWidth) {
-            const vf value = vload(w + i);
-            const Lanes chosen = greater_or_equal(value, least);
-            if (!chosen) continue;
-            pack(s_.kept.get() + count_, chosen, bits_of(value));
+        for (int64_t i = 0; i < vocab_; i += kWidth) {
+            const vf own = level(at(i));
+            const Lanes chosen = greater_or_equal(own, lowest);
+            pack(s_.kept.get() + count_, chosen, bits_of(own));
             pack(s_.ids.get() + count_, chosen, ifrom(i));
+            count_ += count_of(chosen);
+        }
+        const int64_t likely = count_;
+        count_ = 0;
+        for (int64_t i = 0; i < likely; i += kWidth) {
+            const vf value = weight(only(first_lanes(likely - i), vload(s_.kept.get() + i)));
+            const Lanes chosen = Lanes(greater_or_equal(value, least) & first_lanes(likely - i));
+            const vi ids = iload(s_.ids.get() + i);
+            pack(s_.kept.get() + count_, chosen, bits_of(value));
+            pack(s_.ids.get() + count_, chosen, ids);
             count_ += count_of(chosen);
         }
     }
@@ -414,12 +427,13 @@ class Row {
     // Weights are positive floats, so their bits are in the same order.
     const uint32_t* weight_keys() const { return reinterpret_cast<const uint32_t*>(s_.kept.get()); }
 
-    void order_by_surprisal(float factor) {
+    void order_by_surprisal() {
         uint32_t* depths = s_.keys.get();
+        float* x = s_.work.get();
+        for (int64_t i = 0; i < count_; i++) x[i] = to_float(x_[s_.ids[i]]);
         for (int64_t i = 0; i < count_; i += kWidth) {
-            const Lanes lanes = first_lanes(count_ - i);
-            const vi ids = bits_of(only(lanes, vload(reinterpret_cast<const float*>(s_.ids.get() + i))));
-            istore(depths + i, whole_of(level(gather(s_.logits.get(), ids), factor) * vset(-float(1 << kLevelBits))));
+            const vf own = only(first_lanes(count_ - i), vload(x + i));
+            istore(depths + i, whole_of(level(own) * vset(-float(1 << kLevelBits))));
         }
         Products products;
         for (int64_t i = 0; i < count_; i += kWidth) {
@@ -535,23 +549,40 @@ class Row {
         const int64_t wanted = target(draw);
         int64_t upto = 0, block = 0;
         while (upto + s_.sums[block] <= wanted) upto += s_.sums[block++];
-        int64_t i = block * kBlock;
-        while ((upto += static_cast<int64_t>(s_.weights[i])) <= wanted) i++;
-        return i;
+        float weights[kBlock];
+        const int64_t first = block * kBlock, end = std::min(first + kBlock, vocab_);
+        for (int64_t i = first; i < end; i += kWidth) vstore(weights + i - first, weight(level(at(i))));
+        int64_t i = 0;
+        while ((upto += static_cast<int64_t>(weights[i])) <= wanted) i++;
+        return first + i;
     }
 
     Scratch& s_;
-    const int64_t vocab_, padded_;
-    float largest_ = 0.0f;
+    const T* x_;
+    const int64_t vocab_, whole_;  // of which whole vectors
+    vf rest_;                      // the last logits, padded
+    float largest_ = 0.0f, factor_ = 0.0f;
     int64_t count_ = 0;  // of candidates
     int64_t total_ = 0;  // weight of what is left
 };
 
 template <class T>
+int64_t draw_one(Scratch& s, const T* logits, int64_t vocab, const Draw& d) {
+    Row<T> row(s, logits, vocab);
+    if (!row.find_largest()) return kNotNumbers;
+    if (!d.mask && !d.biased && !d.forbids && !d.tokens) return row.draw(d);
+    float* x = s.logits.get();
+    for (int64_t i = 0; i < vocab; i++) x[i] = to_float(logits[i]);
+    edit(x, vocab, d, s.counts.get());
+    Row<float> edited(s, x, vocab);
+    return edited.find_largest() ? edited.draw(d) : kNothing;
+}
+
+template <class T>
 void sample(const T* logits, int64_t stride, int64_t vocab, const Draw* draws, int64_t count, int threads, int64_t* tokens) {
     parallel_for(threads, count, [&](int64_t i) {
         scratch.fit(vocab);
-        tokens[i] = Row(scratch, vocab).draw(logits + draws[i].row * stride, draws[i]);
+        tokens[i] = draw_one(scratch, logits + draws[i].row * stride, vocab, draws[i]);
     });
 }
 
