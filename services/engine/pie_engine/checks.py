@@ -99,13 +99,11 @@ def check_sampler(spec: wire.SamplerSpec, limits: Limits) -> None:
         raise BadField(f"min_p must be between 0 and 1, not {spec.min_p}")
     if spec.top_k < 0 or spec.min_tokens < 0:
         raise BadField(f"top_k and min_tokens must be 0 (off) or more, not {spec.top_k} and {spec.min_tokens}")
-    if not (isfinite(spec.repetition_penalty) and spec.repetition_penalty > 0.0):
+    if not 1.0 / _MAX_BIAS <= spec.repetition_penalty <= _MAX_BIAS:
         raise BadField(f"repetition_penalty must be a number above 0, not {spec.repetition_penalty}")
-    if not (isfinite(spec.presence_penalty) and isfinite(spec.frequency_penalty)):
-        raise BadField(
-            f"presence and frequency penalties must be numbers, not {spec.presence_penalty} and "
-            f"{spec.frequency_penalty}"
-        )
+    for name, penalty in (("presence", spec.presence_penalty), ("frequency", spec.frequency_penalty)):
+        if not abs(penalty) <= _MAX_BIAS:
+            raise BadField(f"{name}_penalty must be a number up to {_MAX_BIAS:g} either way, not {penalty}")
     _check_bias(spec, limits)
     if spec.mask is not None:
         read_mask(spec.mask, limits.vocab)
