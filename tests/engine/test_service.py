@@ -90,7 +90,7 @@ def remote(tmp_path: Path, delay_ms: int) -> Generator[Remote]:
     endpoint = f"ipc://{tmp_path}/engine.sock"
     command = [sys.executable, "-m", "pie_engine", "--model", f"scripted:{script}", "--endpoint", endpoint]
     command += ["--kvstore-endpoint", f"ipc://{tmp_path}/kv.sock", "--kv-memory", "64MiB"]
-    process = subprocess.Popen(command, env=os.environ | {"PIE_HOME": str(tmp_path)})
+    process = subprocess.Popen(command, env=os.environ | {"PIE_HOME": str(tmp_path), "PIE_NATIVE": "0"})
     hub = Hub(identity("runner", "r0"), time.monotonic)
     transport = Transport(hub)
     remote = Remote(process, hub, transport)
