@@ -15,6 +15,12 @@ from pie_cli.ps import age
 from pie_cli.table import print_table
 
 
+class _Manifest(msgspec.Struct):
+    """What is read here of a manifest."""
+
+    package: dict[str, str] = {}
+
+
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def programs(as_json: bool) -> None:
@@ -44,10 +50,9 @@ async def _programs(as_json: bool) -> None:
 def _description(manifest: str) -> str:
     """What the program's manifest says it does."""
     try:
-        package = tomllib.loads(manifest).get("package", {})
-    except tomllib.TOMLDecodeError:
+        return msgspec.convert(tomllib.loads(manifest), _Manifest).package.get("description", "")
+    except (tomllib.TOMLDecodeError, msgspec.ValidationError):
         return ""
-    return str(package.get("description", "")) if isinstance(package, dict) else ""
 
 
 @click.command()

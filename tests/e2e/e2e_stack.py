@@ -68,14 +68,14 @@ class Killed:
 
 
 class Stack:
-    """`pie up` in a home of its own, which borrows models and the prepared runtime from the user's."""
+    """`pie up` in a home of its own, which borrows models and what is compiled from the user's."""
 
     def __init__(self, model: str, runners: int = 1, settings: Mapping[str, str] | None = None) -> None:
         self.model = model
         self._folder = tempfile.TemporaryDirectory(prefix="e2e-", dir="/tmp", ignore_cleanup_errors=True)
         self.home = Path(self._folder.name)
         self.paths = StackPaths(self.home)
-        for name in ("models", "runtime", "code"):
+        for name in ("models", "runtime", "code", "native"):
             (pie_home() / name).mkdir(parents=True, exist_ok=True)
             (self.home / name).symlink_to(pie_home() / name)
         self.environment = {key: value for key, value in os.environ.items() if key not in NOT_HANDED_ON}

@@ -12,6 +12,7 @@ from pie_engine.batch import Output, Sampler, Segment, build
 from pie_engine.config import EngineConfig
 from pie_engine.device import Device
 from pie_engine.drafting import DraftedDevice
+from pie_engine.kernels import native
 from pie_engine.models.base import Model
 from pie_engine.models.draft_model import check_draft
 from pie_engine.models.model_device import ModelDevice
@@ -44,6 +45,7 @@ def _load_folder(config: EngineConfig, folder: str) -> Model:
 
 def ready_device(config: EngineConfig) -> tuple[Model, Device, int]:
     """Load, allocate the pool, and return model, device and number of pages."""
+    native.load()  # compiled now where they never were, so that no pass waits for it
     model = load_model(config)
     draft: Model | None = None
     if config.draft_model:
