@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pie_engine.adapter_loader import AdapterLoader
-from pie_engine.batch import Batch
+from pie_engine.adapters.loader import AdapterLoader
 from pie_engine.core import EngineCore
-from pie_engine.device import Device, LoadedAdapter
-from pie_engine.grammar_compiler import GrammarCompiler
 from pie_engine.limits import Limits
-from pie_engine.simulated import SimulatedDevice
+from pie_engine.passes.batch import Batch
+from pie_engine.passes.device import Device, LoadedAdapter
+from pie_engine.runs.grammar_compiler import GrammarCompiler
+from pie_engine.simulation.simulated import SimulatedDevice
 from pie_wire.errors import ErrorInfo, PeerLost, PieError
 from pie_wire.hub import Answer, Hub, Incoming, Peer
 from pie_wire.messages import engine as wire

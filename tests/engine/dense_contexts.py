@@ -12,12 +12,12 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from pie_engine.batch import Batch
-from pie_engine.device import Result, load_pages, read_probed
-from pie_engine.host_store import HostStore
-from pie_engine.outputs import PagesProbe, Sampler
-from pie_engine.simulated import SimulatedDevice
-from pie_engine.slot_memory import SlotMemory
+from pie_engine.memory.host_store import HostStore
+from pie_engine.passes.batch import Batch
+from pie_engine.passes.device import Result, load_pages, read_probed
+from pie_engine.passes.outputs import PagesProbe, Sampler
+from pie_engine.simulation.simulated import SimulatedDevice
+from pie_engine.simulation.slot_memory import SlotMemory
 
 
 def kv_of(token: int, position: int, seen: Sequence[int], sees_itself: bool) -> int:

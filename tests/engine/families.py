@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import transformers
-from pie_engine.batch import Batch
 from pie_engine.kernels.attention import Attention, AttentionPass
 from pie_engine.kernels.choice import available_attentions
 from pie_engine.kernels.kv_pool import KvPool
 from pie_engine.kernels.torch_attention import TorchAttention
 from pie_engine.models.family_check import check_family
 from pie_engine.models.transformers_model import TransformersModel
+from pie_engine.passes.batch import Batch
 from torch import Tensor
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 

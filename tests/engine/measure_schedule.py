@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from statistics import mean
 from typing import TYPE_CHECKING
 
-from pie_engine.batch import Batch
-from pie_engine.fairness import Turns
-from pie_engine.work import Work
+from pie_engine.passes.batch import Batch
+from pie_engine.schedule.fairness import Turns
+from pie_engine.schedule.work import Work
 from pie_wire.messages import engine as wire
 
 if TYPE_CHECKING:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from pie_engine.adapter_table import MAX_ADAPTERS, AdapterTable
-from pie_engine.adapters import PLAIN, AdapterSet, AdapterSpans, AdapterVersion
-from pie_engine.batch import Sampler, Segment, build
-from pie_engine.device import AdapterFacts
-from pie_engine.simulated import next_token
-from pie_engine.simulated_adapters import SimulatedAdapter, mark_of, marked
+from pie_engine.adapters.spans import PLAIN, AdapterSet, AdapterSpans, AdapterVersion
+from pie_engine.adapters.table import MAX_ADAPTERS, AdapterTable
+from pie_engine.passes.batch import Sampler, Segment, build
+from pie_engine.passes.device import AdapterFacts
+from pie_engine.simulation.simulated import next_token
+from pie_engine.simulation.simulated_adapters import SimulatedAdapter, mark_of, marked
 from pie_wire.errors import PieError
 from pie_wire.messages import engine as wire
 from pie_wire.messages.common import Account

@@ -7,9 +7,9 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from pie_engine.batch import Batch, Segment, build
 from pie_engine.kernels.kv_pool import KvPool
 from pie_engine.kernels.torch_attention import TorchAttention
+from pie_engine.passes.batch import Batch, Segment, build
 
 PAGES, PAGE, HEADS, KV_HEADS, DIM = 40, 4, 6, 2, 16
 

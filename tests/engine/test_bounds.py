@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from pie_engine import answer_budget, inbox
-from pie_engine.inbox import Inbox
+from pie_engine.links import answer_budget, inbox
+from pie_engine.links.inbox import Inbox
 from pie_wire.errors import Overloaded
 from pie_wire.hub import Peer
 from pie_wire.messages import engine as wire

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 
-from pie_engine.batch import Load
-from pie_engine.cost import CostModel
+from pie_engine.passes.batch import Load
+from pie_engine.schedule.cost import CostModel
 
 
 def truth(load: Load) -> float:

@@ -7,11 +7,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from pie_engine.batch import Output, Sampler, Segment, build
-from pie_engine.drafting import DraftedDevice, known_part
 from pie_engine.limits import Limits
 from pie_engine.models.draft_model import check_draft
-from pie_engine.simulated import SimulatedDevice, next_token, recall
+from pie_engine.passes.batch import Output, Sampler, Segment, build
+from pie_engine.runs.drafting import DraftedDevice, known_part
+from pie_engine.simulation.simulated import SimulatedDevice, next_token, recall
 from pie_wire.errors import Unsupported
 from pie_wire.messages import engine as wire
 from pie_wire.messages.common import Account

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from pie_engine.draws import uniforms
+from pie_engine.passes.draws import uniforms
 
 GOLDEN = [0.6524484863740322, 0.7743991716672017, 0.7823759653284018]
 

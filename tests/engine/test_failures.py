@@ -6,10 +6,10 @@ import random
 
 import pytest
 import torch
-from pie_engine.batch import Batch, Int32Array, Sampler
 from pie_engine.models.base import ModelOutput
 from pie_engine.models.model_device import ModelDevice
-from pie_engine.simulated import next_token
+from pie_engine.passes.batch import Batch, Int32Array, Sampler
+from pie_engine.simulation.simulated import next_token
 from pie_wire.messages import engine as wire
 
 VOCAB = 97

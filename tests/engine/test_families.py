@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import transformers
 from families import DOCUMENT, FAMILIES, REFUSED, attentions, check, configuration, render
-from pie_engine.batch import Batch
 from pie_engine.kernels.kv_pool import KvPool
 from pie_engine.kernels.torch_attention import TorchAttention
 from pie_engine.models.family_check import check_family
 from pie_engine.models.transformers_model import TransformersModel, load
+from pie_engine.passes.batch import Batch
 from pie_wire.errors import BadRequest, NotFound, Unsupported
 
 QUICK = ("GPTNeoX", "Gemma2", "GptOss", "Llama", "Mistral", "Qwen3", "Qwen3Moe")

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from pie_engine.grammar_compiler import MAX_TEXT, Compilation, GrammarCompiler
 from pie_engine.models import byte_tokenizer
+from pie_engine.runs.grammar_compiler import MAX_TEXT, Compilation, GrammarCompiler
 from pie_wire.errors import Overloaded, TooLarge, Unsupported
 from pie_wire.messages import engine as wire
 

@@ -7,10 +7,10 @@ import re
 from collections.abc import Callable, Iterator
 
 import pytest
-from pie_engine.grammar_compiler import GrammarCompiler
 from pie_engine.limits import Limits
 from pie_engine.models import byte_tokenizer
-from pie_engine.simulated import SimulatedDevice
+from pie_engine.runs.grammar_compiler import GrammarCompiler
+from pie_engine.simulation.simulated import SimulatedDevice
 from pie_wire.messages import engine as wire
 
 VOCAB = byte_tokenizer.VOCAB

@@ -12,13 +12,13 @@ import msgspec
 import numpy as np
 import pytest
 from pie_engine.bench.guessing import PROMPTS
-from pie_engine.drafting import DraftedDevice
-from pie_engine.grammar_compiler import GrammarCompiler
 from pie_engine.kernels.torch_attention import TorchAttention
 from pie_engine.limits import Limits
 from pie_engine.models.model_device import ModelDevice
 from pie_engine.models.scripted import Script, ScriptedModel
 from pie_engine.models.transformers_model import TransformersModel, load
+from pie_engine.runs.drafting import DraftedDevice
+from pie_engine.runs.grammar_compiler import GrammarCompiler
 from pie_wire.messages import engine as wire
 from tokenizers import Tokenizer
 

@@ -6,11 +6,11 @@ import copy
 
 import torch
 import transformers
-from pie_engine.batch import HiddenProbe, LogitsProbe, Output, Segment, TopKProbe, build
-from pie_engine.device import TopK, Vector
 from pie_engine.kernels.torch_attention import TorchAttention
 from pie_engine.models.model_device import ModelDevice
 from pie_engine.models.transformers_model import TransformersModel
+from pie_engine.passes.batch import HiddenProbe, LogitsProbe, Output, Segment, TopKProbe, build
+from pie_engine.passes.device import TopK, Vector
 
 
 def test_hidden_states_are_what_the_output_layer_reads():

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import pytest
 import torch
 import transformers
-from pie_engine.batch import Batch, HiddenProbe, LogitsProbe, Output, Segment, build
 from pie_engine.kernels import native
 from pie_engine.kernels.attention import Attention
 from pie_engine.kernels.native_attention import NativeAttention
@@ -17,6 +16,7 @@ from pie_engine.models import packed_linear
 from pie_engine.models.base import ModelOutput
 from pie_engine.models.family_check import check_family
 from pie_engine.models.transformers_model import TransformersModel
+from pie_engine.passes.batch import Batch, HiddenProbe, LogitsProbe, Output, Segment, build
 from pie_wire.errors import BadRequest
 from transformers import AutoModelForCausalLM
 

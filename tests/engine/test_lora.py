@@ -10,12 +10,12 @@ import pytest
 import torch
 import transformers
 from lora_files import ATTENTION, merge, write_adapter
-from pie_engine.batch import AdapterSlots, LogitsProbe, Output, Segment, build
 from pie_engine.kernels.torch_attention import TorchAttention
 from pie_engine.limits import Limits
 from pie_engine.models import lora
 from pie_engine.models.model_device import ModelDevice
 from pie_engine.models.transformers_model import TransformersModel
+from pie_engine.passes.batch import AdapterSlots, LogitsProbe, Output, Segment, build
 from pie_wire.errors import DeviceError
 from pie_wire.messages import engine as wire
 from torch import Tensor

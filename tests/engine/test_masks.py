@@ -7,7 +7,7 @@ import itertools
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given
-from pie_engine.masks import MAX_INTERVALS, rows_of, without
+from pie_engine.passes.masks import MAX_INTERVALS, rows_of, without
 from pie_wire.errors import BadField, TooLarge
 from pie_wire.messages.engine import Mask
 

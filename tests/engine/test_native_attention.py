@@ -9,11 +9,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pie_engine.batch import Batch, Segment, build
 from pie_engine.kernels import native
 from pie_engine.kernels.kv_pool import KvPool
 from pie_engine.kernels.native_attention import NativeAttention
 from pie_engine.kernels.torch_attention import TorchAttention
+from pie_engine.passes.batch import Batch, Segment, build
 from pie_wire.errors import InternalError
 
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from pie_engine.kernels import native, torch_sampler
 from pie_engine.kernels.native_build import find_compiler
 from pie_engine.kernels.native_sampler import SamplerKernel
-from pie_engine.outputs import Bias, History, Output, Sampler
-from pie_engine.token_masks import PackedMask
+from pie_engine.passes.outputs import Bias, History, Output, Sampler
+from pie_engine.passes.token_masks import PackedMask
 from pie_wire.config import pie_home
 from pie_wire.errors import PieError
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from pie_engine.checks import MAX_IDS, MAX_OUTPUTS, MAX_VECTOR_OUTPUTS
-from pie_engine.device import TopK, Vector
-from pie_engine.outbox import Outbox
+from pie_engine.contexts.checks import MAX_IDS, MAX_OUTPUTS, MAX_VECTOR_OUTPUTS
+from pie_engine.links.outbox import Outbox
+from pie_engine.passes.device import TopK, Vector
 from pie_wire.codec import MAX_BUFFERS, check_buffers, encode_body
 from pie_wire.errors import MAX_MESSAGE_CHARS, DeviceError
 

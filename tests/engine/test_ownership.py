@@ -114,7 +114,7 @@ def test_rows_of_a_dead_runner_disappear(bench, store):
 
 
 def test_more_rows_than_one_report_takes_follow_in_the_next(bench, store, monkeypatch):
-    monkeypatch.setattr("pie_engine.ownership.MAX_ROWS", 3)
+    monkeypatch.setattr("pie_engine.memory.ownership.MAX_ROWS", 3)
     contexts = [bench.create([1]) for _ in range(8)]
     bench.settle()
     for _ in range(3):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from pie_engine.batch import Sampler
-from pie_engine.simulated import next_token
+from pie_engine.passes.batch import Sampler
+from pie_engine.simulation.simulated import next_token
 from pie_wire.messages import engine as wire
 from pie_wire.messages.common import Account
 from pie_wire.messages.engine import Mask, Output

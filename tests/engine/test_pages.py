@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from pie_engine.pages import PagePool
+from pie_engine.memory.pages import PagePool
 from pie_wire.errors import InternalError
 
 

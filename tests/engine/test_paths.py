@@ -12,11 +12,11 @@ import msgspec
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, event, given, settings
-from pie_engine.drafting import DraftedDevice
-from pie_engine.grammar_compiler import GrammarCompiler
 from pie_engine.limits import Limits
 from pie_engine.models import byte_tokenizer
-from pie_engine.simulated import SimulatedDevice
+from pie_engine.runs.drafting import DraftedDevice
+from pie_engine.runs.grammar_compiler import GrammarCompiler
+from pie_engine.simulation.simulated import SimulatedDevice
 from pie_wire.messages import engine as wire
 from pie_wire.messages.runner import Slot
 

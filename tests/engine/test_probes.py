@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from pie_engine.device import Entropy, LogProbs, TopK, Vector
 from pie_engine.kernels.probes import most_likely, probe
-from pie_engine.outputs import EntropyProbe, LogitsProbe, LogProbsProbe, TopKProbe
+from pie_engine.passes.device import Entropy, LogProbs, TopK, Vector
+from pie_engine.passes.outputs import EntropyProbe, LogitsProbe, LogProbsProbe, TopKProbe
 
 
 def test_most_likely_gives_probabilities():

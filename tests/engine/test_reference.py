@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from pie_engine.batch import Segment, build
 from pie_engine.kernels import native
 from pie_engine.kernels.attention import Attention
 from pie_engine.kernels.choice import available_attentions
@@ -21,7 +20,8 @@ from pie_engine.kernels.torch_attention import TorchAttention
 from pie_engine.models.model_device import ModelDevice
 from pie_engine.models.tiny_config import shrink
 from pie_engine.models.transformers_model import TransformersModel
-from pie_engine.outputs import LogitsProbe, Output
+from pie_engine.passes.batch import Segment, build
+from pie_engine.passes.outputs import LogitsProbe, Output
 
 PAGES = 64
 LENGTHS = (1, 2, 17, 40, 90, 3, 33)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from pie_engine.pressure import PressureGauge
+from pie_engine.memory.pressure import PressureGauge
 from pie_wire.hub import Answer
 from pie_wire.messages import engine as wire
 from pie_wire.messages.common import Account

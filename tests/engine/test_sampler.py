@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pie_engine.distribution import exact_distribution
 from pie_engine.kernels import native, torch_sampler
 from pie_engine.kernels.native_build import find_compiler
 from pie_engine.kernels.native_sampler import SamplerKernel
-from pie_engine.outputs import Bias, History, Output, Sampler
-from pie_engine.token_masks import read_mask
+from pie_engine.passes.distribution import exact_distribution
+from pie_engine.passes.outputs import Bias, History, Output, Sampler
+from pie_engine.passes.token_masks import read_mask
 from pie_wire.config import pie_home
 from pie_wire.errors import BadRequest, DeviceError
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from pie_engine.distribution import edited_logits, exact_distribution
-from pie_engine.outputs import Bias, History, Sampler
+from pie_engine.passes.distribution import edited_logits, exact_distribution
+from pie_engine.passes.outputs import Bias, History, Sampler
 from transformers.generation import logits_process as theirs
 
 pytestmark = pytest.mark.usefixtures("one_thread")

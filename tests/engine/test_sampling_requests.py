@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pie_engine.asking import make_sampler
-from pie_engine.outputs import History
-from pie_engine.simulated import next_token
-from pie_engine.token_masks import allowed, read_mask
+from pie_engine.contexts.asking import make_sampler
+from pie_engine.passes.outputs import History
+from pie_engine.passes.token_masks import allowed, read_mask
+from pie_engine.simulation.simulated import next_token
 from pie_wire.errors import BadField
 from pie_wire.messages import engine as wire
 

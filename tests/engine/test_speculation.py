@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from pie_engine.batch import Sampler
-from pie_engine.pace import Pace
-from pie_engine.prompt_lookup import PromptLookup
-from pie_engine.simulated import next_token, recall
+from pie_engine.passes.batch import Sampler
+from pie_engine.runs.pace import Pace
+from pie_engine.runs.prompt_lookup import PromptLookup
+from pie_engine.simulation.simulated import next_token, recall
 from pie_wire.messages import engine as wire
 from pie_wire.messages.common import Account
 

@@ -6,7 +6,7 @@ import hypothesis.strategies as st
 import msgspec
 import pytest
 from hypothesis import given
-from pie_engine.export_format import PART_BYTES, Header, pack, unpack
+from pie_engine.contexts.export_format import PART_BYTES, Header, pack, unpack
 from pie_wire.errors import BadField, BadRequest, HashMismatch, PieError
 from pie_wire.messages import engine as wire
 from pie_wire.messages.common import Account

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hypothesis.strategies as st
 import pytest
 from hypothesis import HealthCheck, given, settings
-from pie_engine.batch import Sampler
-from pie_engine.simulated import next_token
-from pie_engine.trees import ancestors, depths, intervals
+from pie_engine.passes.batch import Sampler
+from pie_engine.passes.trees import ancestors, depths, intervals
+from pie_engine.simulation.simulated import next_token
 from pie_wire.errors import DeviceError
 from pie_wire.messages import engine as wire
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 from network import Faults
-from pie_engine.batch import Sampler
-from pie_engine.simulated import next_token
+from pie_engine.passes.batch import Sampler
+from pie_engine.simulation.simulated import next_token
 from world import VOCAB, Held, World
 
 SCHEDULES = int(os.environ.get("PIE_MODEL_SCHEDULES", "150"))

@@ -14,7 +14,7 @@ import msgspec
 from network import Faults, Network, Node
 from pie_engine.core import EngineCore
 from pie_engine.limits import Limits
-from pie_engine.simulated import SimulatedDevice
+from pie_engine.simulation.simulated import SimulatedDevice
 from pie_gateway.config import GatewayConfig
 from pie_gateway.core import GatewayCore
 from pie_gateway.memory_log import MemoryEventLog

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from pie_engine.core import EngineCore
 from pie_engine.limits import Limits
-from pie_engine.simulated import SimulatedDevice
+from pie_engine.simulation.simulated import SimulatedDevice
 from pie_runner.core import RunnerCore
 from pie_runner.host import TABLE
 from pie_runner.limits import ProcessLimits

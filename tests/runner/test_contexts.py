@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pie_engine.batch import Sampler
-from pie_engine.simulated import next_token
+from pie_engine.passes.batch import Sampler
+from pie_engine.simulation.simulated import next_token
 from pie_runner.contexts import Context
 from pie_runner.passes import Shape
 from pie_runner.process import Process

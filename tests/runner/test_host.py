@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from pie_engine.simulated import next_logits
+from pie_engine.simulation.simulated import next_logits
 from pie_runner.host import TABLE
 from pie_runner.testing import CallError
 from pie_runner.wasm.hostcall import Case

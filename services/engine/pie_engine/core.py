@@ -20,30 +20,30 @@ from pie_wire.messages.common import ModelFacts, PageRow, PoolStats
 from pie_wire.messages.engine import GetModel, GetStanding, ModelReply, Ops, Standing
 from pie_wire.messages.kvstore import PutPages
 
-from pie_engine.adapter_requests import AdapterRequests
-from pie_engine.adapter_table import AdapterTable
-from pie_engine.answer_budget import AnswerBudget
-from pie_engine.batch import Batch, Buffer
-from pie_engine.context_table import ContextTable
-from pie_engine.cost import CostModel
-from pie_engine.device import Result
-from pie_engine.eviction import Eviction
-from pie_engine.fairness import Patience
-from pie_engine.grammar_compiler import GrammarCompiler
-from pie_engine.inbox import Inbox
-from pie_engine.kv_cache import KvCache
+from pie_engine.adapters.requests import AdapterRequests
+from pie_engine.adapters.table import AdapterTable
+from pie_engine.contexts.context_table import ContextTable
+from pie_engine.contexts.operations import Operations
+from pie_engine.contexts.transfers import Transfers
 from pie_engine.limits import Limits
-from pie_engine.operations import Operations
-from pie_engine.ownership import Ownership
-from pie_engine.pages import PagePool
-from pie_engine.plan import Plan
-from pie_engine.pressure import PressureGauge
-from pie_engine.run import Run
-from pie_engine.runner_link import RunnerLink
-from pie_engine.scheduler import Scheduler
-from pie_engine.transfers import Transfers
-from pie_engine.verification import Verification
-from pie_engine.work import Export, Pass
+from pie_engine.links.answer_budget import AnswerBudget
+from pie_engine.links.inbox import Inbox
+from pie_engine.links.runner_link import RunnerLink
+from pie_engine.memory.eviction import Eviction
+from pie_engine.memory.kv_cache import KvCache
+from pie_engine.memory.ownership import Ownership
+from pie_engine.memory.pages import PagePool
+from pie_engine.memory.pressure import PressureGauge
+from pie_engine.passes.batch import Batch, Buffer
+from pie_engine.passes.device import Result
+from pie_engine.runs.grammar_compiler import GrammarCompiler
+from pie_engine.runs.run import Run
+from pie_engine.runs.verification import Verification
+from pie_engine.schedule.cost import CostModel
+from pie_engine.schedule.fairness import Patience
+from pie_engine.schedule.plan import Plan
+from pie_engine.schedule.scheduler import Scheduler
+from pie_engine.schedule.work import Export, Pass
 
 KVSTORE = "kvstore"
 """Name of the hub's port to kvstore; reports go there while it is up."""

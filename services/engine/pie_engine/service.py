@@ -22,15 +22,15 @@ from pie_wire.messages.common import ModelFacts
 from pie_wire.process import Shutdown, identity
 from pie_wire.transport import TICK, Transport
 
-from pie_engine.adapter_loader import AdapterLoader
-from pie_engine.batch import Batch
+from pie_engine.adapters.loader import AdapterLoader
 from pie_engine.config import EngineConfig, parse_bytes
 from pie_engine.core import EngineCore
-from pie_engine.device import Device
-from pie_engine.grammar_compiler import GrammarCompiler
 from pie_engine.limits import Limits
 from pie_engine.models.base import Model
 from pie_engine.models.loading import ready_device
+from pie_engine.passes.batch import Batch
+from pie_engine.passes.device import Device
+from pie_engine.runs.grammar_compiler import GrammarCompiler
 from pie_engine.worker import Worker
 
 R = TypeVar("R")

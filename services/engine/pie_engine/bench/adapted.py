@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from pie_wire.errors import Unsupported
 
-from pie_engine.batch import AdaptedRows, Batch
 from pie_engine.bench.figure import Figure
 from pie_engine.bench.stand import Stand
 from pie_engine.bench.traffic import Decodes, Tokens
-from pie_engine.device import AdapterFacts, Result
 from pie_engine.models.lora_file import Adaptable, LoraAdapter, LoraLayer
 from pie_engine.models.transformers_model import TransformersModel
+from pie_engine.passes.batch import AdaptedRows, Batch
+from pie_engine.passes.device import AdapterFacts, Result
 
 _REQUESTS = 16
 _CONTEXT = 256

@@ -11,7 +11,6 @@ from typing import Final
 
 import torch
 
-from pie_engine.batch import Batch, Segment, build
 from pie_engine.bench.figure import Figure
 from pie_engine.bench.stand import Stand
 from pie_engine.kernels import native
@@ -19,6 +18,7 @@ from pie_engine.kernels.attention import Attention
 from pie_engine.kernels.kv_pool import KvPool
 from pie_engine.kernels.native_attention import NativeAttention
 from pie_engine.kernels.torch_attention import TorchAttention
+from pie_engine.passes.batch import Batch, Segment, build
 
 _HEADS, _KV_HEADS, _DIM, _PAGE = 9, 3, 64, 16
 """SmolLM2-135M's."""

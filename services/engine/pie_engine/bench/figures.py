@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from pie_wire.messages import engine as wire
 
-from pie_engine.batch import Batch
 from pie_engine.bench.adapted import adapter_figures
 from pie_engine.bench.attending import attention_figures
 from pie_engine.bench.figure import Figure
@@ -17,7 +16,8 @@ from pie_engine.bench.speculated import speculation_figures
 from pie_engine.bench.stand import Stand
 from pie_engine.bench.swapped import swap_figures
 from pie_engine.bench.traffic import Decodes, Prompts, Tokens
-from pie_engine.device import Result
+from pie_engine.passes.batch import Batch
+from pie_engine.passes.device import Result
 
 _CONTEXT = 1024
 _REQUESTS = 64

@@ -7,10 +7,10 @@ from typing import cast
 
 import torch
 
-from pie_engine.batch import Batch, Segment, build
 from pie_engine.models.base import Model, ModelOutput
 from pie_engine.models.model_device import ModelDevice
-from pie_engine.outputs import Output, Sampler
+from pie_engine.passes.batch import Batch, Segment, build
+from pie_engine.passes.outputs import Output, Sampler
 
 
 class GivenLogits:

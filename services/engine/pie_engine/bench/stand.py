@@ -18,12 +18,12 @@ from pie_wire.messages.common import Account
 from pie_wire.messages.link import Identity
 from pie_wire.messages.runner import Step
 
-from pie_engine.batch import Batch
 from pie_engine.config import EngineConfig
 from pie_engine.core import EngineCore
-from pie_engine.device import Device, Result
 from pie_engine.models.base import Model
 from pie_engine.models.loading import ready_device
+from pie_engine.passes.batch import Batch
+from pie_engine.passes.device import Device, Result
 from pie_engine.service import PORT, build_core
 from pie_engine.worker import Worker
 

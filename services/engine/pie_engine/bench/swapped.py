@@ -5,10 +5,10 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator
 
-from pie_engine.batch import Moves, build
 from pie_engine.bench.figure import Figure
 from pie_engine.bench.stand import Stand
 from pie_engine.bench.traffic import Decodes, Tokens
+from pie_engine.passes.batch import Moves, build
 
 _PAGES = 64
 

@@ -6,8 +6,8 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
-from pie_engine.batch import Batch
 from pie_engine.kernels.kv_pool import KvPool
+from pie_engine.passes.batch import Batch
 
 
 class AttentionPass(Protocol):

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pie_engine.batch import Batch, Int32Array
 from pie_engine.kernels.kv_pool import KvPool
 from pie_engine.kernels.torch_attention import TorchAttention, TorchAttentionPass
+from pie_engine.passes.batch import Batch, Int32Array
 
 _WORKSPACE: Final = 128 * 2**20
 _DIMS: Final = (64, 128, 256)

@@ -14,9 +14,9 @@ import torch
 from pie_wire.errors import InternalError
 from torch import Tensor
 
-from pie_engine.batch import Batch, Int32Array
 from pie_engine.kernels.kv_pool import KvPool
 from pie_engine.kernels.native import Native
+from pie_engine.passes.batch import Batch, Int32Array
 
 DIM_MULTIPLE: Final = 16
 """Head dimensions the kernels are written for."""

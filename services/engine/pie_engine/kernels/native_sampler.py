@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pie_engine.device import Draw, not_numbers, nothing_left
-from pie_engine.draws import uniforms
 from pie_engine.kernels.native import Native
 from pie_engine.kernels.torch_sampler import least_weight, level_factor
-from pie_engine.outputs import History, Output, Sampler
+from pie_engine.passes.device import Draw, not_numbers, nothing_left
+from pie_engine.passes.draws import uniforms
+from pie_engine.passes.outputs import History, Output, Sampler
 
 _DRAW: Final = np.dtype(
     [

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pie_engine.device import Entropy, LogProbs, Result, TopK, Vector
-from pie_engine.outputs import EntropyProbe, LogitsProbe, LogProbsProbe, TopKProbe
+from pie_engine.passes.device import Entropy, LogProbs, Result, TopK, Vector
+from pie_engine.passes.outputs import EntropyProbe, LogitsProbe, LogProbsProbe, TopKProbe
 
 
 def probe(logits: Tensor, spec: LogitsProbe | TopKProbe | LogProbsProbe | EntropyProbe) -> Result:

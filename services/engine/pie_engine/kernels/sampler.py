@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from pie_engine.device import Draw
 from pie_engine.kernels import torch_sampler
 from pie_engine.kernels.native import load
 from pie_engine.kernels.native_sampler import SamplerKernel
-from pie_engine.outputs import Output
+from pie_engine.passes.device import Draw
+from pie_engine.passes.outputs import Output
 
 
 def sample(logits: Tensor, rows: Sequence[int], outputs: Sequence[Output], threads: int = 1) -> list[Draw]:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pie_engine.batch import Batch
 from pie_engine.kernels.kv_pool import KvPool
+from pie_engine.passes.batch import Batch
 
 _SMALLEST_GROUP_PAGES = 8
 

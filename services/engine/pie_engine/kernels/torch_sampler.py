@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pie_engine.device import Draw, not_numbers, nothing_left
-from pie_engine.draws import uniforms
-from pie_engine.outputs import History, Output, Sampler
-from pie_engine.token_masks import allowed
+from pie_engine.passes.device import Draw, not_numbers, nothing_left
+from pie_engine.passes.draws import uniforms
+from pie_engine.passes.outputs import History, Output, Sampler
+from pie_engine.passes.token_masks import allowed
 
 SCALE_BITS = 40
 """The largest weight is 2**40: sums over a vocabulary stay below 2**63, and what float32 resolves has weight."""

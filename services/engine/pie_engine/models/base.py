@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pie_engine.batch import Batch, Int32Array
-from pie_engine.device import LoadedAdapter
+from pie_engine.passes.batch import Batch, Int32Array
+from pie_engine.passes.device import LoadedAdapter
 
 TOKENIZER_FILES: Final = (
     "tokenizer.json",

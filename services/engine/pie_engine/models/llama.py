@@ -15,7 +15,6 @@ from pie_wire.errors import BadRequest
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from pie_engine.batch import Batch
 from pie_engine.kernels.attention import AttentionPass
 from pie_engine.kernels.linear import FORMATS, LinearWeight, NativeLinear, join
 from pie_engine.kernels.llama_pass import Attending, Llama, LlamaLayer, LlamaPass
@@ -23,6 +22,7 @@ from pie_engine.kernels.native import Native
 from pie_engine.models.base import ModelOutput
 from pie_engine.models.lora_tables import NativeLora
 from pie_engine.models.packed_linear import PackedLinear
+from pie_engine.passes.batch import Batch
 
 FAMILIES: Final = frozenset({"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"})
 

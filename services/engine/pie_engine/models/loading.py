@@ -8,14 +8,14 @@ from pathlib import Path
 import structlog
 from pie_wire.errors import BadField, Unsupported
 
-from pie_engine.batch import Output, Sampler, Segment, build
 from pie_engine.config import EngineConfig
-from pie_engine.device import Device
-from pie_engine.drafting import DraftedDevice
 from pie_engine.kernels import native
 from pie_engine.models.base import Model
 from pie_engine.models.draft_model import check_draft
 from pie_engine.models.model_device import ModelDevice
+from pie_engine.passes.batch import Output, Sampler, Segment, build
+from pie_engine.passes.device import Device
+from pie_engine.runs.drafting import DraftedDevice
 
 _WARM_ROWS = 16
 

@@ -24,8 +24,8 @@ import torch
 from pie_wire.errors import DeviceError
 from torch import Tensor
 
-from pie_engine.batch import AdaptedRows, Batch
 from pie_engine.models.lora_file import LoraAdapter
+from pie_engine.passes.batch import AdaptedRows, Batch
 
 _PART_FLOPS = 5e5
 """Wasted multiplications of a layer that cost as much as one part more: its calls take about ten microseconds."""

@@ -14,8 +14,8 @@ from pie_wire.errors import BadField, NotFound, OutOfMemory, Unsupported
 from safetensors import SafetensorError
 from torch import Tensor
 
-from pie_engine.device import AdapterFacts
 from pie_engine.models.lora_config import LoraConfig, read_config
+from pie_engine.passes.device import AdapterFacts
 
 FILE = "adapter_model.safetensors"
 _PREFIX = "base_model.model."

@@ -32,11 +32,11 @@ from numpy.typing import NDArray
 from pie_wire.errors import BadField, NotFound, Unsupported
 from tokenizers import Tokenizer
 
-from pie_engine.batch import Batch, Int32Array
-from pie_engine.device import LoadedAdapter
 from pie_engine.models import byte_tokenizer
 from pie_engine.models.base import ModelInfo, ModelOutput, read_tokenizer_files
-from pie_engine.slot_memory import SlotMemory
+from pie_engine.passes.batch import Batch, Int32Array
+from pie_engine.passes.device import LoadedAdapter
+from pie_engine.simulation.slot_memory import SlotMemory
 
 _SURE = 30.0
 _PAGE_BYTES = 4096

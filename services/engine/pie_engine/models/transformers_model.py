@@ -18,8 +18,6 @@ from torch.utils.hooks import RemovableHandle
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
-from pie_engine.batch import Batch, Int32Array
-from pie_engine.device import LoadedAdapter
 from pie_engine.kernels.attention import Attention, AttentionPass
 from pie_engine.kernels.choice import fitting
 from pie_engine.kernels.kv_pool import KvPool, page_bytes
@@ -32,6 +30,8 @@ from pie_engine.models.lora_hooks import LoraHooks, adaptable_of
 from pie_engine.models.lora_tables import LoraTables
 from pie_engine.models.packed_linear import LinearRoute, linear_route, pack_linears
 from pie_engine.models.paged_attention import NAME, attending
+from pie_engine.passes.batch import Batch, Int32Array
+from pie_engine.passes.device import LoadedAdapter
 
 DTYPES: Final[Mapping[str, torch.dtype]] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

@@ -7,7 +7,7 @@
 
 extern "C" {
 
-// The arrays of a pass, as in `pie_engine.batch.Batch`, and the pool they refer to. Everything outlives the plan.
+// The arrays of a pass, as in `pie_engine.passes.batch.Batch`, and the pool they refer to. Everything outlives the plan.
 struct PieAttentionPass {
     int32_t rows;
     int32_t segments;

@@ -1,0 +1,1 @@
+"""LoRA adapters as the engine's books have them: names, versions, which tokens they compute."""

@@ -1,0 +1,70 @@
+"""The contexts of all runners, their accounts, and which of them may have work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pie_wire.messages.common import Account
+
+from pie_engine.contexts.context import AccountUse, Context, PinnedPages
+
+
+class ContextTable:
+    """Shared by everything that carries out operations.
+
+    `active` has every context that may have work for a pass; the planner removes those that have none.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.clock = clock
+        self.contexts: dict[Context, None] = {}
+        self.active: dict[Context, None] = {}
+        self._pinned = PinnedPages()
+        self._accounts: dict[Account, AccountUse] = {}
+        self._arrivals = 0
+
+    def use_of(self, account: Account) -> AccountUse:
+        """The account's books, kept while it has contexts or pins."""
+        return self._accounts.setdefault(account, AccountUse(account, pool=self._pinned))
+
+    @property
+    def pinned(self) -> int:
+        """Pages that the pins of all accounts hold."""
+        return self._pinned.count
+
+    def hold(self, use: AccountUse, pages: int) -> None:
+        """Pins of the account hold so many pages more (or fewer)."""
+        use.pages += pages
+        use.pinned += pages
+        self._pinned.count += pages
+        self.close(use)
+
+    def share_of(self, use: AccountUse) -> float:
+        """The account's part of the pool by weight, among accounts that have contexts."""
+        total = sum(max(other.account.weight, 0.0) for other in self._accounts.values())
+        return use.account.weight / total if total > 0 else 0.0
+
+    def enter(self, context: Context) -> None:
+        """A context begins; its link knows it from now on."""
+        context.link.contexts[context.id] = context
+        context.use.contexts += 1
+        self.contexts[context] = None
+
+    def leave(self, context: Context) -> None:
+        """The context has been freed."""
+        context.gone = True
+        context.adapters.release()
+        context.use.contexts -= 1
+        self.close(context.use)
+        self.contexts.pop(context, None)
+        self.active.pop(context, None)
+
+    def close(self, use: AccountUse) -> None:
+        """Forget the account's books if it has neither contexts nor pins."""
+        if not use.contexts and not use.pinned:
+            self._accounts.pop(use.account, None)
+
+    def arrival(self) -> int:
+        """The next number in the order in which work arrives."""
+        self._arrivals += 1
+        return self._arrivals

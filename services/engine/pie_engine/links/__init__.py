@@ -1,0 +1,1 @@
+"""What runners send, and what they are owed."""

@@ -1,0 +1,1 @@
+"""Pages: who holds which, who finds whose, who gives up, where they go meanwhile. Numbers only, no tensor."""

@@ -1,0 +1,1 @@
+"""What goes to a device and what comes back: batches, masks, outputs, draws."""

@@ -1,0 +1,1 @@
+"""Runs: decoding ahead of a program, with grammars and guesses."""

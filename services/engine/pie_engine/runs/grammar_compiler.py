@@ -1,0 +1,228 @@
+"""Grammars of programs, compiled off the step thread.
+
+A grammar is foreign text for a large compiler: one may take for ever, one may want all memory, one may overflow a
+stack. So it is compiled in a process of its own first (`grammar_check`), which is killed when it takes too long; only
+what came through there is compiled here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import selectors
+import subprocess
+import sys
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import msgspec
+import structlog
+from llguidance import LLMatcher, LLTokenizer
+from pie_wire.errors import BadRequest, Overloaded, PieError, TooLarge, Unsupported, to_error
+from pie_wire.messages import engine as wire
+
+from pie_engine.runs.grammar import Bits, Constraint
+from pie_engine.runs.grammar_check import Reply, Request, Vocabulary, limits, load, write_frame
+
+MAX_TEXT = 256 << 10
+_CACHED = 64
+_CACHED_TEXT = 4 << 20
+_QUEUE = 64
+_SECONDS = 5.0
+_START_SECONDS = 30.0
+_STACK = 16 << 20
+_MASK_THREADS = 2
+
+log = structlog.get_logger("pie.engine")
+
+
+@dataclass(eq=False, slots=True)
+class Compilation:
+    """A grammar on its way. `done` is set last, in another thread."""
+
+    kind: str
+    text: str
+    done: threading.Event = field(default_factory=threading.Event)
+    matcher: LLMatcher | None = None
+    error: PieError | None = None
+
+
+class GrammarCompiler:
+    """One model's grammars: a bounded queue, one compiling thread, its process, and a cache of what came out."""
+
+    def __init__(
+        self,
+        tokenizer: bytes,
+        vocab: int,
+        eos: Sequence[int],
+        notify: Callable[[], None],
+        *,
+        seconds: float = _SECONDS,
+    ) -> None:
+        """`tokenizer` is the text of tokenizer.json; `notify` is called, in another thread, after each compilation.
+        Nothing is started before the first grammar."""
+        self.eos = frozenset(eos)
+        self._vocabulary = Vocabulary(tokenizer.decode(), vocab, list(eos))
+        self._notify = notify
+        self._seconds = seconds
+        self._cache: OrderedDict[tuple[str, str], Compilation] = OrderedDict()
+        self._queue: queue.Queue[Compilation | None] = queue.Queue(_QUEUE)
+        self._thread: threading.Thread | None = None
+        self._masks = ThreadPoolExecutor(_MASK_THREADS, "pie-masks")
+        self._child: subprocess.Popen[bytes] | None = None
+        self._tokenizer: LLTokenizer | None = None
+
+    def compile(self, spec: wire.Grammar) -> Compilation:
+        """Begin, or give what is known. Raises TooLarge for a text beyond 256 KiB, Overloaded when too many wait."""
+        if len(spec.text) > MAX_TEXT:
+            raise TooLarge(f"a grammar has at most {MAX_TEXT} characters, not {len(spec.text)}")
+        key = (spec.kind, spec.text)
+        known = self._cache.get(key)
+        if known is not None:
+            self._cache.move_to_end(key)
+            return known
+        new = Compilation(spec.kind, spec.text)
+        try:
+            self._queue.put_nowait(new)
+        except queue.Full:
+            raise Overloaded(f"{_QUEUE} grammars wait to be compiled: try again") from None
+        self._cache[key] = new
+        self._evict()
+        if self._thread is None:
+            before = threading.stack_size(_STACK)
+            self._thread = threading.Thread(target=self._serve, name="pie-grammars", daemon=True)
+            self._thread.start()
+            threading.stack_size(before)
+        return new
+
+    def start(self, compilation: Compilation) -> Constraint:
+        """A constraint at the beginning of a compiled grammar. Raises what its compilation failed with."""
+        if compilation.error is not None:
+            raise compilation.error
+        if compilation.matcher is None:
+            raise BadRequest("the grammar has not been compiled yet: wait until it is done")
+        return Constraint(compilation.matcher.deep_copy(), self._vocabulary.size, self._submit)
+
+    @property
+    def process(self) -> int | None:
+        """The compiling process, if it has been started."""
+        return self._child.pid if self._child is not None else None
+
+    def close(self) -> None:
+        """End thread and process; compilations under way are not finished."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._queue.get_nowait()
+        if self._thread is not None:
+            self._queue.put(None)
+            child = self._child
+            if child is not None:
+                child.kill()
+            self._thread.join()
+        self._masks.shutdown(wait=False, cancel_futures=True)
+
+    def _submit(self, call: Callable[[], list[Bits]]) -> Future[list[Bits]]:
+        return self._masks.submit(call)
+
+    def _evict(self) -> None:
+        text = sum(len(key[1]) for key in self._cache)
+        while len(self._cache) > _CACHED or text > _CACHED_TEXT:
+            key, _ = self._cache.popitem(last=False)
+            text -= len(key[1])
+
+    # -- in the compiling thread
+
+    def _serve(self) -> None:
+        while (job := self._queue.get()) is not None:
+            try:
+                job.matcher = self._compile(Request(job.kind, job.text))
+            except PieError as exc:
+                job.error = exc
+            except (OSError, ValueError, msgspec.MsgspecError) as exc:
+                log.error("a grammar could not be compiled", kind=job.kind, exc_info=exc)
+                job.error = to_error(exc)
+            job.done.set()
+            self._notify()
+        self._kill()
+
+    def _compile(self, request: Request) -> LLMatcher:
+        if self._tokenizer is None:
+            try:
+                self._tokenizer = load(self._vocabulary)
+            except ValueError as exc:
+                raise Unsupported(f"this model's tokenizer cannot follow grammars: {exc}") from exc
+        reply = self._check(request)
+        if reply.error:
+            raise BadRequest(f"the {request.kind} grammar cannot be compiled: {reply.error}"[:2000])
+        matcher = LLMatcher(self._tokenizer, reply.grammar, limits=limits(), log_level=0)
+        if matcher.is_error():
+            raise BadRequest(f"the {request.kind} grammar cannot be compiled: {matcher.get_error()}"[:2000])
+        return matcher
+
+    def _check(self, request: Request) -> Reply:
+        child = self._child
+        seconds = self._seconds
+        try:
+            if child is None or child.poll() is not None:
+                child = self._child = _spawn()
+                _write(child, msgspec.json.encode(self._vocabulary))
+                seconds += _START_SECONDS
+            _write(child, msgspec.json.encode(request))
+            answer = _read(child, seconds)
+        except TimeoutError:
+            self._kill()
+            raise TooLarge(
+                f"the grammar takes more than {self._seconds:.0f} s to compile: simplify it, above all its repetitions"
+            ) from None
+        except (EOFError, BrokenPipeError):
+            self._kill()
+            raise TooLarge(
+                "the grammar broke its compiler, by its memory or its depth: simplify it, above all nested rules"
+            ) from None
+        return msgspec.json.decode(answer, type=Reply)
+
+    def _kill(self) -> None:
+        child, self._child = self._child, None
+        if child is not None:
+            child.kill()
+            child.communicate()
+
+
+def _spawn() -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    return subprocess.Popen(
+        [sys.executable, "-m", "pie_engine.runs.grammar_check"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        bufsize=0,
+        env=environment,
+    )
+
+
+def _write(child: subprocess.Popen[bytes], body: bytes) -> None:
+    if child.stdin is not None:
+        write_frame(child.stdin, body)
+
+
+def _read(child: subprocess.Popen[bytes], seconds: float) -> bytes:
+    """One frame. Raises TimeoutError; EOFError when the child has ended."""
+    deadline = time.monotonic() + seconds
+    data = b""
+    if child.stdout is None:
+        raise EOFError
+    with selectors.DefaultSelector() as ready:
+        ready.register(child.stdout, selectors.EVENT_READ)
+        while len(data) < 4 or len(data) < 4 + int.from_bytes(data[:4], "little"):
+            if not ready.select(max(0.0, deadline - time.monotonic())):
+                raise TimeoutError
+            more = os.read(child.stdout.fileno(), 1 << 16)
+            if not more:
+                raise EOFError
+            data += more
+    return data[4:]

@@ -1,0 +1,1 @@
+"""A device without a model, for tests of everything around it."""
