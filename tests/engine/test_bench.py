@@ -82,7 +82,7 @@ def test_figures_beside_the_table(bench, monkeypatch):
     made |= {figure.name: figure for figure in figures.core_figures(bench, 1)}
     bench.execute = real
     monkeypatch.setattr(figures, "_VOCABULARIES", ((100, 1.0),))
-    for group in (figures.sampler_figures, figures.swap_figures, figures.speculation_figures):
+    for group in (figures.sampler_figures, figures.swap_figures):
         made |= {figure.name: figure for figure in group(bench, 1)}
     made |= {figure.name: figure for figure in figures.adapter_figures(bench, 1)}
     monkeypatch.setattr(attending, "_LOADS", attending._LOADS[:1])
@@ -96,7 +96,6 @@ def test_figures_beside_the_table(bench, monkeypatch):
         "prefix-hit-over-decode",
         "sampler-b64-v100",
         "swap-64-pages-out",
-        "ngram-speedup",
     } <= made.keys()
     assert all(figure.value > 0 for figure in made.values())
     bench.core.check_integrity()

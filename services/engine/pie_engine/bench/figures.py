@@ -12,7 +12,6 @@ from pie_engine.bench.attending import attention_figures
 from pie_engine.bench.figure import Figure
 from pie_engine.bench.guessing import guessing_figures
 from pie_engine.bench.sampling import sampler_ms
-from pie_engine.bench.speculated import speculation_figures
 from pie_engine.bench.stand import Stand
 from pie_engine.bench.swapped import swap_figures
 from pie_engine.bench.traffic import Decodes, Prompts, Tokens
@@ -82,7 +81,6 @@ GROUPS: Mapping[str, Callable[[Stand, int], Iterator[Figure]]] = {
     "attention": attention_figures,
     "adapters": adapter_figures,
     "swap": swap_figures,
-    "speculation": speculation_figures,
     "guessing": guessing_figures,
 }
 """What one process measures together."""
