@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import hypothesis.strategies as st
 import msgspec
 import pytest
@@ -198,6 +200,27 @@ def test_damage_is_noticed(data):
     part[at] ^= 1 << data.draw(st.integers(0, 7))
     with pytest.raises(PieError):
         reading([bytes(part) for part in buffers])
+
+
+@given(st.sets(st.integers(0, 64)), st.sampled_from(["", "bfloat16", "float32"]))
+def test_pages_cut_elsewhere_are_refused(cuts, dtype):
+    header, data = pack(HEADER, bytes(64))
+    borders = [0, *sorted(cuts), 64]
+    parts = [data[low:high] for low, high in itertools.pairwise(borders)]
+    if all(len(part) in (32, 64) for part in parts):
+        assert reading([header, *parts], dtype).pages == 2
+    else:
+        with pytest.raises(BadField, match="whole pages"):
+            reading([header, *parts], dtype)
+
+
+@pytest.mark.parametrize("cut", [1, 2])
+def test_an_import_cut_inside_a_page_fails_alone(benches, cut):
+    here, there = benches(), benches()
+    header, data = export(here, here.create(TOKENS[:9]))
+    _, number = bring_in(there, [header, data[:cut], data[cut:]])
+    assert ask(there, there.create(TOKENS[:5]), [1]) == ask(here, here.create(TOKENS[:5]), [1])
+    assert there.runner.failed[number].code == "bad_field"
 
 
 @given(st.binary(max_size=200))

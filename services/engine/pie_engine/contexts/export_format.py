@@ -1,8 +1,9 @@
 """A context as bytes: a header that says what it is, then its pages.
 
-The first buffer is the header, MessagePack; the others hold the pages one after the other, in the order of the context,
-without those it has given up. A checksum covers everything. It tells damaged data from sound, not honest from forged:
-pages of imports are therefore found by imports of the same data only (see `KvCache.page_hash`).
+The first buffer is the header, MessagePack; the others hold the pages one after the other, whole, in the order of the
+context, without those it has given up. A checksum covers everything, though not where a buffer ends. It tells damaged
+data from sound, not honest from forged: pages of imports are therefore found by imports of the same data only (see
+`KvCache.page_hash`), and nothing the data says is believed.
 """
 
 from __future__ import annotations
@@ -94,6 +95,8 @@ def unpack(buffers: Sequence[Buffer], *, fingerprint: str, page_size: int, page_
     if msgspec.msgpack.encode(header) != buffers[0] or _checksum(header, buffers[1:]) != header.checksum:
         raise HashMismatch("the data was damaged: its checksum differs")
     _check(header, size)
+    if any(not part or len(part) % page_bytes for part in buffers[1:]):
+        raise BadField(f"a part of the data is not whole pages of {page_bytes} bytes: pass the buffers as exported")
     if any(not _are_numbers(part, dtype) for part in buffers[1:]):
         raise BadField("the pages hold values that are not numbers")
     return header
