@@ -7,9 +7,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import structlog.testing
 from pie_engine.limits import Limits
 from pie_engine.models.draft_model import check_draft
-from pie_engine.passes.batch import Output, Sampler, Segment, build
+from pie_engine.passes.batch import Batch, Moves, Output, Sampler, Segment, build
+from pie_engine.passes.device import Result
 from pie_engine.runs.drafting import DraftedDevice, known_part
 from pie_engine.simulation.simulated import SimulatedDevice, next_token, recall
 from pie_wire.errors import Unsupported
@@ -120,3 +122,47 @@ def test_a_draft_model_of_the_same_family_is_taken():
 def test_another_tokenizer_is_refused_with_a_sentence(draft, reason):
     with pytest.raises(Unsupported, match=reason):
         check_draft(model(), draft)
+
+
+class Failing:
+    """A draft model that makes the moves of a pass and then fails, when told to."""
+
+    def __init__(self, device: SimulatedDevice) -> None:
+        self._device = device
+        self.failing = False
+
+    def execute(self, batch: Batch) -> list[Result]:
+        results = self._device.execute(batch)
+        if self.failing:
+            raise RuntimeError("the draft model is on fire")
+        return results
+
+
+def test_a_failing_draft_model_costs_guesses_and_no_pass(bench):
+    draft = Failing(SimulatedDevice(PAGES, 4, VOCAB, habit=1 << 60))
+    device = DraftedDevice(SimulatedDevice(PAGES, 4, VOCAB, habit=HABIT), draft, scratch_page=PAGES, clock=lambda: 0.0)  # type: ignore[arg-type]
+    drafted = type(bench)(device, Limits(PAGES, 4, 4096, VOCAB, draft_model=True))
+    draft.failing = True
+    with structlog.testing.capture_logs() as logs:
+        run = drafted.open_run(drafted.create(prompt(9)), 20, speculation=BY_MODEL)
+        drafted.settle()
+    assert drafted.runner.tokens[run] == continuation(prompt(9), 20)
+    assert drafted.runner.ends[run].reason == "length"
+    assert len(logs) == 1
+
+
+def test_moves_that_only_the_draft_model_has_made_are_not_done():
+    """Else pages that never came back would be taken for good ones."""
+    draft = Failing(SimulatedDevice(PAGES, 4, VOCAB))
+    device = SimulatedDevice(PAGES, 4, VOCAB)
+    moves = Moves([(0, 0)], [(0, 1)])
+    batch = build([Segment([1], [0], 0, [1])], page_size=4, scratch_page=PAGES, moves=moves)
+
+    def fail(_: Batch) -> list[Result]:
+        raise RuntimeError("before its moves")
+
+    device.execute = fail  # type: ignore[method-assign]
+    with pytest.raises(RuntimeError):
+        DraftedDevice(device, draft, scratch_page=PAGES).execute(batch)  # type: ignore[arg-type]
+    assert not moves.done
+    assert known_part(batch).moves is not moves

@@ -210,7 +210,8 @@ class Batch:
 
     def part(self, rows: NDArray[np.bool_], outputs: Sequence[Output]) -> Batch:
         """The rows that are true in `rows` `[T]`, at least one of every segment, with other outputs (tokens only)
-        and without adapters. Rows keep their slots and masks."""
+        and without adapters. Rows keep their slots and masks. Moves are the same, and yet to be made: whoever executes
+        the part makes them in a pool of its own."""
         widths = np.diff(self.interval_ptr)
         return Batch(
             page_size=self.page_size,
@@ -228,7 +229,7 @@ class Batch:
             outputs=tuple(outputs),
             logit_rows=np.asarray(sorted({output.row for output in outputs}), dtype=np.int32),
             hidden_rows=np.asarray([], dtype=np.int32),
-            moves=self.moves,
+            moves=None if self.moves is None else Moves(self.moves.out, self.moves.back),
         )
 
 

@@ -10,24 +10,46 @@ numbers draw equal tokens.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+
 import numpy as np
+import structlog
 
 from pie_engine.passes.batch import Batch, Output, Segment, Unknown, build
 from pie_engine.passes.device import Device, LoadedAdapter, Result
 
+_QUIET_SECONDS = 60.0
+
+log = structlog.get_logger("pie.engine")
+
 
 class DraftedDevice:
-    """`Device`: `device`, with tokens that batches leave open guessed by `draft`."""
+    """`Device`: `device`, with tokens that batches leave open guessed by `draft`. A draft model that fails has made no
+    guesses: the pass goes on with wrong ones."""
 
-    def __init__(self, device: Device, draft: Device, *, scratch_page: int) -> None:
-        """Both have pools of `scratch_page` pages of one size."""
+    def __init__(
+        self, device: Device, draft: Device, *, scratch_page: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Both have pools of `scratch_page` pages of one size. `clock` gives seconds: failures of the draft model are
+        logged at most once a minute."""
         self._device = device
         self._draft = draft
         self._scratch_page = scratch_page
+        self._clock = clock
+        self._failures = 0
+        self._quiet_until = clock()
 
     def execute(self, batch: Batch) -> list[Result]:
-        self._guess(batch)
-        return self._device.execute(batch)
+        known = known_part(batch)
+        try:
+            self._guess(batch, known)
+        except Exception as exc:  # noqa: BLE001 - whatever it is, only guesses are lost
+            self._failed(exc)
+        results = self._device.execute(batch)
+        if batch.moves is not None and known.moves is not None:
+            batch.moves.seconds += known.moves.seconds
+        return results
 
     def read_adapter(self, folder: str, most: int) -> LoadedAdapter:
         return self._device.read_adapter(folder, most)
@@ -38,10 +60,17 @@ class DraftedDevice:
     def drop_adapter(self, slot: int) -> None:
         self._device.drop_adapter(slot)
 
-    def _guess(self, batch: Batch) -> None:
-        """Feed the known rows, then guess by guess the open ones; fills in `batch.tokens`."""
+    def _failed(self, cause: Exception) -> None:
+        self._failures += 1
+        now = self._clock()
+        if now >= self._quiet_until:
+            self._quiet_until = now + _QUIET_SECONDS
+            log.warning("the draft model failed: its guesses are missing", failures=self._failures, exc_info=cause)
+
+    def _guess(self, batch: Batch, known: Batch) -> None:
+        """Feed the `known` rows, then guess by guess the open ones; fills in `batch.tokens`."""
         open_ = list(batch.unknown)
-        results = self._draft.execute(known_part(batch))
+        results = self._draft.execute(known)
         for index in range(max((unknown.count for unknown in open_), default=0)):
             for unknown, result in zip(open_, results, strict=True):
                 # A guess that failed is a wrong guess.
