@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import tracemalloc
 
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given
-from pie_engine.passes.masks import MAX_INTERVALS, rows_of, without
+from pie_engine.passes.masks import MAX_INTERVALS, rows_of, tree_rows, without
 from pie_wire.errors import BadField, TooLarge
 from pie_wire.messages.engine import Mask
 
@@ -97,6 +98,18 @@ def test_intervals_are_bounded():
     every_other = [[0] + [1] * (slot + 1 - (slot % 2)) for slot in range(rows)]
     with pytest.raises(TooLarge, match=str(MAX_INTERVALS)):
         rows_of(Mask("runs", runs=every_other * 2), rows, rows * 2)
+
+
+def test_a_tree_is_refused_before_all_of_it_is_made():
+    """Every row of this one has a stretch more than the row two before it: 4 million of them would follow."""
+    parents = [max(-1, row - 2) for row in range(4_000)]
+    tracemalloc.start()
+    try:
+        with pytest.raises(TooLarge, match=str(MAX_INTERVALS)):
+            tree_rows(parents, 0, len(parents))
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    finally:
+        tracemalloc.stop()
 
 
 @given(st.sets(st.integers(0, 19)), st.integers(0, 20), st.integers(0, 20))

@@ -31,8 +31,6 @@ def rows_of(mask: wire.Mask, first_slot: int, count: int) -> list[Intervals | No
             rows = _run_rows(mask.runs, first_slot, count)
         case "tree":
             rows = tree_rows(mask.parents, first_slot, count)
-    if sum(map(len, rows)) > MAX_INTERVALS:
-        raise TooLarge(f"the masks of a pass have at most {MAX_INTERVALS} visible stretches in all")
     return [None if row == [(0, first_slot + index + 1)] else row for index, row in enumerate(rows)]
 
 
@@ -40,13 +38,15 @@ def tree_rows(parents: Sequence[int], first_slot: int, count: int) -> list[Inter
     """Row i sees all slots before the pass, its chain of `parents` (rows of this pass; -1: none) and itself."""
     if len(parents) != count:
         raise BadField(f"a tree needs a parent for each of the {count} rows, not {len(parents)}")
-    rows: list[Intervals] = []
     stem: list[tuple[int, int]] = [(0, first_slot)] if first_slot else []
+    rows: list[Intervals] = []
+    total = 0
     for row, parent in enumerate(parents):
         if not -1 <= parent < row:
             raise BadField(f"row {row} cannot follow row {parent}: a parent comes before, or is -1")
         before = stem if parent < 0 else rows[parent]
         rows.append(_with_slot(before, first_slot + row))
+        total = _counted(total, rows[row])
     return rows
 
 
@@ -69,6 +69,7 @@ def _window_rows(mask: wire.Mask, first_slot: int, count: int) -> list[Intervals
     if mask.window < 1 or mask.sink < 0:
         raise BadField(f"a window has at least 1 slot and a sink at least 0, not {mask.window} and {mask.sink}")
     rows: list[Intervals] = []
+    total = 0
     for slot in range(first_slot, first_slot + count):
         start = slot + 1 - mask.window
         if start <= mask.sink:
@@ -77,13 +78,27 @@ def _window_rows(mask: wire.Mask, first_slot: int, count: int) -> list[Intervals
             rows.append([(0, mask.sink), (start, slot + 1)])
         else:
             rows.append([(start, slot + 1)])
+        total = _counted(total, rows[-1])
     return rows
 
 
 def _run_rows(runs: Sequence[Sequence[int]], first_slot: int, count: int) -> list[Intervals]:
     if len(runs) != count:
         raise BadField(f"masks by runs need a list for each of the {count} rows, not {len(runs)}")
-    return [_run_row(lengths, first_slot + row, first_slot + count) for row, lengths in enumerate(runs)]
+    rows: list[Intervals] = []
+    total = 0
+    for row, lengths in enumerate(runs):
+        rows.append(_run_row(lengths, first_slot + row, first_slot + count))
+        total = _counted(total, rows[row])
+    return rows
+
+
+def _counted(total: int, row: Intervals) -> int:
+    """The total with one row more, so that a mask is refused before all of it is made."""
+    total += len(row)
+    if total > MAX_INTERVALS:
+        raise TooLarge(f"the masks of a pass have at most {MAX_INTERVALS} visible stretches in all: split the pass")
+    return total
 
 
 def _run_row(lengths: Sequence[int], slot: int, total: int) -> Intervals:
