@@ -5,6 +5,7 @@ What concerns runs is in `run_operations`; the contexts themselves are in `conte
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from math import isfinite
 from typing import TypeAlias
@@ -78,6 +79,9 @@ class Operations:
         self.runs = RunOperations(cache, limits, table, grammars)
         self.pins = Pins(cache, limits, table)
         self._pages = PageOperations(cache, limits, table)
+        self._ready: deque[Context] = deque()
+        """Contexts whose queues may go on; not empty only inside of `_advance`."""
+        self._advancing = False
 
     def apply(self, link: RunnerLink, number: int, op: wire.Op, buffers: Sequence[Buffer] = ()) -> None:
         """Carry out an operation, or queue it behind unfinished ones of its context. `buffers`: of its message."""
@@ -359,12 +363,35 @@ class Operations:
         elif len(context.queue) < self._limits.queue:
             context.queue.append(item)
         else:
-            fail(context, item.number, Overloaded(f"{len(context.queue)} operations wait on context {context.id}"))
+            self._turn_away(context, item)
+
+    def _turn_away(self, context: Context, item: Queued) -> None:
+        """The queue is full."""
+        overloaded = Overloaded(f"{len(context.queue)} operations wait on context {context.id}: wait for some of them")
+        child = context.link.contexts.get(item.op.context) if isinstance(item.op, wire.Fork) else None
+        if child is not None:
+            self._bury(child, item.number, overloaded)
+        else:
+            fail(context, item.number, overloaded)
 
     def _advance(self, context: Context) -> None:
+        """What the context waited for is over: carry out what is queued.
+
+        That may end what others wait for, or be done at once itself. All of it is carried out before the outermost
+        call returns; inner ones only note the context, so that no line of operations or forks is too long.
+        """
         context.current = None
-        while context.queue and context.current is None and not context.unborn:
-            self._execute(context, context.queue.popleft())
+        self._ready.append(context)
+        if self._advancing:
+            return
+        self._advancing = True
+        try:
+            while self._ready:
+                ready = self._ready.popleft()
+                while ready.queue and ready.current is None and not ready.unborn:
+                    self._execute(ready, ready.queue.popleft())
+        finally:
+            self._advancing = False
 
     def _execute(self, context: Context, item: Queued) -> None:
         op = item.op
