@@ -80,8 +80,9 @@ def test_runs_of_one_grammar_are_independent(compiler):
     assert allowed(two.masks([])[0].bits()) == {ord("a")}
 
 
-def test_a_grammar_is_compiled_once(compiler):
-    assert compiled(compiler, "regex", "once") is compiled(compiler, "regex", "once")
+@pytest.mark.parametrize("text", ["once", "("])
+def test_a_grammar_is_compiled_once(compiler, text):
+    assert compiled(compiler, "regex", text) is compiled(compiler, "regex", text)
 
 
 @pytest.mark.parametrize(
@@ -124,6 +125,33 @@ def test_a_grammar_that_takes_too_long_is_refused():
         assert compiled(impatient, "regex", "c").error is None
     finally:
         impatient.close()
+
+
+class Panic(BaseException):
+    """As the compiler's own panics: no `Exception`."""
+
+
+@pytest.mark.parametrize("cause", [Panic("a panic"), OSError("no process"), RuntimeError("odd"), TooLarge("slow")])
+def test_a_failure_that_is_not_of_the_text_is_not_kept(monkeypatch, cause):
+    causes = [cause]
+    fragile = make()
+    compile_ = fragile._compile
+
+    def fail_once(request):
+        if causes:
+            raise causes.pop()
+        return compile_(request)
+
+    monkeypatch.setattr(fragile, "_compile", fail_once)
+    try:
+        first = compiled(fragile, "regex", "ab")
+        assert first.error is not None
+        assert str(cause) in first.error.message
+        again = compiled(fragile, "regex", "ab")
+        assert again.error is None
+        assert compiled(fragile, "regex", "ab") is again
+    finally:
+        fragile.close()
 
 
 def test_texts_and_queue_are_bounded():

@@ -51,6 +51,11 @@ class Compilation:
     matcher: LLMatcher | None = None
     error: PieError | None = None
 
+    @property
+    def transient(self) -> bool:
+        """It failed, and not because of the text: a busy machine, a process that could not be started."""
+        return self.done.is_set() and self.error is not None and type(self.error) is not BadRequest
+
 
 class GrammarCompiler:
     """One model's grammars: a bounded queue, one compiling thread, its process, and a cache of what came out."""
@@ -78,12 +83,13 @@ class GrammarCompiler:
         self._tokenizer: LLTokenizer | None = None
 
     def compile(self, spec: wire.Grammar) -> Compilation:
-        """Begin, or give what is known. Raises TooLarge for a text beyond 256 KiB, Overloaded when too many wait."""
+        """Begin, or give what is known of this text for good. Raises TooLarge for a text beyond 256 KiB, Overloaded
+        when too many wait."""
         if len(spec.text) > MAX_TEXT:
             raise TooLarge(f"a grammar has at most {MAX_TEXT} characters, not {len(spec.text)}")
         key = (spec.kind, spec.text)
         known = self._cache.get(key)
-        if known is not None:
+        if known is not None and not known.transient:
             self._cache.move_to_end(key)
             return known
         new = Compilation(spec.kind, spec.text)
@@ -92,6 +98,7 @@ class GrammarCompiler:
         except queue.Full:
             raise Overloaded(f"{_QUEUE} grammars wait to be compiled: try again") from None
         self._cache[key] = new
+        self._cache.move_to_end(key)
         self._evict()
         if self._thread is None:
             before = threading.stack_size(_STACK)
@@ -143,8 +150,10 @@ class GrammarCompiler:
                 job.matcher = self._compile(Request(job.kind, job.text))
             except PieError as exc:
                 job.error = exc
-            except (OSError, ValueError, msgspec.MsgspecError) as exc:
+            except BaseException as exc:
+                # A panic of the compiler is no Exception, and must not end the only thread either.
                 log.error("a grammar could not be compiled", kind=job.kind, exc_info=exc)
+                self._kill()
                 job.error = to_error(exc)
             job.done.set()
             self._notify()
