@@ -166,6 +166,19 @@ def test_only_tokens_before_the_last_can_be_dropped(bench, start, stop):
     assert ask(bench, context, generation=1) == answer(TOKENS[:12], range(12))
 
 
+def test_dropped_stretches_are_bounded(benches):
+    bench = benches(pages=256)
+    context = bench.create([i % 97 for i in range(600)])
+    for slot in range(1, 513, 2):
+        bench.send(wire.DropTokens(context, 0, slot, slot + 1))
+        bench.settle()
+    assert not bench.runner.failed
+    assert refused(bench, wire.DropTokens(context, 0, 520, 521)) == "too_large"
+    bench.send(wire.DropTokens(context, 1, 1, 512), wire.DropTokens(context, 1, 520, 521))
+    bench.settle()
+    assert len(bench.runner.failed) == 1
+
+
 def test_a_mask_must_not_show_dropped_tokens_alone(bench):
     context = bench.create(TOKENS[:12])
     bench.send(wire.DropTokens(context, 0, 4, 8))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import tracemalloc
 
 import hypothesis.strategies as st
 import msgspec
 import pytest
 from hypothesis import given
 from pie_engine.contexts.export_format import PART_BYTES, Header, pack, unpack
-from pie_wire.errors import BadField, BadRequest, HashMismatch, PieError
+from pie_wire.errors import BadField, BadRequest, HashMismatch, PieError, TooLarge
 from pie_wire.messages import engine as wire
 from pie_wire.messages.common import Account
 from pie_wire.messages.engine import Mask, Output
@@ -261,6 +262,34 @@ def test_data_of_another_model_is_refused(other):
 def test_headers_that_no_engine_writes(changes):
     with pytest.raises(BadField):
         reading(forged(**changes))
+
+
+def every_second(count):
+    """Stretches of one slot each."""
+    return [(slot, slot + 1) for slot in range(1, 2 * count, 2)]
+
+
+def test_many_dropped_stretches_are_refused():
+    tokens = [1] * 1000
+    with pytest.raises(TooLarge, match="256"):
+        reading(forged(tokens=tokens, kv=1000, views=[(900, every_second(257))]))
+
+
+def test_rows_are_checked_without_making_them():
+    """2 million stretches, if they were."""
+    tokens = [1] * 8192
+    views = [(slot, every_second(256)) for slot in (600, 700)]
+    masks = [(slot, [(1, 2), (3, 4)]) for slot in range(601, 8000)]
+    header = msgspec.structs.replace(HEADER, tokens=tokens, kv=8192, views=views)
+    good, bad = (pack(h, bytes(2048 * 32)) for h in (header, msgspec.structs.replace(header, masks=masks[-1:])))
+    tracemalloc.start()
+    try:
+        assert reading(good).kv == 8192
+        with pytest.raises(BadField, match="sees nothing"):
+            reading(bad)
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_size_that_differs():

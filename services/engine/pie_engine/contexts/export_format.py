@@ -9,6 +9,7 @@ data from sound, not honest from forged: pages of imports are therefore found by
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -16,8 +17,9 @@ import msgspec
 import numpy as np
 from pie_wire.errors import BadField, BadRequest, HashMismatch, TooLarge
 
-from pie_engine.contexts.lineage import Lineage
+from pie_engine.contexts.lineage import MAX_STRETCHES, Lineage
 from pie_engine.passes.batch import Buffer, Intervals
+from pie_engine.passes.masks import covers
 
 MAGIC = "pie-kv"
 VERSION = 1
@@ -116,11 +118,16 @@ def _check(header: Header, size: int) -> None:
     dropped: list[tuple[int, int]] = []
     for slot, hidden in header.views:
         _check_intervals(hidden, slot)
-        if any(not any(low <= start and stop <= high for low, high in hidden) for start, stop in dropped):
+        if len(hidden) > MAX_STRETCHES:
+            raise TooLarge(f"the header has {len(hidden)} dropped stretches: at most {MAX_STRETCHES} are read")
+        if not covers(hidden, dropped):
             raise BadField("the header brings dropped tokens back")
         dropped = hidden
-    if any(row == [] for row in header.lineage.rows(0, length) or ()):
-        raise BadField("the header has a row that sees nothing")
+    # A row without a mask sees itself, since it can only have dropped what is before it.
+    for slot, row in header.masks:
+        index = bisect_right(header.views, slot, key=lambda view: view[0])
+        if index and covers(header.views[index - 1][1], row):
+            raise BadField("the header has a row that sees nothing")
     if size != header.pages * header.page_bytes:
         raise BadField(f"{size} bytes are not the {header.pages} pages of {header.page_bytes} that the header says")
 

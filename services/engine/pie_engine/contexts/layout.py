@@ -11,7 +11,7 @@ from pie_engine.contexts.context import Context
 from pie_engine.contexts.lineage import Lineage
 from pie_engine.limits import Limits
 from pie_engine.passes.batch import Intervals
-from pie_engine.passes.masks import rows_of, without
+from pie_engine.passes.masks import covers, rows_of
 
 
 def lay_out(context: Context, op: wire.Forward, limits: Limits) -> Lineage | None:
@@ -58,10 +58,7 @@ def _replace_mask(context: Context, op: wire.Forward) -> Lineage | None:
 def _check_sight(context: Context, rows: Sequence[Intervals | None]) -> None:
     """Every row sees something that has not been dropped."""
     for row in rows:
-        left: Intervals = row or ()
-        for start, stop in context.lineage.dropped:
-            left = without(left, start, stop)
-        if row is not None and not left:
+        if row is not None and covers(context.lineage.dropped, row):
             raise BadField("a mask shows its row nothing but tokens that were dropped")
 
 

@@ -14,6 +14,9 @@ import numpy as np
 from pie_engine.passes.batch import Intervals
 from pie_engine.passes.masks import united, without
 
+MAX_STRETCHES = 256
+"""Stretches of dropped tokens that a context may have: every row to come goes through them."""
+
 
 @dataclass(slots=True)
 class Lineage:
@@ -89,7 +92,7 @@ class Lineage:
             self.masks.popitem()
         if not self.views:
             return False
-        left = without(self.dropped, length, self.dropped[-1][1])
+        left = without(self.dropped, [(length, max(length, self.dropped[-1][1]))])
         while self.views and self.views[-1][0] >= length:
             self.views.pop()
         if left == self.dropped or not left:
@@ -116,10 +119,7 @@ class Lineage:
             own = self.masks.get(slot)
             index = bisect_right(self.views, slot, key=lambda item: item[0])
             if index:
-                seen: Intervals = own if own is not None else ((0, slot + 1),)
-                for low, high in self.views[index - 1][1]:
-                    seen = without(seen, low, high)
-                yield slot, seen
+                yield slot, without(own if own is not None else ((0, slot + 1),), self.views[index - 1][1])
             elif own is not None:
                 yield slot, own
 

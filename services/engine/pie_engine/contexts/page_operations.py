@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import itertools
 
-from pie_wire.errors import BadField, BadRequest, OutOfMemory
+from pie_wire.errors import BadField, BadRequest, OutOfMemory, TooLarge
 from pie_wire.messages import engine as wire
 
 from pie_engine.contexts.checks import check_cut
 from pie_engine.contexts.context import Context
 from pie_engine.contexts.context_table import ContextTable
+from pie_engine.contexts.lineage import MAX_STRETCHES
 from pie_engine.limits import Limits
 from pie_engine.links.answers import done
 from pie_engine.memory.kv_cache import KvCache
+from pie_engine.passes.masks import united
 from pie_engine.schedule.work import Flush
 
 
@@ -80,6 +82,10 @@ class PageOperations:
         if not 0 <= op.start < op.stop <= context.length - 1:
             raise BadField(
                 f"tokens {op.start} to {op.stop} cannot be dropped of {context.length}: only such before the last"
+            )
+        if len(united(context.lineage.dropped, op.start, op.stop)) > MAX_STRETCHES:
+            raise TooLarge(
+                f"a context has at most {MAX_STRETCHES} stretches of dropped tokens: drop what lies between some, too"
             )
         return Flush(number, context, self._table.arrival(), context.length - 1, op)
 

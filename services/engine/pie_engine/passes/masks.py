@@ -6,6 +6,7 @@ its own, never beyond.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 
 from pie_wire.errors import BadField, TooLarge
@@ -50,10 +51,33 @@ def tree_rows(parents: Sequence[int], first_slot: int, count: int) -> list[Inter
     return rows
 
 
-def without(intervals: Intervals, start: int, stop: int) -> Intervals:
-    """The intervals less the slots [start, stop)."""
-    left = [part for low, high in intervals for part in ((low, min(high, start)), (max(low, stop), high))]
-    return [(low, high) for low, high in left if low < high]
+def without(intervals: Intervals, hidden: Intervals) -> Intervals:
+    """The intervals less the hidden ones; both are disjoint and ascend, and are gone through once."""
+    left: list[tuple[int, int]] = []
+    at = 0
+    for low, high in intervals:
+        seen = low
+        while at < len(hidden) and hidden[at][0] < high:
+            start, stop = hidden[at]
+            if seen < start:
+                left.append((seen, start))
+            seen = max(seen, stop)
+            if stop > high:
+                # It may hide some of the next one too.
+                break
+            at += 1
+        if seen < high:
+            left.append((seen, high))
+    return left
+
+
+def covers(hidden: Intervals, intervals: Intervals) -> bool:
+    """Nothing of the intervals is outside the hidden ones, which are disjoint, apart from each other, and ascend."""
+    for low, high in intervals:
+        index = bisect_right(hidden, low, key=lambda part: part[0])
+        if not index or hidden[index - 1][1] < high:
+            return False
+    return True
 
 
 def united(intervals: Intervals, start: int, stop: int) -> Intervals:
