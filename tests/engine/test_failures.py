@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import numpy as np
 import pytest
 import torch
 from pie_engine.models.base import ModelOutput
@@ -108,6 +109,58 @@ def test_logits_that_are_no_numbers_fail_only_their_request(bench):
     again = bench.open_run(sick, 2)
     bench.settle()
     assert bench.runner.tokens[again] == [5, 5]
+
+
+class Rotten:
+    """A model whose KV is no number while it is broken, and whose logits are none where such KV is seen."""
+
+    def __init__(self) -> None:
+        self.rotten: set[int] = set()
+        self.broken = True
+
+    def forward(self, batch: Batch) -> ModelOutput:
+        written = set(batch.write_slots.tolist())
+        self.rotten = self.rotten | written if self.broken else self.rotten - written
+        logits = torch.zeros(len(batch.logit_rows), VOCAB)
+        logits[:, 5] = 1.0
+        for index, row in enumerate(batch.logit_rows):
+            segment = int(np.searchsorted(batch.segment_rows, row, side="right")) - 1
+            pages = batch.pages[batch.page_ptr[segment] : batch.page_ptr[segment + 1]].tolist()
+            slots = [page * batch.page_size + offset for page in pages for offset in range(batch.page_size)]
+            if self.rotten.intersection(slots[: batch.row_slots[row] + 1]):
+                logits[index] = float("nan")
+        return ModelOutput(logits)
+
+    def erase(self, slots: Int32Array) -> None:
+        self.rotten -= set(slots.tolist())
+
+
+def test_a_prefix_with_bad_kv_is_computed_again_by_all_who_share_it(bench):
+    model = Rotten()
+    bench.device = ModelDevice(model)
+    prompt = list(range(1, 18))
+    first, second = bench.create(prompt), bench.create(prompt)
+    bench.send(wire.Flush(first, 0))
+    bench.send(wire.Flush(second, 0))
+    bench.settle()
+    model.broken = False
+    run = bench.open_run(first, 2)
+    bench.settle()
+    assert bench.runner.ends[run].error.code == "device_error"
+    later = bench.open_run(bench.create(prompt), 2)
+    bench.settle()
+    assert bench.runner.tokens[later] == [5, 5]
+    bench.send(wire.CloseRun(first, run, 0))
+    again, other = bench.open_run(first, 2), bench.open_run(second, 2)
+    bench.settle()
+    assert bench.runner.tokens[again] == [5, 5]
+    # The other has held the bad pages all along: it learns of them by its own failure.
+    assert bench.runner.ends[other].error.code == "device_error"
+    bench.send(wire.CloseRun(second, other, 0))
+    other = bench.open_run(second, 2)
+    bench.settle()
+    assert bench.runner.tokens[other] == [5, 5]
+    bench.core.check_integrity()
 
 
 def test_a_failed_pass_fails_each_kind_of_work_in_it_with_the_cause(benches):

@@ -199,10 +199,13 @@ class EngineCore:
                     work.deliver(mine)
                 case _:
                     pass
+            if unsound:
+                # Its earlier KV may be why, and would be found again by whoever has the same beginning.
+                self._cache.distrust(context)
             if unsound and context.impure:
                 self._cache.trim(context, min(context.kv_length, entry.start))
             elif unsound:
-                # Its earlier KV may be why: it is computed again from the tokens when next needed.
+                # Computed again from the tokens when next needed.
                 self._cache.evict(context)
             else:
                 self._cache.trim(context, max(context.kv_length, min(entry.stop + right, context.length)))

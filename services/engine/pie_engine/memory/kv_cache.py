@@ -276,6 +276,15 @@ class KvCache:
         """Give all pages back; the tokens stay, so that the KV can be computed again."""
         self.trim(context, 0)
 
+    def distrust(self, context: Context) -> None:
+        """Its KV may be wrong: nobody finds its pages any more, in the pool or the tier. Whoever shares them keeps
+        them."""
+        for page in self.held(context):
+            content = self.pool.content(page)
+            if content is not None:
+                self.pool.forget(content)
+                self.swap.pool.forget(content)
+
     def fork(self, parent: Context, child: Context, length: int) -> None:
         """The child becomes the parent's first `length` tokens and shares their pages; whoever writes first copies."""
         child.tokens = parent.tokens[:length]

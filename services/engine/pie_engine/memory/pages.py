@@ -92,6 +92,16 @@ class PagePool:
             self._hash[page] = content
             self._index[content] = page
 
+    def forget(self, content: bytes) -> None:
+        """Nobody finds a page with this content any more. Whoever holds it keeps it."""
+        page = self._index.get(content)
+        if page is None:
+            return
+        self._unpublish(page)
+        if page in self._cached:
+            del self._cached[page]
+            self._free.append(page)
+
     def withdraw(self, page: int) -> None:
         """Take back what `publish` offered, since the only holder is about to write."""
         if self._refs[page] != 1:
