@@ -43,6 +43,7 @@ class Contexts(RuleBasedStateMachine):
         super().__init__()
         self.tokens: dict[int, list[int]] = {}
         self.open: dict[int, tuple[int, int]] = {}
+        self.consumed: dict[int, int] = {}
         self.passes: dict[int, list[int]] = {}
 
     @initialize(
@@ -68,6 +69,8 @@ class Contexts(RuleBasedStateMachine):
         child = self.bench.contexts = self.bench.contexts + 1
         self.bench.send(wire.Fork(child, parent, 0, length, "p"))
         self.tokens[child] = tokens[:length]
+        if parent in self.open:
+            self.consumed[parent] = max(self.consumed[parent], length - self.open[parent][1])
         return child
 
     @rule(context=contexts, tokens=st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=9))
@@ -108,20 +111,23 @@ class Contexts(RuleBasedStateMachine):
         if self._closed(context) and self.tokens[context] and len(self.tokens[context]) + most <= self.longest:
             run = self.bench.open_run(context, most, window=window, sampler=SAMPLER, seed=context)
             self.open[context] = (run, len(self.tokens[context]))
+            self.consumed[context] = 0
 
     @rule(context=contexts, data=st.data())
     def consume(self, context: int, data) -> None:
         if context in self.open:
             run, _ = self.open[context]
             have = len(self.bench.runner.tokens.get(run, []))
-            self.bench.send(wire.Consume(context, run, data.draw(st.integers(0, have))))
+            count = data.draw(st.integers(0, have))
+            self.bench.send(wire.Consume(context, run, count))
+            self.consumed[context] = max(self.consumed[context], count)
 
     @rule(context=contexts, data=st.data())
     def close_run(self, context: int, data) -> None:
         if context in self.open:
             run, start = self.open.pop(context)
             have = self.bench.runner.tokens.get(run, [])
-            kept = data.draw(st.integers(0, len(have)))
+            kept = data.draw(st.integers(self.consumed[context], len(have)))
             self.bench.send(wire.CloseRun(context, run, kept))
             self.tokens[context] = self.tokens[context][:start] + have[:kept]
 

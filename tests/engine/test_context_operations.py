@@ -73,6 +73,8 @@ class Contexts(RuleBasedStateMachine):
         child = self._enter(parent.runner, parent.account, dense.head(length))
         child.committed = min(parent.committed, length // SIZE)
         self._send(parent, wire.Fork(child.number, parent.number, parent.generation, length, "p"))
+        if parent.run is not None:
+            parent.consumed = max(parent.consumed, length - len(parent.dense))
         return child
 
     @rule(target=contexts, source=contexts, who=st.integers(0, 1), account=st.sampled_from(ACCOUNTS))
@@ -178,7 +180,7 @@ class Contexts(RuleBasedStateMachine):
     @rule(context=contexts, data=st.data())
     def close_run(self, context, data):
         if context in self.held and context.run is not None:
-            kept = data.draw(st.integers(0, len(self._said(context))))
+            kept = data.draw(st.integers(context.consumed, len(self._said(context))))
             self._send(context, wire.CloseRun(context.number, context.run, kept))
             for token in self._said(context)[:kept]:
                 context.dense.push(token)

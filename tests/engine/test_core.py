@@ -372,3 +372,26 @@ def test_drop_in_mid_run_frees_pages(bench):
     bench.settle()
     assert bench.owned() == 0
     assert bench.runner.ends[run].reason == "cancelled"
+
+
+@pytest.mark.parametrize("keeper", ["export", "pin"])
+def test_a_run_cannot_be_closed_below_what_was_consumed(bench, keeper):
+    """An export or a pin that is still being computed holds those tokens."""
+    context, other = bench.create(prompt(6)), bench.create(prompt(30, 2))
+    run = bench.open_run(context, 30)
+    bench.settle()
+    expected = continuation(prompt(6), 30)
+    bench.send(wire.Suspend(context, 0))
+    bench.settle()
+    keep = wire.Export(context, 0) if keeper == "export" else wire.Pin(context, 0, "name", 60.0)
+    kept = bench.send(wire.Consume(context, run, 18), keep)
+    closed = bench.send(wire.CloseRun(context, run, 0))
+    beside = bench.open_run(other, 4)
+    bench.settle()
+    assert bench.runner.acked >= kept
+    assert kept not in bench.runner.failed
+    assert bench.runner.failed[closed].code == "bad_field"
+    assert bench.runner.tokens[beside] == continuation(prompt(30, 2), 4)
+    again = bench.open_run(context, 4, generation=1)
+    bench.settle()
+    assert bench.runner.tokens[again] == continuation([*prompt(6), *expected[:18]], 4)

@@ -256,7 +256,8 @@ class ResumeRun(msgspec.Struct, frozen=True, array_like=True, tag="resume-run"):
 
 
 class CloseRun(msgspec.Struct, frozen=True, array_like=True, tag="close-run"):
-    """End the run: the context keeps its start and the first `count` tokens. A run that ended is closed too."""
+    """End the run: the context keeps its start and the first `count` tokens, no fewer than were consumed. A run that
+    ended is closed too."""
 
     context: int
     run: int

@@ -122,23 +122,27 @@ class RunOperations:
             self._table.active[run.context] = None
 
     def close(self, link: RunnerLink, number: int, op: wire.CloseRun) -> None:
-        """The context becomes the run's start and what the program took, whether the run had ended or not."""
+        """The context becomes the run's start and what the program took, whether the run had ended or not.
+
+        That is no less than what it has consumed: exports, pins and forks may rest on those tokens.
+        """
         run = link.runs.pop(op.run, None)
         if run is None:
             self._withdraw(link, op)
             done(link, number)
             return
         context = run.context
-        kept = max(0, min(op.count, run.generated))
+        kept = max(run.consumed, min(op.count, run.generated))
         if not run.ended:
             self.end(run, "cancelled", wasted=run.generated - kept)
-        run.consumed = kept
+        consumed, run.consumed = run.consumed, kept
         context.run = None
         self._cache.truncate(context, run.start + kept)
         self._cache.publish(context)
         if op.count != kept:
             wrong = BadField(
-                f"run {run.id} was closed at {op.count} of {run.generated} tokens; it was closed at {kept}"
+                f"run {run.id} cannot be closed at {op.count} of {run.generated} tokens, {consumed} of them consumed; "
+                f"it was closed at {kept}"
             )
             fail(context, number, wrong)
         else:

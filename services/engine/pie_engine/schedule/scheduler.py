@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 
+from pie_wire.errors import InternalError
+
 from pie_engine.contexts.context import Context
 from pie_engine.limits import Limits
 from pie_engine.memory.eviction import Eviction
@@ -255,6 +257,8 @@ class Scheduler:
 
     def _add(self, draft: Draft, work: Work, stop: int, guesses: Guesses = _NONE) -> None:
         context = work.context
+        if stop > context.length:
+            raise InternalError(f"a request needs {stop} tokens of context {context.id}, which has {context.length}")
         asks_only = context.kv_length >= stop
         start = stop - 1 if asks_only else context.kv_length
         copy: tuple[int, int] | None = None
