@@ -119,6 +119,14 @@ def test_weights_are_part_of_the_set_and_order_is_not(adapted):
         assert adapted.runner.tokens[run] == continuation(prompt(9), 4, [(0, both)])
 
 
+@pytest.mark.parametrize("weight", [1e38, -1001.0, float("nan"), float("inf")])
+def test_a_weight_that_makes_no_numbers_is_refused(adapted, weight):
+    number = adapted.send(wire.SetAdapters(adapted.create(prompt(3)), 0, use(("a", weight))))
+    adapted.settle()
+    assert adapted.runner.failed[number].code == "bad_field"
+    assert "up to 1000 either way" in adapted.runner.failed[number].message
+
+
 def test_a_batch_of_none_one_and_two_is_as_each_alone(adapted):
     cases = {(): 0, (("a", 1.0),): A, (("a", 0.5), ("b", 2.0)): mark((b"content a", 0.5), (b"content b", 2.0))}
     runs = {}

@@ -71,6 +71,36 @@ def test_paged_equals_dense(masks, extra):
     assert torch.allclose(ours, dense(batch, pool, query, 0.3, **extra), atol=1e-5)
 
 
+@pytest.mark.parametrize("masks", [False, True])
+@pytest.mark.parametrize("extra", [{}, {"softcap": 2.0}])
+def test_what_nobody_sees_need_not_be_a_number(masks, extra):
+    """A page keeps what its last holder left in it until it is written."""
+    torch.manual_seed(0)
+    batch = build(segments(masks), page_size=PAGE, scratch_page=PAGES)
+    query = torch.randn(batch.rows, HEADS, DIM)
+    key, value = torch.randn(2, batch.rows, KV_HEADS, DIM)
+    results = []
+    for unseen in (0.0, float("nan"), float("inf")):
+        pool = KvPool(PAGES, 1, KV_HEADS, DIM, PAGE, torch.float32)
+        pool.tensor.fill_(unseen)
+        for segment in range(batch.segments):
+            table = batch.pages[batch.page_ptr[segment] : batch.page_ptr[segment + 1]]
+            rows = slice(*batch.segment_rows[segment : segment + 2])
+            seen = {slot for row in range(rows.start, rows.stop) for slot in visible(batch, row)}
+            for slot in sorted(seen):
+                pool.keys(0)[table[slot // PAGE], :, slot % PAGE] = slot * 0.01
+                pool.values(0)[table[slot // PAGE], :, slot % PAGE] = slot * 0.1
+        results.append(TorchAttention().begin(batch, pool).attend(0, query, key, value, scale=0.3, **extra))
+    assert bool(torch.isfinite(results[0]).all())
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])
+
+
+def visible(batch: Batch, row: int) -> list[int]:
+    spans = batch.intervals[batch.interval_ptr[row] : batch.interval_ptr[row + 1]]
+    return [slot for start, end in spans for slot in range(start, end)]
+
+
 def test_writes_only_its_own_slots():
     batch = build(segments(masks=False), page_size=PAGE, scratch_page=PAGES)
     pool = KvPool(PAGES, 1, KV_HEADS, DIM, PAGE, torch.float32)

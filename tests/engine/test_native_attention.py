@@ -266,6 +266,24 @@ def test_what_is_not_a_number_stays_visible(kernels):
         assert bool(out.isnan().all())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_nobody_sees_need_not_be_a_number(kernels, dtype):
+    """A page keeps what its last holder left in it until it is written."""
+    parts = [Segment([1], [2], 2, [0]), Segment([1] * 3, range(5, 8), 5, [1, 2]), Segment([1], [17], 17, [3, 4, 5])]
+    case = Case(8, 2, 2, 64, dtype, parts, 6, seed=3)
+    batch = case.batch()
+    inputs = case.inputs(batch.rows)
+    for attention in (NativeAttention(kernels), TorchAttention()):
+        expected = case.run(attention, batch, inputs)
+        for unseen in (float("nan"), float("inf")):
+            pool = case.pool()
+            for side in (pool.keys(1), pool.values(1)):
+                side[0, :, 3:] = unseen
+                side[2] = unseen
+                side[5, :, 2:] = unseen
+            assert torch.equal(case.run(attention, batch, inputs, pool), expected)
+
+
 def test_nothing_but_its_slots_is_written(kernels):
     segments = [Segment([1] * 5, range(14, 19), 14, [0, 2]), Segment([1], [3], 3, [1], write_kv=False)]
     case = Case(16, 2, 2, 32, torch.bfloat16, segments, 3, 1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from math import isfinite
 from typing import Literal
 
 from pie_wire.errors import BadField, Conflict, NotFound, OutOfMemory, TooLarge
@@ -15,6 +14,8 @@ from pie_engine.passes.device import AdapterFacts
 
 MAX_ADAPTERS = 8
 """In one set."""
+MAX_WEIGHT = 1e3
+"""Far beyond any use, and far from what makes hidden states that are no numbers."""
 MAX_VERSIONS = 1024
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
 _DIGEST = re.compile(r"[0-9a-f]{8,32}")
@@ -111,8 +112,11 @@ class AdapterTable:
             raise TooLarge(f"{len(uses)} adapters at once: {MAX_ADAPTERS} at most")
         members: list[tuple[AdapterVersion, float]] = []
         for use in uses:
-            if not isfinite(use.weight):
-                raise BadField(f"the weight of adapter {use.adapter!r} must be a number, not {use.weight}")
+            if not abs(use.weight) <= MAX_WEIGHT:
+                raise BadField(
+                    f"the weight of adapter {use.adapter!r} must be a number up to {MAX_WEIGHT:g} either way, "
+                    f"not {use.weight}"
+                )
             version = self.find(use.adapter)
             if any(version is other for other, _ in members):
                 raise BadField(f"adapter {use.adapter!r} is named twice: add up its weights")

@@ -30,6 +30,9 @@ class _Group:
     row_slots: Tensor
     visible: Tensor
     """`[n, per, m * page_size]` bool"""
+    unseen: tuple[Tensor, Tensor]
+    """Segments and slots that no row of the segment sees: whoever had the page before may have left there what is no
+    number, and a weight of 0 does not make that 0."""
     causal: bool
     masks: dict[tuple[int | None, int], Tensor] = field(default_factory=dict[tuple[int | None, int], Tensor])
 
@@ -108,6 +111,10 @@ class TorchAttentionPass:
         sinks: Tensor | None,
     ) -> Tensor:
         key, value = self._pool.gather(layer, group.blocks)
+        # They are copies of what is in the pool.
+        segments, slots = group.unseen
+        key[segments, :, slots] = 0
+        value[segments, :, slots] = 0
         count, kv_heads, _, dim = key.shape
         heads = query.shape[1]
         share = heads // kv_heads
@@ -176,6 +183,8 @@ def _group(batch: Batch, pool: KvPool, segments: list[int], per: int) -> _Group:
             for start, end in batch.intervals[batch.interval_ptr[row] : batch.interval_ptr[row + 1]]:
                 visible[index, start:end] = True
 
+    unseen = (~visible.reshape(len(segments), per, -1).any(axis=1)).nonzero()
+
     def on_device(array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).long().to(pool.device)
 
@@ -186,5 +195,6 @@ def _group(batch: Batch, pool: KvPool, segments: list[int], per: int) -> _Group:
         blocks=pool.block_rows(on_device(pages)),
         row_slots=on_device(row_slots).view(len(segments), per),
         visible=torch.from_numpy(visible).to(pool.device).view(len(segments), per, -1),
+        unseen=(on_device(unseen[0]), on_device(unseen[1])),
         causal=batch.causal,
     )
