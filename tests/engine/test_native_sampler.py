@@ -33,6 +33,8 @@ SHAPES = {
     "peaked": lambda g, n: g.normal(size=n) * 30,
     "mostly impossible": lambda g, n: np.where(g.random(n) < 0.02, g.normal(size=n), -np.inf),
     "huge": lambda g, n: g.normal(size=n) * 1e38,
+    "lighter than its sample": lambda g, n: g.normal(size=n) * 3 + 8 * (np.arange(n) % 384 < 16),
+    "heavier than its sample": lambda g, n: g.normal(size=n) * 3 - 8 * (np.arange(n) % 384 < 16),
     "bfloat16": lambda g, n: torch.tensor(g.normal(size=n) * 4).bfloat16().double().numpy(),
 }
 
@@ -94,7 +96,7 @@ def test_tokens_are_those_of_the_twin(kernel, seed, shape, vocab):
 
 
 @pytest.mark.parametrize("vocab", [49_152, 151_936, 200_001])
-@pytest.mark.parametrize("shape", ["normal", "flat", "few values", "bfloat16"])
+@pytest.mark.parametrize("shape", ["normal", "flat", "few values", "bfloat16", *(s for s in SHAPES if "sample" in s)])
 def test_tokens_of_large_vocabularies_are_those_of_the_twin(kernel, vocab, shape):
     generator = np.random.default_rng(vocab)
     rows = torch.tensor(SHAPES[shape](generator, vocab), dtype=torch.float32)[None]

@@ -25,7 +25,7 @@ _DRAW: Final = np.dtype(
         *[("factor", "f4"), ("repetition", "f4"), ("presence", "f4"), ("frequency", "f4")],
     ]
 )
-"""`pie::Draw` of `native/sampler.cpp`."""
+"""`pie::Draw` of `native/sampler_edits.h`."""
 _NO_EDITS: Final = (0, 0, 0, 0, 0, 0, 0, 0, 0)
 _NOT_NUMBERS: Final = -1
 

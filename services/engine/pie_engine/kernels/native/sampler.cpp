@@ -2,180 +2,38 @@
 //
 // A row: the largest logit; the sum of all weights, whole numbers in floats that hold them exactly; a cut for every
 // truncation; the draw over what is left, in order of ids. Weights are computed again rather than kept, as a row of logits
-// stays in the cache and two such would not. A cut is found among candidates: tokens that a bound cannot rule out, a few
-// hundred or thousand. Halving the range of their keys leads to the last one kept; every halving discards one side. Logits
-// that are to be edited are copied first.
+// stays in the cache and two such would not. A cut is found among candidates: tokens that a bound cannot rule out, or that a
+// sample of the row takes for those and the exact sum of their weights confirms. Halving the range of their keys leads to
+// the last one kept; every halving discards one side. Logits that are to be edited are copied first.
 #include "pool.h"
-#include "simd.h"
+#include "sampler_edits.h"
+#include "sampler_lanes.h"
 
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <limits>
 #include <memory>
+#include <utility>
 
 namespace pie {
 namespace {
 
 constexpr int kScaleBits = 40;
 constexpr int kLevelBits = 16;
-constexpr int kHalfBits = 20;
 constexpr float kLowest = -64.0f;
 constexpr uint32_t kFar = 64u << kLevelBits;
 constexpr int64_t kBlock = 1024;    // tokens with one sum, when nothing is cut
-constexpr float kHeavy = -12.0f;    // most nuclei have no token of a lower level
+constexpr int64_t kSampled = 1024;  // tokens that tell where a nucleus is likely to end
+constexpr double kSlack = 0.25;     // by which their light ones may err
+constexpr int kBucketShift = 20;    // weights with the same bits from here on are counted together: eight to a power of two
+constexpr int kTogether = 8;        // vectors that are weighed together
 constexpr int64_t kFew = 24;        // candidates that are sorted
+constexpr int64_t kAhead = 4096;    // bytes that are fetched early, as the processor by itself stops at the end of a page
 constexpr int64_t kNotNumbers = -1;
 constexpr int64_t kNothing = -2;
-const float kInfinity = HUGE_VALF;
-
-// Product that is rounded: the compiler may not join it with a sum.
-inline vf vmul(vf a, vf b) {
-    vf product = a * b;
-    asm("" : "+v"(product));
-    return product;
-}
-inline float rounded(float x) {
-    asm("" : "+v"(x));
-    return x;
-}
-
-#if defined(PIE_AVX512BF16)
-
-struct Sum {  // of whole numbers in floats, each below 2^51
-    __m512i low = _mm512_setzero_si512(), high = _mm512_setzero_si512();
-    void add(vf x) {
-        low = _mm512_add_epi64(low, _mm512_cvtps_epi64(_mm512_castps512_ps256(x)));
-        high = _mm512_add_epi64(high, _mm512_cvtps_epi64(_mm512_extractf32x8_ps(x, 1)));
-    }
-    // Of `some` lanes to the other sum, too.
-    void add_both(vf x, __mmask16 some, Sum& other) {
-        const __m512i first = _mm512_cvtps_epi64(_mm512_castps512_ps256(x));
-        const __m512i second = _mm512_cvtps_epi64(_mm512_extractf32x8_ps(x, 1));
-        low = _mm512_add_epi64(low, first);
-        high = _mm512_add_epi64(high, second);
-        other.low = _mm512_mask_add_epi64(other.low, static_cast<__mmask8>(some), other.low, first);
-        other.high = _mm512_mask_add_epi64(other.high, static_cast<__mmask8>(some >> 8), other.high, second);
-    }
-    int64_t total() const { return _mm512_reduce_add_epi64(_mm512_add_epi64(low, high)); }
-};
-
-struct Products {  // of whole numbers: floats up to 2^40 and integers up to 2^22
-    __m512i high = _mm512_setzero_si512(), low = _mm512_setzero_si512();
-    void half(__m256 x, __m256i y) {
-        const __m512i whole = _mm512_cvtps_epi64(x), other = _mm512_cvtepu32_epi64(y);
-        const __m512i mask = _mm512_set1_epi64((1 << kHalfBits) - 1);
-        high = _mm512_add_epi64(high, _mm512_mul_epu32(_mm512_srli_epi64(whole, kHalfBits), other));
-        low = _mm512_add_epi64(low, _mm512_mul_epu32(_mm512_and_si512(whole, mask), other));
-    }
-    void add(vf x, vi y) {
-        half(_mm512_castps512_ps256(x), _mm512_castsi512_si256(y));
-        half(_mm512_extractf32x8_ps(x, 1), _mm512_extracti32x8_epi32(y, 1));
-    }
-    __int128 total() const {
-        return (static_cast<__int128>(_mm512_reduce_add_epi64(high)) << kHalfBits) + _mm512_reduce_add_epi64(low);
-    }
-};
-
-using Lanes = __mmask16;
-inline Lanes at_least(vi a, vi b) { return _mm512_cmpge_epu32_mask(a, b); }
-inline Lanes equal(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
-inline Lanes unordered(vf a) { return _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q); }
-inline Lanes greater_or_equal(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ); }
-inline int first_of(Lanes lanes) { return __builtin_ctz(lanes); }
-inline int count_of(Lanes lanes) { return __builtin_popcount(lanes); }
-inline Lanes first_lanes(int64_t count) { return count >= kWidth ? Lanes(0xffff) : Lanes((1u << count) - 1); }
-inline vf only(Lanes lanes, vf x) { return _mm512_maskz_mov_ps(lanes, x); }
-inline vi iset(uint32_t x) { return _mm512_set1_epi32(static_cast<int>(x)); }
-inline vi iload(const void* p) { return _mm512_loadu_si512(p); }
-inline void istore(void* p, vi x) { _mm512_storeu_si512(p, x); }
-inline vi ifrom(int64_t first) {
-    return _mm512_add_epi32(iset(static_cast<uint32_t>(first)),
-                            _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
-}
-inline vi bits_of(vf x) { return _mm512_castps_si512(x); }
-inline vi whole_of(vf x) { return _mm512_cvtps_epi32(x); }
-inline vf power_of_two(vi exponent) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(exponent, iset(127)), 23)); }
-// The chosen lanes, packed, to p; whole vectors are written.
-inline void pack(void* p, Lanes lanes, vi x) { _mm512_storeu_si512(p, _mm512_maskz_compress_epi32(lanes, x)); }
-
-#else
-
-struct Sum {
-    __m256i low = _mm256_setzero_si256(), high = _mm256_setzero_si256();
-    static __m256i whole(__m128 x) {  // by the bits of a double: 2^52 + 2^51 + x
-        const __m256d magic = _mm256_set1_pd(6755399441055744.0);
-        const __m256d sum = _mm256_add_pd(_mm256_cvtps_pd(x), magic);
-        return _mm256_sub_epi64(_mm256_castpd_si256(sum), _mm256_castpd_si256(magic));
-    }
-    void add(vf x) {
-        low = _mm256_add_epi64(low, whole(_mm256_castps256_ps128(x)));
-        high = _mm256_add_epi64(high, whole(_mm256_extractf128_ps(x, 1)));
-    }
-    void add_both(vf x, uint32_t some, Sum& other);
-    int64_t total() const {
-        int64_t part[4];
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(part), _mm256_add_epi64(low, high));
-        return part[0] + part[1] + part[2] + part[3];
-    }
-};
-
-struct Products {
-    __m256i high = _mm256_setzero_si256(), low = _mm256_setzero_si256();
-    void half(__m128 x, __m128i y) {
-        const __m256i whole = Sum::whole(x), other = _mm256_cvtepu32_epi64(y);
-        const __m256i mask = _mm256_set1_epi64x((1 << kHalfBits) - 1);
-        high = _mm256_add_epi64(high, _mm256_mul_epu32(_mm256_srli_epi64(whole, kHalfBits), other));
-        low = _mm256_add_epi64(low, _mm256_mul_epu32(_mm256_and_si256(whole, mask), other));
-    }
-    void add(vf x, vi y) {
-        half(_mm256_castps256_ps128(x), _mm256_castsi256_si128(y));
-        half(_mm256_extractf128_ps(x, 1), _mm256_extracti128_si256(y, 1));
-    }
-    static int64_t sum(__m256i x) {
-        int64_t part[4];
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(part), x);
-        return part[0] + part[1] + part[2] + part[3];
-    }
-    __int128 total() const { return (static_cast<__int128>(sum(high)) << kHalfBits) + sum(low); }
-};
-
-using Lanes = uint32_t;
-inline Lanes lanes_of(__m256 mask) { return static_cast<Lanes>(_mm256_movemask_ps(mask)); }
-inline Lanes at_least(vi a, vi b) {
-    return lanes_of(_mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_max_epu32(a, b), a)));
-}
-inline Lanes equal(vf a, vf b) { return lanes_of(_mm256_cmp_ps(a, b, _CMP_EQ_OQ)); }
-inline Lanes unordered(vf a) { return lanes_of(_mm256_cmp_ps(a, a, _CMP_UNORD_Q)); }
-inline Lanes greater_or_equal(vf a, vf b) { return lanes_of(_mm256_cmp_ps(a, b, _CMP_GE_OQ)); }
-inline int first_of(Lanes lanes) { return __builtin_ctz(lanes); }
-inline int count_of(Lanes lanes) { return __builtin_popcount(lanes); }
-inline Lanes first_lanes(int64_t count) { return count >= kWidth ? 0xffu : (1u << count) - 1; }
-inline vi iset(uint32_t x) { return _mm256_set1_epi32(static_cast<int>(x)); }
-inline vf only(Lanes lanes, vf x) {
-    const vi bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
-    return _mm256_and_ps(x, _mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_and_si256(iset(lanes), bit), bit)));
-}
-inline vi iload(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
-inline void istore(void* p, vi x) { _mm256_storeu_si256(static_cast<__m256i*>(p), x); }
-inline vi ifrom(int64_t first) {
-    return _mm256_add_epi32(iset(static_cast<uint32_t>(first)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
-}
-inline vi bits_of(vf x) { return _mm256_castps_si256(x); }
-inline vi whole_of(vf x) { return _mm256_cvtps_epi32(x); }
-inline void Sum::add_both(vf x, uint32_t some, Sum& other) {
-    add(x);
-    other.add(only(some, x));
-}
-inline vf power_of_two(vi exponent) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(exponent, iset(127)), 23)); }
-inline void pack(void* p, Lanes lanes, vi x) {
-    uint32_t all[8];
-    istore(all, x);
-    for (auto* out = static_cast<uint32_t*>(p); lanes; lanes &= lanes - 1) *out++ = all[__builtin_ctz(lanes)];
-}
-
-#endif
 
 // The order in which candidates are kept, and what of them is counted.
 enum By { kNumber, kWeight, kSurprisal };
@@ -192,27 +50,6 @@ inline float float_of(uint32_t bits) {
     std::memcpy(&x, &bits, 4);
     return x;
 }
-
-// What one output wants; mirrored by `native_sampler.py`. Lists that are not there have length 0.
-struct Draw {
-    int64_t row;
-    double draw;        // uniform in (0, 1)
-    double top_p;       // 1: off
-    double typical_p;   // 1: off
-    int64_t least;      // min-p: least weight; 0: off
-    int64_t top_k;      // 0: off
-    const uint32_t* mask;
-    const int32_t* bias_ids;
-    const float* bias;
-    int64_t biased;
-    const int32_t* forbidden;
-    int64_t forbids;
-    const int32_t* history;
-    int64_t tokens;     // of the history
-    int64_t start;      // where generated ones begin
-    float factor;       // from logits to levels; 0: greedy
-    float repetition, presence, frequency;
-};
 
 // A thread's own arrays, as long as a vocabulary, padded to whole vectors and one more.
 struct Scratch {
@@ -236,42 +73,6 @@ struct Scratch {
 
 thread_local Scratch scratch;
 
-// `counts` are zeros, and again afterwards.
-void penalise(float* x, const Draw& d, int32_t* counts) {
-    if (d.repetition != 1.0f) {
-        for (int64_t i = 0; i < d.tokens; i++) {
-            const int32_t id = d.history[i];
-            if (counts[id]++ == 0) x[id] = x[id] > 0.0f ? x[id] / d.repetition : x[id] * d.repetition;
-        }
-        for (int64_t i = 0; i < d.tokens; i++) counts[d.history[i]] = 0;
-    }
-    for (int64_t i = d.start; i < d.tokens; i++) counts[d.history[i]]++;
-    for (int64_t i = d.start; i < d.tokens; i++) {
-        const int32_t id = d.history[i];
-        if (counts[id] == 0) continue;
-        x[id] = rounded(x[id] - rounded(static_cast<float>(counts[id]) * d.frequency)) - d.presence;
-        counts[id] = 0;
-    }
-}
-
-// Mask, forbidden ids, bias and penalties, in place.
-void edit(float* x, int64_t vocab, const Draw& d, int32_t* counts) {
-    if (d.mask) {
-        for (int64_t i = 0; i < vocab; i += 32) {
-            const uint32_t word = d.mask[i / 32];
-            const int64_t end = std::min<int64_t>(vocab - i, 32);
-            if (word == 0) {
-                std::fill(x + i, x + i + end, -kInfinity);
-            } else if (word != ~0u) {
-                for (int64_t j = 0; j < end; j++) x[i + j] = word >> j & 1 ? x[i + j] : -kInfinity;
-            }
-        }
-    }
-    for (int64_t i = 0; i < d.forbids; i++) x[d.forbidden[i]] = -kInfinity;
-    for (int64_t i = 0; i < d.biased; i++) x[d.bias_ids[i]] += d.bias[i];
-    if (d.tokens) penalise(x, d, counts);
-}
-
 // One row, `vocab` logits.
 template <class T>
 class Row {
@@ -284,14 +85,25 @@ class Row {
 
     // False if the largest logit is no finite number.
     bool find_largest() {
-        vf most = rest_;
-        Lanes none = unordered(rest_);
-        for (int64_t i = 0; i < whole_; i += kWidth) {
-            const vf value = vload(x_ + i);
-            none |= unordered(value);
-            most = vmax(most, value);
+        constexpr int64_t kStep = 4 * kWidth;  // as one maximum waits for the one before
+        vf most[4] = {rest_, rest_, rest_, rest_};
+        Lanes none = unordered(rest_, rest_);
+        int64_t i = 0;
+        for (; i + kStep <= whole_; i += kStep) {
+            for (int64_t ahead = 0; ahead < kStep * int64_t(sizeof(T)); ahead += 64) {
+                __builtin_prefetch(reinterpret_cast<const char*>(x_ + i) + kAhead + ahead);
+            }
+            vf value[4];
+            for (int j = 0; j < 4; j++) value[j] = vload(x_ + i + j * kWidth);
+            none |= unordered(value[0], value[1]) | unordered(value[2], value[3]);
+            for (int j = 0; j < 4; j++) most[j] = vmax(most[j], value[j]);
         }
-        largest_ = vmaximum(most);
+        for (; i < whole_; i += kWidth) {
+            const vf value = vload(x_ + i);
+            none |= unordered(value, value);
+            most[0] = vmax(most[0], value);
+        }
+        largest_ = vmaximum(vmax(vmax(most[0], most[1]), vmax(most[2], most[3])));
         return !none && std::isfinite(largest_);
     }
 
@@ -310,47 +122,41 @@ class Row {
     // Binary logarithms of probabilities over the largest one.
     vf level(vf x) const { return vmax(vmul(x - vset(largest_), vset(factor_)), vset(kLowest)); }
 
+    // Levels become what their tokens weigh, not yet rounded. That the coefficients are 2^40 times the twin's changes no
+    // rounding. Several vectors take every step together, as a step waits for the one before.
+    template <int kCount>
+    static void weigh(vf* x) {
+        constexpr float kScale = 1ll << kScaleBits;
+        constexpr float kPolynomial[] = {1.339887440266574e-3f, 9.618437357674640e-3f, 5.550332471162809e-2f,
+                                         2.402264791363012e-1f, 6.931472028550421e-1f, 1.0f};
+        vf whole[kCount], power[kCount];
+        for (int j = 0; j < kCount; j++) whole[j] = vround(x[j]);
+        for (int j = 0; j < kCount; j++) x[j] -= whole[j];
+        for (int j = 0; j < kCount; j++) power[j] = vset(kScale * 1.535336188319500e-4f);
+        for (const float coefficient : kPolynomial) {
+            for (int j = 0; j < kCount; j++) power[j] = vmul(power[j], x[j]);
+            for (int j = 0; j < kCount; j++) power[j] += vset(kScale * coefficient);
+        }
+        for (int j = 0; j < kCount; j++) x[j] = vscale(power[j], whole[j]);
+    }
+
     static vf weight(vf level) {
-        const vf whole = vround(level);
-        const vf part = level - whole;
-        vf power = vset(1.535336188319500e-4f);
-        power = vmul(power, part) + vset(1.339887440266574e-3f);
-        power = vmul(power, part) + vset(9.618437357674640e-3f);
-        power = vmul(power, part) + vset(5.550332471162809e-2f);
-        power = vmul(power, part) + vset(2.402264791363012e-1f);
-        power = vmul(power, part) + vset(6.931472028550421e-1f);
-        power = vmul(power, part) + vset(1.0f);
-        const vf scaled = whole + vset(static_cast<float>(kScaleBits));
-        return vround(power * power_of_two(whole_of(scaled)));
+        weigh<1>(&level);
+        return vround(level);
     }
 
     int64_t sample(const Draw& d) {
         factor_ = d.factor;
+        weigh_all();
         const bool limited = d.top_k > 0 && d.top_k < vocab_;
         const bool nucleus = d.top_p < 1.0;
-        Sum heavy;
-        total_ = 0;
-        for (int64_t block = 0; block < vocab_; block += kBlock) {
-            Sum sum;
-            for (int64_t i = block, end = std::min(block + kBlock, vocab_); i < end; i += kWidth) {
-                const vf own = level(at(i)), value = weight(own);
-                if (nucleus) {
-                    sum.add_both(value, greater_or_equal(own, vset(kHeavy)), heavy);
-                } else {
-                    sum.add(value);
-                }
-            }
-            total_ += s_.sums[block / kBlock] = sum.total();
-        }
         if (limited) {
             collect(bound_of_rank(d.top_k));
             keep_first<kNumber>(d.top_k);
         }
         if (nucleus) {
             const int64_t goal = goal_of(d.top_p);
-            // Tokens lighter than this have less than what the nucleus may leave out, all of them together.
-            if (!limited) collect(heavy.total() >= goal ? weight_at(kHeavy) : (total_ - goal) / vocab_);
-            keep_first<kWeight>(goal);
+            keep_first<kWeight>(goal, limited ? 0 : collect_nucleus(goal));
         } else if (!limited) {
             if (d.least == 0 && d.typical_p >= 1.0) return pick_from_all(d.draw);
             collect(d.least);
@@ -362,6 +168,24 @@ class Row {
             keep_first<kSurprisal>(goal);
         }
         return pick(d.draw);
+    }
+
+    void weigh_all() {
+        total_ = 0;
+        for (int64_t block = 0; block < vocab_; block += kBlock) {
+            Sum sum;
+            const int64_t end = std::min(block + kBlock, whole_);
+            int64_t i = block;
+            for (; i + kTogether * kWidth <= end; i += kTogether * kWidth) {
+                vf x[kTogether];
+                for (int j = 0; j < kTogether; j++) x[j] = level(vload(x_ + i + j * kWidth));
+                weigh<kTogether>(x);
+                for (int j = 0; j < kTogether; j++) sum.add(x[j]);
+            }
+            for (; i < end; i += kWidth) sum.add(weight(level(vload(x_ + i))));
+            if (block + kBlock >= vocab_ && whole_ < vocab_) sum.add(weight(level(rest_)));
+            total_ += s_.sums[block / kBlock] = sum.total();
+        }
     }
 
     int64_t goal_of(double share) const {
@@ -398,30 +222,75 @@ class Row {
         return weight_at(levels[0]);
     }
 
-    // The candidates: all tokens of weight `bound` or more, and more than 0, in order of ids.
-    void collect(int64_t bound) {
+    // Candidates that hold `goal`: all tokens of some weight or more. A key that few of them are likely to be between and the
+    // last one of the nucleus, or 0.
+    uint32_t collect_nucleus(int64_t goal) {
+        const auto [low, high] = likely_cut(static_cast<double>(total_ - goal));
+        if (low > 1 && collect(low) >= goal) return high;
+        // Tokens lighter than this have less than what the nucleus may leave out, all of them together.
+        collect((total_ - goal) / vocab_);
+        return high;
+    }
+
+    // What the nucleus leaves out, `rest` in all, are light tokens and many, which a sample knows well: a weight that its last
+    // token is likely to reach, and the key of one that it is not. As the sum of all is exact, heavy tokens, which a sample
+    // may miss, do not matter.
+    std::pair<int64_t, uint32_t> likely_cut(double rest) const {
+        constexpr uint32_t kFirst = 127u << (23 - kBucketShift), kBuckets = (kScaleBits + 1) << (23 - kBucketShift);
+        int64_t mass[kBuckets] = {};
+        const int64_t vectors = whole_ / kWidth, stride = std::max<int64_t>(1, vectors / (kSampled / kWidth));
+        int64_t taken = 0;
+        for (int64_t i = 0; i < vectors; i += stride, taken++) {
+            float weights[kWidth];
+            vstore(weights, weight(level(vload(x_ + i * kWidth))));
+            for (const float w : weights) {
+                if (w > 0.0f) mass[(key_of(w) >> kBucketShift) - kFirst] += static_cast<int64_t>(w);
+            }
+        }
+        const double share = rest * static_cast<double>(taken * kWidth) / static_cast<double>(vocab_);
+        const auto least = static_cast<int64_t>(share * (1.0 - kSlack)), most = static_cast<int64_t>(share * (1.0 + kSlack));
+        uint32_t low = 0, high = 0;
+        for (int64_t upto = 0; high < kBuckets && (upto += mass[high]) <= most; high++) {
+            if (mass[high] > 0 && upto <= least) low = high + 1;
+        }
+        return {static_cast<int64_t>(float_of((low + kFirst) << kBucketShift)), (high + 1 + kFirst) << kBucketShift};
+    }
+
+    // The candidates: all tokens of weight `bound` or more, and more than 0, in order of ids. Says what they weigh.
+    int64_t collect(int64_t bound) {
         const int64_t needed = std::max<int64_t>(1, bound);
         const vf least = vset(at_least_float(needed));
-        // Levels below this round to less, however the rounding went.
-        const vf lowest = vset(static_cast<float>(std::log2(static_cast<double>(needed) - 0.5) - kScaleBits - 1e-3));
-        count_ = 0;
-        for (int64_t i = 0; i < vocab_; i += kWidth) {
-            const vf own = level(at(i));
+        const vf lowest = vset(lowest_logit(needed));
+        float* const kept = s_.kept.get();
+        int32_t* const ids = s_.ids.get();
+        int64_t likely = 0, count = 0;
+        const auto take = [&](int64_t i, vf own) {
             const Lanes chosen = greater_or_equal(own, lowest);
-            pack(s_.kept.get() + count_, chosen, bits_of(own));
-            pack(s_.ids.get() + count_, chosen, ifrom(i));
-            count_ += count_of(chosen);
-        }
-        const int64_t likely = count_;
-        count_ = 0;
+            pack(kept + likely, chosen, bits_of(own));
+            pack(ids + likely, chosen, ifrom(i));
+            likely += count_of(chosen);
+        };
+        for (int64_t i = 0; i < whole_; i += kWidth) take(i, vload(x_ + i));
+        if (whole_ < vocab_) take(whole_, rest_);
+        Sum sum;
         for (int64_t i = 0; i < likely; i += kWidth) {
-            const vf value = weight(only(first_lanes(likely - i), vload(s_.kept.get() + i)));
+            const vf value = weight(level(vload(kept + i)));
             const Lanes chosen = Lanes(greater_or_equal(value, least) & first_lanes(likely - i));
-            const vi ids = iload(s_.ids.get() + i);
-            pack(s_.kept.get() + count_, chosen, bits_of(value));
-            pack(s_.ids.get() + count_, chosen, ids);
-            count_ += count_of(chosen);
+            const vi own = iload(ids + i);
+            sum.add(only(chosen, value));
+            pack(kept + count, chosen, bits_of(value));
+            pack(ids + count, chosen, own);
+            count += count_of(chosen);
         }
+        count_ = count;
+        return sum.total();
+    }
+
+    // Logits below this weigh less than `weight`, however the roundings went.
+    float lowest_logit(int64_t weight) const {
+        const double level = std::log2(static_cast<double>(weight) - 0.5) - kScaleBits - 1e-3;
+        const double logit = largest_ + level / factor_ * (1.0 + 1e-5);
+        return std::nextafter(static_cast<float>(std::max(logit, static_cast<double>(std::numeric_limits<float>::lowest()))), -kInfinity);
     }
 
     // Weights are positive floats, so their bits are in the same order.
@@ -445,24 +314,16 @@ class Row {
     }
 
     // Keep the fewest candidates of largest keys, lower ids first, that together have `goal`: in number for kNumber, else in
-    // weight. Keys are the weights, or for kSurprisal those that `order_by_surprisal` has made.
+    // weight. Keys are the weights, or for kSurprisal those that `order_by_surprisal` has made. The first cut is at `pivot`.
     template <By kBy>
-    void keep_first(int64_t goal) {
-        const uint32_t* all = kBy == kSurprisal ? s_.keys.get() : weight_keys();
-        uint32_t* keys = s_.work_keys.get();
-        int32_t* ids = s_.work_ids.get();
-        float* weights = kBy == kSurprisal ? s_.work.get() : reinterpret_cast<float*>(keys);
-        std::memcpy(keys, all, count_ * sizeof(uint32_t));
-        std::memcpy(ids, s_.ids.get(), count_ * sizeof(int32_t));
-        if constexpr (kBy == kSurprisal) std::memcpy(weights, s_.kept.get(), count_ * sizeof(float));
-        uint32_t least = ~0u, most = 0;
-        for (int64_t i = 0; i < count_; i++) {
-            least = std::min(least, keys[i]);
-            most = std::max(most, keys[i]);
-        }
+    void keep_first(int64_t goal, uint32_t pivot = 0) {
+        const uint32_t* const all = kBy == kSurprisal ? s_.keys.get() : weight_keys();
+        // Those of which some are the last to be kept; `before` is the goal's part that larger ones have.
+        const uint32_t* keys = all;
+        const int32_t* ids = s_.ids.get();
+        const float* weights = s_.kept.get();
         int64_t left = count_, before = 0;
-        while (left > kFew && least < most) {
-            const uint32_t middle = least + (most - least) / 2 + 1;
+        const auto cut_at = [&](uint32_t middle) {
             int64_t upper = 0;
             Sum sum;
             for (int64_t i = 0; i < left; i += kWidth) {
@@ -475,6 +336,10 @@ class Row {
             }
             if constexpr (kBy != kNumber) upper = sum.total();
             const bool up = before + upper >= goal;
+            if (!up) before += upper;
+            uint32_t* const new_keys = s_.work_keys.get();
+            int32_t* const new_ids = s_.work_ids.get();
+            float* const new_weights = kBy == kSurprisal ? s_.work.get() : reinterpret_cast<float*>(new_keys);
             int64_t taken = 0;
             for (int64_t i = 0; i < left; i += kWidth) {
                 const vi key = iload(keys + i);
@@ -482,17 +347,29 @@ class Row {
                 const Lanes chosen = Lanes((up ? above : ~above) & first_lanes(left - i));
                 if (!chosen) continue;
                 const vi id = iload(ids + i), weight = iload(weights + i);
-                pack(keys + taken, chosen, key);
-                pack(ids + taken, chosen, id);
-                if constexpr (kBy == kSurprisal) pack(weights + taken, chosen, weight);
+                pack(new_keys + taken, chosen, key);
+                pack(new_ids + taken, chosen, id);
+                if constexpr (kBy == kSurprisal) pack(new_weights + taken, chosen, weight);
                 taken += count_of(chosen);
             }
+            keys = new_keys;
+            ids = new_ids;
+            weights = new_weights;
             left = taken;
-            if (up) {
+            return up;
+        };
+        if (pivot > 0) cut_at(pivot);
+        uint32_t least = ~0u, most = 0;
+        for (int64_t i = 0; i < left; i++) {
+            least = std::min(least, keys[i]);
+            most = std::max(most, keys[i]);
+        }
+        while (left > kFew && least < most) {
+            const uint32_t middle = least + (most - least) / 2 + 1;
+            if (cut_at(middle)) {
                 least = middle;
             } else {
                 most = middle - 1;
-                before += upper;
             }
         }
         // All have the same key and stand in order of ids, or they are few.
