@@ -1,8 +1,10 @@
-"""Operations that wait behind others of their context: however many, and however they end."""
+"""Operations that wait behind others of their context, and ids and numbers that a runner may not use."""
 
 from __future__ import annotations
 
+import pytest
 from pie_wire.messages import engine as wire
+from pie_wire.messages.common import Account
 
 MANY = 5_000
 
@@ -54,3 +56,44 @@ def test_a_fork_refused_by_a_full_queue_is_a_dead_id_and_its_parent_goes_on(benc
     after = bench.send(wire.Append(context, 0, [9]), wire.Flush(context, 0))
     bench.settle()
     assert after in bench.runner.flushed
+
+
+# -- ids and numbers
+
+
+@pytest.mark.parametrize("number", [-1, -(1 << 40), 1 << 63])
+def test_an_id_that_no_context_can_have_is_refused(bench, number):
+    context = bench.create(list(range(1, 9)))
+    first = bench.send(wire.Create(number, "p", "local", Account()))
+    bench.send(fork(number, context), wire.Import(number, "p", "local", Account(), 0, 1), buffers=[b""])
+    bench.settle()
+    assert [bench.runner.failed[first + n].code for n in range(3)] == ["bad_field"] * 3
+    assert bench.runner.acked == first + 2
+    assert bench.core.stats()["contexts"] == 1
+
+
+def test_a_prefetch_is_no_context_of_its_runner(bench):
+    number = bench.send(wire.Prefetch("p", "local", Account(), list(range(1, 30))))
+    refused = bench.send(wire.Append(-number, 0, [1]), wire.Drop(-number), fork(5, -number)) - 2
+    bench.core.apply()
+    assert bench.core.stats()["contexts"] == 2
+    bench.step()
+    assert bench.runner.failed[refused].code == "not_found"
+    bench.send(wire.Drop(5))
+    bench.settle()
+    assert bench.core.stats()["contexts"] == bench.owned() == 0
+
+
+@pytest.mark.parametrize("first", [0, 1, 3, -5, 1 << 60])
+def test_a_link_whose_numbers_do_not_follow_is_given_up(bench, first):
+    other = bench.add_runner("r1")
+    prefetch = wire.Prefetch("p", "local", Account(), list(range(1, 30)))
+    bench.send(prefetch, runner=other)
+    other.next_op = first
+    bench.send(prefetch, runner=other)
+    bench.send(prefetch, runner=other)
+    bench.core.apply()
+    assert [peer.name for peer in bench.hub.peers()] == ["r0"]
+    del bench.runners[b"r1"]
+    bench.settle()
+    assert bench.core.stats()["contexts"] == bench.owned() == 0

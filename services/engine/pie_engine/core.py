@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 
-from pie_wire.errors import DeviceError, InternalError, NotFound, Overloaded, PieError
+from pie_wire.errors import DeviceError, InternalError, NotFound, Overloaded, PieError, ProtocolError
 from pie_wire.hub import Answer, Hub, Incoming, Peer
 from pie_wire.messages.base import Done
 from pie_wire.messages.common import ModelFacts, PageRow, PoolStats
@@ -131,6 +131,9 @@ class EngineCore:
                 link = self._links[peer] = RunnerLink(peer)
                 if self._gauge.level != "low":
                     link.outbox.pressure(self._gauge.reading())
+            if ops.first != link.last + 1:
+                self._hub.lost(peer, ProtocolError(f"operations from {ops.first} on, but {link.last + 1} comes next"))
+                continue
             for index, op in enumerate(ops.ops):
                 self._operations.apply(link, ops.first + index, op, buffers)
         self._send()

@@ -46,13 +46,20 @@ class ContextTable:
 
     def enter(self, context: Context) -> None:
         """A context begins; its link knows it from now on."""
-        context.link.contexts[context.id] = context
+        if context.id < 0:
+            context.link.prefetches[context] = None
+        else:
+            context.link.contexts[context.id] = context
         context.use.contexts += 1
         self.contexts[context] = None
 
     def leave(self, context: Context) -> None:
         """The context has been freed."""
         context.gone = True
+        if context.id < 0:
+            context.link.prefetches.pop(context, None)
+        else:
+            context.link.contexts.pop(context.id, None)
         context.adapters.release()
         context.use.contexts -= 1
         self.close(context.use)

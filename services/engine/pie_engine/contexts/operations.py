@@ -55,6 +55,8 @@ Ordered: TypeAlias = (
 Answered: TypeAlias = wire.Flush | wire.Forward | wire.Commit | wire.DropTokens | wire.Pin | wire.Verify | wire.Export
 MAX_PREFETCHES = 64
 """Of one runner, under way at once."""
+MAX_ID = (1 << 63) - 1
+"""Of a context. Negative ids are the engine's own."""
 
 
 class Operations:
@@ -130,7 +132,7 @@ class Operations:
 
     def release(self, link: RunnerLink) -> None:
         """The runner is gone: free everything it has."""
-        for context in list(link.contexts.values()):
+        for context in [*link.contexts.values(), *link.prefetches]:
             self._free(context)
         link.runs.clear()
         link.open.clear()
@@ -199,18 +201,26 @@ class Operations:
     # -- creation and end
 
     def _create(self, link: RunnerLink, number: int, op: wire.Create) -> None:
-        if op.context in link.contexts:
-            link.outbox.fail(number, op.context, 0, Conflict(f"context id {op.context} is in use").info())
-        else:
+        if self._can_name(link, number, op.context):
             use = self._table.use_of(op.account)
             context = Context(op.context, link, op.process, op.tenant, use, since=self._table.clock())
             self._table.enter(context)
+            done(link, number)
+
+    def _can_name(self, link: RunnerLink, number: int, context: int) -> bool:
+        """The runner may give a new context this id; if not, the operation has failed."""
+        if not 0 <= context <= MAX_ID:
+            error: PieError = BadField(f"a context id is a number from 0 to {MAX_ID}, not {context}")
+        elif context in link.contexts:
+            error = Conflict(f"context id {context} is in use")
+        else:
+            return True
+        link.outbox.fail(number, context, 0, error.info())
         done(link, number)
+        return False
 
     def _import(self, link: RunnerLink, number: int, op: wire.Import, buffers: Sequence[Buffer]) -> None:
-        if op.context in link.contexts:
-            link.outbox.fail(number, op.context, 0, Conflict(f"context id {op.context} is in use").info())
-            done(link, number)
+        if not self._can_name(link, number, op.context):
             return
         use = self._table.use_of(op.account)
         context = Context(op.context, link, op.process, op.tenant, use, since=self._table.clock())
@@ -224,9 +234,7 @@ class Operations:
             self._bury(context, number, exc)
 
     def _receive_fork(self, link: RunnerLink, number: int, op: wire.Fork) -> None:
-        if op.context in link.contexts:
-            link.outbox.fail(number, op.context, 0, Conflict(f"context id {op.context} is in use").info())
-            done(link, number)
+        if not self._can_name(link, number, op.context):
             return
         parent = link.contexts.get(op.parent)
         use = parent.use if parent is not None else self._table.use_of(Account())
@@ -283,7 +291,7 @@ class Operations:
 
     def _free(self, context: Context) -> None:
         link = context.link
-        if link.contexts.pop(context.id, None) is None:
+        if context.gone:
             return
         gone = Cancelled(f"context {context.id} was dropped")
         if context.run is not None:
@@ -337,6 +345,9 @@ class Operations:
             f"pages, host memory and all that others could spare are full, and context {context.id} cannot be computed"
             " again: it had the lowest bid"
         )
+        if context in context.link.prefetches:
+            self._free(context)
+            return
         context.dead = True
         context.cause = cause
         if context.run is not None:
@@ -482,7 +493,7 @@ class Operations:
         """A context of the engine's own, freed when it has KV; its id is none that a runner chooses."""
         use = self._table.use_of(op.account)
         try:
-            if sum(1 for other in link.contexts if other < 0) >= MAX_PREFETCHES:
+            if len(link.prefetches) >= MAX_PREFETCHES:
                 raise Overloaded(f"{MAX_PREFETCHES} prefetches of this runner are under way: wait for some of them")
             check_tokens(op.tokens, self._limits)
             context = Context(-number, link, op.process, op.tenant, use, since=self._table.clock())

@@ -17,6 +17,9 @@ class RunnerLink:
 
     peer: Peer
     contexts: dict[int, Context] = field(default_factory=dict[int, Context])
+    """By the ids that the runner chose."""
+    prefetches: dict[Context, None] = field(default_factory=dict["Context", None])
+    """Contexts of the engine's own, whose ids are negative."""
     runs: dict[int, Run] = field(default_factory=dict[int, Run])
     outbox: Outbox = field(default_factory=Outbox)
     last: int = 0
