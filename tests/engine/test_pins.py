@@ -122,6 +122,41 @@ def test_a_context_too_large_beside_the_pins_is_refused(benches):
     assert bench.runner.failed[number].code == "out_of_memory"
 
 
+def test_a_pin_that_would_hold_nothing_is_refused(bench):
+    assert pin_and_drop(bench, TOKENS[:3]) == "bad_request"
+    assert bench.core.stats()["pages_pinned"] == 0
+
+
+def test_an_accounts_pins_are_bounded(benches):
+    bench = benches(pages=1024)
+    account = Account(salt=b"1")
+    assert {pin_and_drop(bench, TOKENS[:4], str(i), account=account) for i in range(256)} == {None}
+    assert pin_and_drop(bench, TOKENS[:4], "more", account=account) == "overloaded"
+    assert pin_and_drop(bench, TOKENS[:4], "7", account=account) is None
+    assert pin_and_drop(bench, TOKENS[:4], "more", account=Account(salt=b"2")) is None
+    bench.send(wire.Unpin(account, "8"))
+    assert pin_and_drop(bench, TOKENS[:4], "more", account=account) is None
+
+
+def test_an_account_without_contexts_lets_its_pin_go(bench):
+    account = Account(salt=b"1")
+    assert pin_and_drop(bench, TOKENS[:4], account=account) is None
+    bench.send(wire.Unpin(account, "a"))
+    bench.step()
+    assert bench.owned() == 0
+
+
+def test_pins_end_each_in_its_time(bench):
+    for name, ttl in (("a", 9.0), ("b", 3.0), ("c", 6.0), ("b", 12.0)):
+        assert pin_and_drop(bench, TOKENS[:4], name, ttl) is None
+    left = []
+    for _ in range(5):
+        left.append(bench.core.stats()["pages_pinned"])
+        bench.now += 3.1
+        bench.step()
+    assert left == [3, 3, 2, 1, 0]
+
+
 @pytest.mark.parametrize(("name", "ttl"), [("", 5.0), ("a" * 257, 5.0), ("a", 0.0), ("a", float("nan")), ("a", 1e9)])
 def test_bad_pins(bench, name, ttl):
     assert pin_and_drop(bench, TOKENS[:12], name, ttl) == "bad_field"

@@ -117,9 +117,7 @@ class Operations:
             case wire.Prefetch():
                 self._prefetch(link, number, op)
             case wire.Unpin():
-                use = self._table.use_of(op.account)
-                self.pins.remove(use, op.name)
-                self._table.close(use)
+                self.pins.remove(op.account, op.name)
                 done(link, number)
             case _:
                 context = link.contexts.get(op.context)
