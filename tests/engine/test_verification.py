@@ -151,3 +151,30 @@ def test_rows_of_a_tree_see_their_ancestors_only(parents):
         path = ancestors(parents, guess)
         assert slots == [*range(3), *range(5, 100), *(100 + i for i in path)]
         assert len(path) == depth + 1
+
+
+@pytest.mark.parametrize(("limits", "most"), [({"max_rows": 100}, 100), ({"step_ms": 1.0}, 64)])
+def test_guesses_to_verify_count_as_the_rows_they_are(benches, limits, most):
+    bench = benches(pages=512, **limits)
+    contexts = [bench.create(prompt(5 + i)) for i in range(6)]
+    bench.send(*(wire.Flush(context, 0) for context in contexts))
+    bench.settle()
+    for context in contexts:
+        bench.send(wire.Verify(context, 0, [90] * 30, list(range(-1, 29)), GREEDY))
+    sizes = []
+    before = bench.device.rows
+    while bench.step():
+        sizes.append(bench.device.rows - before)
+        before = bench.device.rows
+    assert len(bench.runner.outputs) == 6
+    assert sum(sizes) == 6 * 31
+    assert max(sizes) <= most
+
+
+def test_a_verification_larger_than_a_step_is_served(benches):
+    bench = benches(pages=512, max_rows=16)
+    run = bench.open_run(bench.create(prompt(3)), 50)
+    number = bench.send(wire.Verify(bench.create(prompt(5)), 0, [90] * 30, list(range(-1, 29)), GREEDY))
+    bench.settle()
+    assert number in bench.runner.outputs
+    assert bench.runner.ends[run].reason == "length"

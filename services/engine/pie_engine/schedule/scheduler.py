@@ -28,8 +28,8 @@ _NONE = Guesses()
 _DECODE_SHARE = 0.75
 """Of a step's time, while prompts wait: many decodes must not keep a prompt from starting."""
 _MIN_BATCH = 64
-"""Decodes that go into a pass whatever the estimate. A pass reads all weights for its first row, and a row more costs
-little: on a slow or busy machine, turns of fewer would pay that again and make everybody wait longer."""
+"""Rows of decodes that go into a pass whatever the estimate. A pass reads all weights for its first row, and a row more
+costs little: on a slow or busy machine, turns of fewer would pay that again and make everybody wait longer."""
 _MIN_CHUNK = 64
 """Tokens by which the first prompt, and the senior, advance in every pass whatever the estimate; the reason is the
 same."""
@@ -113,12 +113,15 @@ class Scheduler:
             self._decode(draft, room, senior, budget, len(works))
         # Among those served in the same step the order is that of arrival.
         decodes.sort(key=lambda work: work.context.last_step)
+        asked = len(draft.entries)
         for work in decodes:
-            if draft.load.rows >= self._limits.max_rows:
+            planned, rows = len(draft.entries), _rows(work)
+            if planned and draft.load.rows + rows > self._limits.max_rows:
                 break
-            if len(draft.entries) >= _MIN_BATCH and not self._fits(draft, work, budget):
+            if planned and asked + rows > _MIN_BATCH and not self._fits(draft, work, budget):
                 break
             self._decode(draft, room, work, budget, len(works))
+            asked += rows * (len(draft.entries) - planned)
         for work in self._turns.order(prompts, self._to_go):
             if not self._prefill(draft, room, work, self._limits.step_ms):
                 break
@@ -147,7 +150,7 @@ class Scheduler:
         return work.end - max(work.context.computed, self._found[work])
 
     def _fits(self, draft: Draft, work: Work, budget: float) -> bool:
-        return self._cost.estimate(draft.load.plus(1, work.context.length)) <= budget
+        return self._cost.estimate(draft.load.plus(_rows(work), _reach(work))) <= budget
 
     def _bring_in(self, draft: Draft, room: Room, work: Import) -> None:
         """Give an imported context its pages, to be written before anything else. A row of it takes part and asks
@@ -313,6 +316,11 @@ class Scheduler:
 def _decodes(work: Work) -> bool:
     """It has one row to go, and its pages are in the pool."""
     return work.end - work.context.kv_length <= 1 and work.context.swapped is None
+
+
+def _rows(work: Work) -> int:
+    """Rows of a decode: one, and those of guesses that it must have included."""
+    return 1 + (len(work.tokens) if isinstance(work, Verification) else 0)
 
 
 def _reach(work: Work) -> int:
