@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from pie_engine.links import answer_budget, inbox
 from pie_engine.links.inbox import Inbox
+from pie_engine.passes.outputs import EntropyProbe
+from pie_engine.schedule import scheduler
 from pie_wire.errors import Overloaded
 from pie_wire.hub import Peer
 from pie_wire.messages import engine as wire
@@ -96,3 +98,40 @@ def test_raw_logits_wait_for_a_runner_that_does_not_take_them(bench, monkeypatch
         bench.step()
     assert first in bench.runner.outputs
     assert second in bench.runner.outputs
+
+
+def test_outputs_other_than_tokens_are_bounded_per_row(bench):
+    context = bench.create([5])
+    fine = bench.send(wire.Forward(context, 0, [1, 2], [wire.Output(i % 2, "entropy") for i in range(128)]))
+    bench.settle()
+    assert len(bench.runner.outputs[fine]) == 128
+    many = bench.send(wire.Forward(context, 0, [1, 2], [wire.Output(1, "entropy")] * 65))
+    bench.settle()
+    assert bench.runner.failed[many].code == "too_large"
+    assert "row 1 is asked 65 things" in bench.runner.failed[many].message
+
+
+def test_probes_of_a_step_are_bounded_and_tokens_do_not_wait(bench, monkeypatch):
+    monkeypatch.setattr(scheduler, "MOST_PROBES", 20)
+    passes = [
+        bench.send(wire.Forward(bench.create([5 + i]), 0, [], [wire.Output(0, "entropy")] * 10)) for i in range(5)
+    ]
+    prompts = [
+        bench.send(wire.Forward(bench.create([5 + i]), 0, [1, 2, 3], [wire.Output(2, "entropy")] * 10))
+        for i in range(3)
+    ]
+    run = bench.open_run(bench.create([1, 2]), 1)
+    outputs = []
+    execute = bench.device.execute
+
+    def watched(batch):
+        outputs.append((sum(isinstance(o.spec, EntropyProbe) for o in batch.outputs), len(batch.outputs)))
+        return execute(batch)
+
+    monkeypatch.setattr(bench.device, "execute", watched)
+    bench.settle()
+    assert max(probes for probes, _ in outputs) <= 20
+    assert sum(probes for probes, _ in outputs) == 80
+    assert outputs[0] == (20, 21)
+    assert len(bench.runner.tokens[run]) == 1
+    assert all(number in bench.runner.outputs for number in passes + prompts)

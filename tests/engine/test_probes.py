@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from pie_engine.kernels.probes import most_likely, probe
+from pie_engine.kernels import probes
+from pie_engine.kernels.probes import RowProbes, most_likely, probe
 from pie_engine.passes.device import Entropy, LogProbs, TopK, Vector
 from pie_engine.passes.outputs import EntropyProbe, LogitsProbe, LogProbsProbe, TopKProbe
 
@@ -37,3 +38,16 @@ def test_probes_give_what_plain_arithmetic_gives():
     raw = probe(row.bfloat16(), LogitsProbe())
     assert isinstance(raw, Vector)
     assert np.array_equal(raw.values, row.bfloat16().float().numpy())
+
+
+def test_what_is_asked_twice_of_a_row_is_computed_once(monkeypatch):
+    sums = []
+    log_sum = probes._log_sum
+    monkeypatch.setattr(probes, "_log_sum", lambda row: sums.append(1) or log_sum(row))
+    row = torch.randn(50, generator=torch.Generator().manual_seed(3))
+    asked = RowProbes(row)
+    for spec in (EntropyProbe(), TopKProbe(5), LogProbsProbe((1, 2))):
+        first = asked.answer(spec)
+        assert asked.answer(spec) is first
+        assert probe(row, spec) == first
+    assert len(sums) == 1 + 3

@@ -3,6 +3,7 @@ allowed."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from math import inf, isfinite
 
@@ -17,6 +18,8 @@ MAX_OUTPUTS = 1024
 MAX_NGRAM = 16
 MAX_DRAFTS = 64
 MAX_PROBES = 16
+MAX_ROW_PROBES = 64
+"""Outputs of one row of a pass other than tokens."""
 MAX_VECTOR_OUTPUTS = 64
 MAX_IDS = 1024
 """Ids of one list: of a top-k distribution, of log-probabilities, biased ones, stop ids."""
@@ -143,6 +146,13 @@ def check_pass(context: Context, op: wire.Forward, limits: Limits) -> None:
     if len(op.outputs) > MAX_OUTPUTS or vectors > MAX_VECTOR_OUTPUTS:
         raise TooLarge(
             f"a pass has at most {MAX_OUTPUTS} outputs, {MAX_VECTOR_OUTPUTS} of them raw logits or hidden states"
+        )
+    probes = Counter(output.row for output in op.outputs if output.kind != "token")
+    row, asked = max(probes.items(), key=lambda item: item[1], default=(0, 0))
+    if asked > MAX_ROW_PROBES:
+        raise TooLarge(
+            f"row {row} is asked {asked} things beside tokens, and at most {MAX_ROW_PROBES} can be: ask each once, or "
+            "in several passes"
         )
     rows = len(op.tokens) or 1
     first = context.length if op.tokens else context.length - 1

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 
 import numpy as np
 import torch
 from pie_wire.errors import DeviceError
 
-from pie_engine.kernels.probes import probe
+from pie_engine.kernels.probes import LogitProbe, RowProbes
 from pie_engine.kernels.sampler import sample
 from pie_engine.memory.host_store import HostStore
 from pie_engine.models.base import Model, ModelOutput
@@ -67,9 +67,10 @@ class ModelDevice:
         unsound.update(o.row for o, draw in zip(sampled, drawn, strict=True) if isinstance(draw, DeviceError))
         for row in unsound:
             self._model.erase(_written_with(batch, row))
+        answers = _answers(batch, given, places, unsound)
         tokens = iter(drawn)
         results: list[Result] = []
-        for output in batch.outputs:
+        for index, output in enumerate(batch.outputs):
             match output.spec:
                 case PagesProbe():
                     results.append(read_probed(self._model, output.spec, batch.page_size))
@@ -79,8 +80,8 @@ class ModelDevice:
                     results.append(not_numbers())
                 case HiddenProbe():
                     results.append(self._hidden(batch, given, output.row))
-                case asked:
-                    results.append(probe(given.logits[places[output.row]], asked))
+                case _:
+                    results.append(answers[index])
         return results
 
     def _unsound(self, batch: Batch, given: ModelOutput, places: Mapping[int, int]) -> set[int]:
@@ -113,6 +114,19 @@ class ModelDevice:
         if wanted != self._set:
             torch.set_num_threads(wanted)
             self._set = wanted
+
+
+def _answers(batch: Batch, given: ModelOutput, places: Mapping[int, int], unsound: Set[int]) -> dict[int, Result]:
+    """What is asked of logits, by the index of the output. Row by row: all that is asked of one shares what it can."""
+    asked: dict[int, list[tuple[int, LogitProbe]]] = {}
+    for index, output in enumerate(batch.outputs):
+        if output.row not in unsound and not isinstance(output.spec, Sampler | HiddenProbe | PagesProbe):
+            asked.setdefault(output.row, []).append((index, output.spec))
+    answers: dict[int, Result] = {}
+    for row, questions in asked.items():
+        probes = RowProbes(given.logits[places[row]])
+        answers.update((index, probes.answer(spec)) for index, spec in questions)
+    return answers
 
 
 def _written_with(batch: Batch, row: int) -> Int32Array:

@@ -52,6 +52,8 @@ class Draft:
     producing: set[bytes] = field(default_factory=set[bytes])
     """Hashes of pages that prefills of this pass, or their later chunks, will publish."""
     load: Load = field(default_factory=Load)
+    probes: int = 0
+    """Outputs other than tokens."""
     prefills: int = 0
     claimed: int = 0
     """Pages that prompts already begun will still need."""

@@ -17,12 +17,13 @@ from pie_engine.memory.eviction import Eviction
 from pie_engine.memory.kv_cache import KvCache
 from pie_engine.memory.room import Room
 from pie_engine.passes.batch import Intervals, Moves, PageLoad, Segment, build
+from pie_engine.passes.outputs import Output, Sampler
 from pie_engine.runs.run import Guesses, Run
 from pie_engine.runs.verification import Verification
 from pie_engine.schedule.cost import CostModel
 from pie_engine.schedule.fairness import Seniority, Turns
 from pie_engine.schedule.plan import Draft, Entry, Plan
-from pie_engine.schedule.work import Import, Work
+from pie_engine.schedule.work import Import, Pass, Work
 
 _NONE = Guesses()
 _DECODE_SHARE = 0.75
@@ -33,6 +34,8 @@ costs little: on a slow or busy machine, turns of fewer would pay that again and
 _MIN_CHUNK = 64
 """Tokens by which the first prompt, and the senior, advance in every pass whatever the estimate; the reason is the
 same."""
+MOST_PROBES = 4096
+"""Outputs other than tokens after which nobody who wants any joins a pass: their time is no part of the estimate."""
 _SENIOR_SHARE = 0.5
 """Of a step's time, for the senior's prompt while others wait."""
 
@@ -164,7 +167,11 @@ class Scheduler:
         context = work.context
         if isinstance(work, Import):
             self._bring_in(draft, room, work)
-        elif not context.dead and room.make(self._cache.missing_pages(context, _reach(work)), work):
+        elif (
+            not context.dead
+            and not _waits_to_probe(draft, work)
+            and room.make(self._cache.missing_pages(context, _reach(work)), work)
+        ):
             self._add(draft, work, work.end, self._guess(draft, work, budget, works))
 
     def _guess(self, draft: Draft, work: Work, budget: float, works: int) -> Guesses:
@@ -194,7 +201,7 @@ class Scheduler:
             self._bring_in(draft, room, work)
             return True
         begun, found = bool(context.pages), context.found
-        if context.dead or (draft.full and not begun):
+        if context.dead or (draft.full and not begun) or _waits_to_probe(draft, work):
             return True
         if context.swapped is not None:
             if not self._has_room(draft, room, work, begun):
@@ -298,6 +305,8 @@ class Scheduler:
         draft.planned.add(context)
         self._seniority.served(work, self.step)
         draft.load = draft.load.plus(end - start, end)
+        if len(outputs) > 1 or isinstance(work, Pass):
+            draft.probes += _probes(outputs)
 
     def _is_produced_elsewhere(self, draft: Draft, context: Context, work: Work) -> bool:
         """The next page is being computed by another request of this pass: waiting for it is cheaper."""
@@ -336,6 +345,17 @@ def _with_tree(work: Verification, start: int) -> tuple[Sequence[int], list[Inte
     if tree is None:
         return positions, lineage.rows(start, end + len(work.tokens))
     return positions, [*(lineage.rows(start, end) or [((0, slot + 1),) for slot in range(start, end)]), *tree]
+
+
+def _waits_to_probe(draft: Draft, work: Work) -> bool:
+    """It asks for more than tokens, of which the pass has enough."""
+    if draft.probes < MOST_PROBES:
+        return False
+    return bool(work.probes) if isinstance(work, Run) else isinstance(work, Pass) and _probes(work.wanted) > 0
+
+
+def _probes(outputs: Sequence[Output]) -> int:
+    return sum(not isinstance(output.spec, Sampler) for output in outputs)
 
 
 def _asks(work: Work) -> bool:
