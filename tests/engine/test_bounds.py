@@ -135,3 +135,24 @@ def test_probes_of_a_step_are_bounded_and_tokens_do_not_wait(bench, monkeypatch)
     assert outputs[0] == (20, 21)
     assert len(bench.runner.tokens[run]) == 1
     assert all(number in bench.runner.outputs for number in passes + prompts)
+
+
+def test_lists_of_probabilities_of_a_step_are_bounded_per_runner(bench, monkeypatch):
+    """As raw logits are: two runs' lists fit into a step."""
+    monkeypatch.setattr(answer_budget, "MOST_BYTES", 2 * 16 * (80 + 16 * 90))
+    probes = [wire.Output(0, "top", top=90)] * 16
+    runs = [bench.open_run(bench.create([5, number]), 3, probes=probes) for number in range(5)]
+    rows = []
+    execute = bench.device.execute
+    monkeypatch.setattr(bench.device, "execute", lambda batch: rows.append(len(batch.outputs)) or execute(batch))
+    bench.settle()
+    assert max(rows) == 2 * 17
+    assert all(len(bench.runner.probes[run]) == 3 * 16 for run in runs)
+
+
+def test_a_run_is_not_far_ahead_with_lists_of_probabilities(bench):
+    probes = [wire.Output(0, "top", top=90)] * 16
+    run = bench.open_run(bench.create([5, 6]), 2_000, probes=probes)
+    bench.settle()
+    assert run not in bench.runner.tokens
+    assert [error.code for error in bench.runner.failed.values()] == ["too_large"]

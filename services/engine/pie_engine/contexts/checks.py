@@ -10,8 +10,10 @@ from math import inf, isfinite
 from pie_wire.errors import BadField, BadRequest, OutOfMemory, TooLarge, Unsupported
 from pie_wire.messages import engine as wire
 
+from pie_engine.contexts.asking import make_probe
 from pie_engine.contexts.context import Context
 from pie_engine.limits import Limits
+from pie_engine.passes.outputs import answer_bytes
 from pie_engine.passes.token_masks import read_mask
 
 MAX_OUTPUTS = 1024
@@ -21,6 +23,8 @@ MAX_PROBES = 16
 MAX_ROW_PROBES = 64
 """Outputs of one row of a pass other than tokens."""
 MAX_VECTOR_OUTPUTS = 64
+MAX_PROBE_BYTES = 32 << 20
+"""Of probes that list ids and probabilities, as far as a run may be ahead of its program."""
 MAX_IDS = 1024
 """Ids of one list: of a top-k distribution, of log-probabilities, biased ones, stop ids."""
 _VECTORS = frozenset({"logits", "hidden"})
@@ -233,4 +237,10 @@ def _check_probes(op: wire.OpenRun, limits: Limits) -> None:
         raise TooLarge(
             f"a run may be at most {MAX_VECTOR_OUTPUTS} raw logits and hidden states ahead of its program, {vectors} "
             f"per token: give it a window of {MAX_VECTOR_OUTPUTS // vectors}"
+        )
+    listed = sum(answer_bytes(make_probe(p), limits.vocab) for p in op.probes if p.kind not in _VECTORS)
+    if listed * min(op.window, op.max_tokens) > MAX_PROBE_BYTES:
+        raise TooLarge(
+            f"a run may be at most {MAX_PROBE_BYTES >> 20} MiB of probes ahead of its program, {listed} bytes per "
+            f"token: give it a window of {MAX_PROBE_BYTES // listed}"
         )

@@ -1,4 +1,4 @@
-"""Keeps raw logits from piling up in front of a runner that takes them more slowly than passes give them."""
+"""Keeps answers of probes from piling up in front of a runner that takes them more slowly than passes give them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pie_engine.contexts.context import Context
 from pie_engine.schedule.work import Export, Work
 
 MOST_BYTES = 64 << 20
-"""Of raw answers that one runner has not acknowledged, those of the next pass included."""
+"""Of such answers that one runner has not acknowledged, those of the next pass included."""
 SLIGHT_BYTES = 2 << 20
 """What a runner may leave unacknowledged for a while without being slow."""
 
@@ -18,7 +18,7 @@ SLIGHT_BYTES = 2 << 20
 class AnswerBudget:
     """Which contexts may take part in a pass, given what their runners are still owed.
 
-    A request that asks for raw rows of the vocabulary, or for pages, takes part when they fit beside what its runner
+    A request that asks for more of a row than tokens, or for pages, takes part when they fit beside what its runner
     has not acknowledged yet, or when nothing is underway to that runner, so that no request is too large for ever.
     Others wait, in order of arrival; requests for tokens never do.
     """
@@ -26,7 +26,7 @@ class AnswerBudget:
     def __init__(self, owed: Callable[[Peer], int], vocab: int) -> None:
         """`owed` gives the bytes that a peer has not acknowledged."""
         self._owed = owed
-        self._row_bytes = 4 * vocab
+        self._vocab = vocab
 
     def admit(self, contexts: Iterable[Context]) -> list[Context]:
         """Those of `contexts` that may compute now."""
@@ -44,7 +44,7 @@ class AnswerBudget:
         return admitted
 
     def _size(self, work: Work) -> int:
-        return work.size if isinstance(work, Export) else work.raw_rows * self._row_bytes
+        return work.size if isinstance(work, Export) else work.answer_bytes(self._vocab)
 
     def _fit(self, asking: list[tuple[int, Context, int]], admitted: list[Context]) -> None:
         owed: dict[Peer, int] = {}

@@ -29,6 +29,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 Int32Array: TypeAlias = NDArray[np.int32]
+_ANSWER = 80
+"""Bytes of an answer beside its ids and probabilities."""
+_PROBABILITY = 16
+"""Bytes of an id with its probability."""
 
 
 class Mask(Protocol):
@@ -124,6 +128,21 @@ class PagesProbe:
 
 Probe: TypeAlias = LogitsProbe | TopKProbe | LogProbsProbe | EntropyProbe | HiddenProbe
 OutputSpec: TypeAlias = Sampler | Probe | PagesProbe
+
+
+def answer_bytes(spec: OutputSpec, vocab: int) -> int:
+    """What the answer takes on its way to a runner, at most. Tokens are too small to count."""
+    match spec:
+        case LogitsProbe() | HiddenProbe():
+            return 4 * vocab
+        case TopKProbe():
+            return _ANSWER + _PROBABILITY * spec.k
+        case LogProbsProbe():
+            return _ANSWER + _PROBABILITY * len(spec.ids)
+        case EntropyProbe():
+            return _ANSWER
+        case Sampler() | PagesProbe():
+            return 0
 
 
 # Not frozen: two are made per request and step, and freezing makes that slow.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from pie_engine.contexts.context import Context
 from pie_engine.passes.history import TokenLog
-from pie_engine.passes.outputs import HiddenProbe, History, LogitsProbe, Output, Probe, Sampler
+from pie_engine.passes.outputs import History, Output, Probe, Sampler, answer_bytes
 from pie_engine.runs.grammar import Both, Constraint
 from pie_engine.runs.grammar_compiler import Compilation
 from pie_engine.runs.pace import Pace
@@ -78,13 +78,12 @@ class Run:
         """Slot of the first row that is asked something."""
         return self.context.length - 1
 
-    @property
-    def raw_rows(self) -> int:
-        """Rows of numbers, none longer than the vocabulary, that a step of it may answer with."""
+    def answer_bytes(self, vocab: int) -> int:
+        """What a step of it may answer with, beside tokens."""
         if not self.probes:
             return 0
-        raw = sum(isinstance(spec, LogitsProbe | HiddenProbe) for spec in self.probes)
-        return raw * (min(self.window, 1 + self.pace.most) if self.pace else 1)
+        one = sum(answer_bytes(spec, vocab) for spec in self.probes)
+        return one * (min(self.window, 1 + self.pace.most) if self.pace else 1)
 
     def guess(self, most: int) -> Guesses:
         """At most `most` tokens to try behind the pending one; never more than the run may still give."""

@@ -41,9 +41,8 @@ class Verification:
     def first_output(self) -> int | None:
         return self.context.length - 1
 
-    @property
-    def raw_rows(self) -> int:
-        """As `Run.raw_rows`: tokens only."""
+    def answer_bytes(self, vocab: int) -> int:
+        """As of a run: tokens only."""
         return 0
 
     @property

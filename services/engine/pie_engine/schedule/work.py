@@ -15,7 +15,7 @@ from pie_engine.contexts.lineage import Lineage
 from pie_engine.memory.kv_cache import KvCache
 from pie_engine.passes.batch import Buffer
 from pie_engine.passes.device import Pages, Result
-from pie_engine.passes.outputs import HiddenProbe, LogitsProbe, Output, PagesProbe
+from pie_engine.passes.outputs import Output, PagesProbe, answer_bytes
 from pie_engine.runs.run import Run
 from pie_engine.runs.verification import Verification
 
@@ -49,10 +49,9 @@ class Pass:
         missing = [wanted.row for wanted, result in zip(self.wanted, self.results, strict=True) if result is None]
         return min(missing, default=None)
 
-    @property
-    def raw_rows(self) -> int:
-        """Rows of numbers, none longer than the vocabulary, that it answers with."""
-        return sum(isinstance(output.spec, LogitsProbe | HiddenProbe) for output in self.wanted)
+    def answer_bytes(self, vocab: int) -> int:
+        """What it answers with, beside tokens."""
+        return sum(answer_bytes(output.spec, vocab) for output in self.wanted)
 
     def outputs(self, start: int, stop: int) -> list[Output]:
         return [
@@ -98,8 +97,7 @@ class Flush:
     def first_output(self) -> int | None:
         return None
 
-    @property
-    def raw_rows(self) -> int:
+    def answer_bytes(self, vocab: int) -> int:
         return 0
 
     def outputs(self, start: int, stop: int) -> list[Output]:
@@ -169,8 +167,7 @@ class Import:
     def first_output(self) -> int | None:
         return None
 
-    @property
-    def raw_rows(self) -> int:
+    def answer_bytes(self, vocab: int) -> int:
         return 0
 
     def outputs(self, start: int, stop: int) -> list[Output]:
