@@ -100,7 +100,7 @@ def test_a_schema_holds_with_and_without_guesses(real, tokenizer, grammars, samp
         "type": "object",
         "properties": {
             "name": {"type": "string", "maxLength": 12},
-            "ages": {"type": "array", "items": {"enum": [1, 2]}},
+            "ages": {"type": "array", "items": {"enum": [1, 2]}, "minItems": 3, "maxItems": 3},
         },
         "required": ["name", "ages"],
         "additionalProperties": False,

@@ -183,7 +183,7 @@ def _group(batch: Batch, pool: KvPool, segments: list[int], per: int) -> _Group:
             for start, end in batch.intervals[batch.interval_ptr[row] : batch.interval_ptr[row + 1]]:
                 visible[index, start:end] = True
 
-    unseen = (~visible.reshape(len(segments), per, -1).any(axis=1)).nonzero()
+    unseen = np.nonzero(~visible.reshape(len(segments), per, -1).any(axis=1))
 
     def on_device(array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).long().to(pool.device)
