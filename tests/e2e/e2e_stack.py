@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from pie_cli.home import pie_home
 from pie_cli.paths import StackPaths
 from pie_cli.state import ServiceStatus, StackState, read_state
+from pie_wire.errors import StoreUnavailable
 from pie_wire.messages.common import MemberInfo, PoolStats
 from pie_zmq import Client
 
@@ -28,10 +29,15 @@ READY_WITHIN = 120.0
 
 
 def eventually(what: str, look: Callable[[], T | None], within: float = 10.0) -> T:
-    """The first answer of `look` that is true."""
+    """The first answer of `look` that is true. A store that is on its way back is asked again, as its error says."""
     deadline = time.monotonic() + within
     while True:
-        found = look()
+        try:
+            found = look()
+        except StoreUnavailable:
+            if time.monotonic() >= deadline:
+                raise
+            found = None
         if found:
             return found
         assert time.monotonic() < deadline, f"not within {within:g} s: {what}"

@@ -40,8 +40,8 @@ class Decodes:
         self._stand = stand
         self._steps = steps
         self._round = 0
-        length = context - steps // 2
-        self.contexts = self._contexts(tokens, count, length, shared)
+        self._length = context - steps // 2
+        self.contexts = self._contexts(tokens, count, self._length, shared)
         self.runs: list[int] = []
         for each in self.contexts:
             stand.send(wire.Flush(each, 0))
@@ -93,7 +93,8 @@ class Decodes:
     def close(self) -> None:
         """Cancel the runs: the contexts are as before."""
         for context, run in zip(self.contexts, self.runs, strict=True):
-            self._stand.send(wire.CloseRun(context, run, 0))
+            close = wire.CloseRun(context, run, self._stand.received[run])
+            self._stand.send(close, wire.Truncate(context, 0, self._length))
         self.runs.clear()
         self._stand.settle()
 
