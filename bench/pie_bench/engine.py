@@ -20,7 +20,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from pie_bench.report import machine, versions
+from pie_bench.report import keep, machine, versions
 
 _LIST_SECONDS = 120.0
 _CASE_SECONDS = 3600.0
@@ -46,8 +46,7 @@ class EngineReport:
 
     def show(self, *, as_json: bool, output: Path | None) -> None:
         """Print, and keep a JSON copy in `output` if given."""
-        if output is not None:
-            output.write_text(self.json() + "\n")
+        keep(self.json(), output)
         if as_json:
             sys.stdout.write(self.json() + "\n")
             return

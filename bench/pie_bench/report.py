@@ -42,6 +42,12 @@ def versions() -> dict[str, str]:
     return found
 
 
+def keep(text: str, output: Path | None) -> None:
+    """Write a report's JSON to `output`, if given."""
+    if output is not None:
+        output.write_text(text + "\n")
+
+
 @dataclass(frozen=True)
 class Case:
     """A median over `samples` (their raw values)."""
@@ -68,8 +74,7 @@ class Report:
 
     def show(self, *, as_json: bool, output: Path | None) -> None:
         """Print, and keep a JSON copy in `output` if given."""
-        if output is not None:
-            output.write_text(self.json() + "\n")
+        keep(self.json(), output)
         if as_json:
             sys.stdout.write(self.json() + "\n")
             return

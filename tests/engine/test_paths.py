@@ -159,16 +159,9 @@ def continued(bench: Any, context: int, generation: int = 0) -> list[int]:
     return bench.runner.tokens[run]
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(case=cases())
-def test_stream_gives_what_lockstep_gives(bench, grammars, case):
-    plain = make_bench(type(bench), grammars, ROOMY, 2048)
-    expected = lockstep(plain, grammars, case, most=case.most)
-    stream = make_bench(type(bench), grammars, case.pages, case.rows)
-    others = [stream.open_run(stream.create([1 + i] * 20), 30) for i in range(3)]
-
-    context = stream.create(list(case.prompt))
-    run = stream.open_run(
+def open_case(stream, context: int, case) -> int:
+    """The case's run, in stream mode."""
+    return stream.open_run(
         context,
         case.most,
         window=case.window,
@@ -179,6 +172,18 @@ def test_stream_gives_what_lockstep_gives(bench, grammars, case):
         probes=list(case.probes),
         grammar=case.grammar,
     )
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(case=cases())
+def test_stream_gives_what_lockstep_gives(bench, grammars, case):
+    plain = make_bench(type(bench), grammars, ROOMY, 2048)
+    expected = lockstep(plain, grammars, case, most=case.most)
+    stream = make_bench(type(bench), grammars, case.pages, case.rows)
+    others = [stream.open_run(stream.create([1 + i] * 20), 30) for i in range(3)]
+
+    context = stream.create(list(case.prompt))
+    run = open_case(stream, context, case)
     consumed, forks = 0, {}
     for action, count in case.script:
         have = len(stream.runner.tokens.get(run, []))
@@ -224,17 +229,7 @@ def test_a_stream_read_to_its_end_is_the_whole_of_lockstep(bench, grammars, case
     expected = lockstep(make_bench(type(bench), grammars, ROOMY, 2048), grammars, case, most=case.most)
     stream = make_bench(type(bench), grammars, case.pages, case.rows)
     context = stream.create(list(case.prompt))
-    run = stream.open_run(
-        context,
-        case.most,
-        window=case.window,
-        stop=list(case.stop),
-        sampler=case.sampler,
-        seed=case.seed,
-        speculation=case.speculation,
-        probes=list(case.probes),
-        grammar=case.grammar,
-    )
+    run = open_case(stream, context, case)
     while run not in stream.runner.ends:
         stream.settle(5000)
         stream.send(wire.Consume(context, run, len(stream.runner.tokens.get(run, []))))
