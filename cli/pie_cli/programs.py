@@ -9,6 +9,8 @@ from pathlib import Path
 
 import click
 import msgspec
+from pie_wire.capabilities import asked_by
+from pie_wire.errors import BadField
 
 from pie_cli.connect import connected, run_async
 from pie_cli.ps import age
@@ -43,8 +45,10 @@ async def _programs(as_json: bool) -> None:
         ref = program.ref
         size = f"{program.size / 1000:.1f} kB" if program.size < 10**6 else f"{program.size / 10**6:.1f} MB"
         installed = f"{age(now - program.installed_at)} ago"
-        rows.append([ref.name, ref.version, ref.kind, size, installed, _description(program.manifest)])
-    print_table(("PROGRAM", "VERSION", "KIND", "SIZE", "INSTALLED", "DESCRIPTION"), rows)
+        rows.append(
+            [ref.name, ref.version, ref.kind, size, installed, asks(program.manifest), _description(program.manifest)]
+        )
+    print_table(("PROGRAM", "VERSION", "KIND", "SIZE", "INSTALLED", "ASKS FOR", "DESCRIPTION"), rows)
 
 
 def _description(manifest: str) -> str:
@@ -53,6 +57,14 @@ def _description(manifest: str) -> str:
         return msgspec.convert(tomllib.loads(manifest), _Manifest).package.get("description", "")
     except (tomllib.TOMLDecodeError, msgspec.ValidationError):
         return ""
+
+
+def asks(manifest: str) -> str:
+    """What the program's manifest asks to do outside of the sandbox."""
+    try:
+        return " ".join(asked_by(manifest).words()) or "-"
+    except BadField:
+        return "?"  # written by a newer version, which knows other capabilities
 
 
 @click.command()

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import click
+from pie_wire.capabilities import Grants
 from pie_wire.errors import BadField, NotFound, PieError, Terminated
 
+from pie_cli.allow import parse_allow
 from pie_cli.main import INTERRUPTED
 from pie_cli.program_input import parse_input
 
@@ -36,8 +38,21 @@ class RunCommand(click.Command):
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- --KEY VALUE...]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per event.")
 @click.option("--detach", "-d", is_flag=True, help="Print the process id and return; see `pie attach`.")
+@click.option(
+    "--allow",
+    multiple=True,
+    metavar="CAPABILITY",
+    help="Grant it, where the operator lets users: http=HOST[:PORT], fs, mcp=NAME, children. Repeatable.",
+)
 @click.option("--input", "-i", "input_file", type=click.File("r"), help="Read the JSON input from a file; - is stdin.")
-def run(program: str, arguments: Sequence[str], as_json: bool, detach: bool, input_file: TextIO | None) -> None:
+def run(
+    program: str,
+    arguments: Sequence[str],
+    as_json: bool,
+    detach: bool,
+    allow: Sequence[str],
+    input_file: TextIO | None,
+) -> None:
     """Run a program and stream what it says.
 
     NAME or NAME@VERSION is an installed program; a .py or .wasm FILE (or a folder with one) is uploaded and run as it
@@ -49,10 +64,11 @@ def run(program: str, arguments: Sequence[str], as_json: bool, detach: bool, inp
     value = parse_input(arguments, _read(input_file) if input_file is not None else "")
     from pie_cli.connect import run_async
 
-    run_async(_run(program, value, as_json=as_json, detach=detach))
+    grants = parse_allow(allow)
+    run_async(_run(program, value, grants, as_json=as_json, detach=detach))
 
 
-async def _run(program: str, value: Any, *, as_json: bool, detach: bool) -> None:
+async def _run(program: str, value: Any, grants: Grants, *, as_json: bool, detach: bool) -> None:
     from pie_cli.connect import connected
     from pie_cli.stream import JsonPrinter, TextPrinter
 
@@ -60,9 +76,9 @@ async def _run(program: str, value: Any, *, as_json: bool, detach: bool) -> None
         path = as_file(program)
         leave = "continue" if detach else "terminate"
         if path is not None:
-            process = await client.run_file(path, value, attach=not detach, on_disconnect=leave)
+            process = await client.run_file(path, value, attach=not detach, on_disconnect=leave, allow=grants)
         else:
-            process = await client.launch(program, value, attach=not detach, on_disconnect=leave)
+            process = await client.launch(program, value, attach=not detach, on_disconnect=leave, allow=grants)
         if detach:
             click.echo(json.dumps({"pid": process.pid}) if as_json else process.pid)
             return

@@ -8,6 +8,7 @@ with Client() as pie:
     print(process.result())
 """
 
+from pie_wire.capabilities import Grants
 from pie_wire.messages.common import Event, MemberInfo, ModelFacts, ProcessInfo, Program
 from pie_wire.messages.gateway import PagesReport, StatusReport
 
@@ -24,6 +25,7 @@ __all__ = [
     "Carrier",
     "Client",
     "Event",
+    "Grants",
     "MemberInfo",
     "ModelFacts",
     "PagesReport",

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
+from pie_wire.capabilities import Grants
 from pie_wire.errors import BadField, BadRequest, Conflict, PeerLost, PieError, Unavailable
 from pie_wire.hub import Incoming
 from pie_wire.messages.client import ProcessEvents, Replaced
@@ -164,18 +165,24 @@ class AsyncClient:
         kind: ProgramKind = "python",
         filename: str = "inferlet.py",
         pid: str | None = None,
+        manifest: str = "",
+        allow: Grants | None = None,
     ) -> AsyncProcess:
         """Start NAME, NAME@VERSION or sha256:DIGEST with any JSON value as input (`{}` if None).
 
         A link that goes in the meantime is no harm: the launch is repeated under the same id, which is executed at
-        most once. `kind` and `filename` matter to uploads only.
+        most once. `kind`, `filename` and `manifest` (TOML; its `[capabilities]` are what the program asks for)
+        matter to uploads only. `allow` grants capabilities, where the operator lets users do so.
 
         Raises:
-            NotFound: no such program. BadField, TooLarge: the input. Overloaded, Unavailable: try again. PieError.
+            NotFound: no such program. BadField, TooLarge: the input. Forbidden: users may not grant here. Overloaded,
+            Unavailable: try again. PieError.
         """
         pid = pid or secrets.token_hex(16)
         process = AsyncProcess(self._connection, pid, program)
-        request = Launch(pid, program, _encode(input), kind, filename, attach, on_disconnect, on_full)
+        request = Launch(
+            pid, program, _encode(input), kind, filename, attach, on_disconnect, on_full, manifest, allow or Grants()
+        )
         self._processes[pid] = process
         try:
             deadline = time.monotonic() + self._timeout
@@ -200,7 +207,8 @@ class AsyncClient:
         """Upload a file or folder and launch it, without installing. `options` are those of `launch`."""
         program = await _read(path)
         digest = await self._upload(program, None)
-        return await self.launch(f"sha256:{digest}", input, kind=program.kind, filename=program.filename, **options)
+        options = {"kind": program.kind, "filename": program.filename, "manifest": program.manifest} | options
+        return await self.launch(f"sha256:{digest}", input, **options)
 
     async def attach(self, pid: str, start: int = 1) -> AsyncProcess:
         """Take over the events of a process from number `start` on; whoever had them before loses them.

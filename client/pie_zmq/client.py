@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
+from pie_wire.capabilities import Grants
 from pie_wire.messages.common import Event, ProcessInfo, Program, ProgramKind
 from pie_wire.messages.gateway import PagesReport, StatusReport
 
@@ -145,6 +146,8 @@ class Client:
         kind: ProgramKind = "python",
         filename: str = "inferlet.py",
         pid: str | None = None,
+        manifest: str = "",
+        allow: Grants | None = None,
     ) -> Process:
         return self._process(
             self._loop.run(
@@ -157,6 +160,8 @@ class Client:
                     kind=kind,
                     filename=filename,
                     pid=pid,
+                    manifest=manifest,
+                    allow=allow,
                 )
             )
         )

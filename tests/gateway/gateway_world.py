@@ -12,6 +12,7 @@ from pie_gateway.config import GatewayConfig
 from pie_gateway.core import CLIENTS, RUNNERS, GatewayCore
 from pie_gateway.log import EventLog
 from pie_gateway.memory_log import MemoryEventLog
+from pie_gateway.policy import Policy
 from pie_wire.errors import HashMismatch, NotFound, PeerLost, PieError, StoreUnavailable, Terminated
 from pie_wire.hub import Answer, Hub, Incoming, Peer, Scope
 from pie_wire.membership import KVSTORE, Membership
@@ -306,11 +307,12 @@ class FakeClient:
 class World:
     """Names, hubs and time. Frames travel without loss; a node that is killed is replaced by starting it anew."""
 
-    def __init__(self, log: EventLog | None = None, **config: Any) -> None:
+    def __init__(self, log: EventLog | None = None, policy: Policy | None = None, **config: Any) -> None:
         self.now = 100.0
         self.unix = 1_700_000_000.0
         self.rng = random.Random(1)
         self.config = GatewayConfig(**config)
+        self.policy = policy
         self.log = log or MemoryEventLog()
         self.hubs: dict[str, Hub] = {}
         self._ports: dict[tuple[str, str], tuple[str, str]] = {}
@@ -328,7 +330,7 @@ class World:
         hub.listen(RUNNERS)
         self._dial(GATEWAY, KVSTORE, KVSTORE, KVSTORE)
         hub.dial(KVSTORE)
-        self.core = GatewayCore(self.config, hub, self.log, Membership(hub), lambda: self.unix)
+        self.core = GatewayCore(self.config, hub, self.log, Membership(hub), lambda: self.unix, self.policy)
         return self.core
 
     def start_kvstore(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pie_wire.capabilities import Capabilities, Grants
 from pie_wire.codec import ERROR, OK, Header
 from pie_wire.errors import ErrorInfo
 from pie_wire.messages import client, common, engine, gateway, kvstore, link, runner
@@ -54,6 +55,8 @@ CLIENT = link.Identity("client", "pie-run", 0, "0f1e2d3c4b5a6978", 4343, "boot-a
 REF = common.ProgramRef("text-completion", "0.1.0", "python", SHA)
 MANIFEST = '[package]\nname = "text-completion"\nversion = "0.1.0"\n'
 PROGRAM = common.Program(REF, MANIFEST, 1234, 1764000000.5)
+ASKS = '[capabilities]\nhttp = ["api.example.com"]\n'
+GRANTS = Grants(["*.example.com:8443"], ["scratch", "data"], ["calculator"], True)
 ACCOUNT = common.Account(b"\x00\x01\xfe\xff", 2.0, 512)
 FACTS = common.ModelFacts("smollm2", 49152, 8192, 16, [2], "bfloat16", "transformers", "cpu")
 MEMBER = common.MemberInfo(
@@ -168,7 +171,7 @@ CASES: list[Case] = [
     # To the gateway, and its replies
     _numbered(gateway.Launch(PID, "text-completion@0.1.0", '{"prompt": "Hi"}'), name="gw.launch with defaults"),
     _numbered(
-        gateway.Launch(PID, f"sha256:{SHA}", "{}", "component", "a.wasm", False, "terminate", "drop"),
+        gateway.Launch(PID, f"sha256:{SHA}", "{}", "component", "a.wasm", False, "terminate", "drop", ASKS, GRANTS),
         name="gw.launch with everything",
     ),
     _numbered(gateway.Launched(PID, "text-completion@0.1.0", True)),
@@ -199,7 +202,9 @@ CASES: list[Case] = [
     _numbered(client.ProcessEvents(PID, EVENTS)),
     _numbered(client.Replaced(PID)),
     # To a runner
-    _numbered(runner.Start(PID, REF, '{"prompt": "Hi"}', "hello.py", ACCOUNT, "drop")),
+    _numbered(
+        runner.Start(PID, REF, '{"prompt": "Hi"}', "hello.py", ACCOUNT, "drop", Capabilities(GRANTS, GRANTS, [GRANTS]))
+    ),
     _numbered(runner.Deliver(PID, "go on"), name="run.deliver with text"),
     _numbered(runner.Deliver(PID, binary=True), b"\xff", name="run.deliver with bytes"),
     _numbered(runner.Kill(PID, "terminated by its owner")),

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
-from pie_wire import channel, codec, errors, hub, transport
+from pie_wire import capabilities, channel, codec, errors, hub, transport
 from pie_wire.link import Timing
 from pie_wire.messages import base, client, common, engine, gateway, kvstore, link, runner
 from pie_wire.messages.base import Message, Push, Request
@@ -35,6 +35,7 @@ ADVICE = {
     "deadline_exceeded": "Try again, with a longer timeout if the work is long. A launch may be repeated with its id.",
     "device_error": "Retry on a fresh context; if it stays, look at the engine's log.",
     "engine_lost": "Make new contexts once an engine is back; open snapshots again.",
+    "forbidden": "Ask for it in the manifest, and the operator to grant it: the message names both places.",
     "gone": "Start anew: it was kept for its time and then deleted.",
     "hash_mismatch": "Upload again from the beginning.",
     "internal": "Report it with the service's log: this is a defect.",
@@ -46,6 +47,7 @@ ADVICE = {
     "process_lost": "Launch again with a new id if running twice does no harm.",
     "program_error": "Look at `cause`, an error of the host that may pass; else correct the program.",
     "protocol": "Correct the peer: it broke the rules of this document.",
+    "quota_exceeded": "Remove what is no longer needed, or have the operator raise the limit that the message names.",
     "skipped": "Look at `cause`: an earlier operation on the same context failed.",
     "stale_epoch": "Stop this process: a newer incarnation has its name.",
     "store_unavailable": "Wait and try again; check that Redis answers.",
@@ -263,7 +265,7 @@ TABLES: dict[str, Callable[[], Iterator[str]]] = {
     "runner": _messages(runner),
     "engine": _messages(engine),
     "kvstore": _messages(kvstore),
-    "records": _records(link, common, gateway, runner, engine, kvstore),
+    "records": _records(link, common, capabilities, gateway, runner, engine, kvstore),
 }
 
 _PART = re.compile(r"(<!-- table: ([a-z ]+) -->\n).*?(<!-- end -->)", re.DOTALL)

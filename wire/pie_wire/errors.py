@@ -123,6 +123,18 @@ class Conflict(PieError):
     code = "conflict"
 
 
+class Forbidden(PieError):
+    """Not allowed: the message names what would have to ask for it, or to grant it."""
+
+    code = "forbidden"
+
+
+class QuotaExceeded(PieError):
+    """What is kept for a user or a program has reached its limit, which the message names."""
+
+    code = "quota_exceeded"
+
+
 class HashMismatch(BadRequest):
     """The bytes received do not have the digest that was announced."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from pie_wire.config import option, pie_home
 
@@ -21,6 +22,10 @@ class GatewayConfig:
     http_body: int = option(2 << 20, "largest HTTP request body")
     chat_program: str = option("chat", "program behind /v1/chat/completions")
     chat_timeout: float = option(600.0, "longest chat completion")
+    policy: str = option("", "TOML file of what programs are granted; empty: nothing")
+    user_grants: Literal["auto", "on", "off"] = option(
+        "auto", "whether users may grant, with `pie run --allow`; auto: where clients dial a Unix socket"
+    )
     queue: int = option(1024, "launches that may wait for a runner")
     queue_timeout: float = option(10.0, "how long a launch waits for a runner with room")
     start_timeout: float = option(30.0, "how long a runner may take to accept a process")
@@ -35,3 +40,8 @@ class GatewayConfig:
     uploads: int = option(16, "uploads under way at once")
     upload_idle: float = option(60.0, "an upload without a new chunk for so long makes room for another")
     log_level: str = option("info", "debug, info, warning or error")
+
+    @property
+    def users_grant(self) -> bool:
+        """Whoever can open a socket of this machine could do what programs are granted without them."""
+        return self.user_grants == "on" or (self.user_grants == "auto" and self.endpoint.startswith("ipc://"))

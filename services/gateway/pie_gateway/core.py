@@ -40,6 +40,7 @@ from pie_gateway.config import GatewayConfig
 from pie_gateway.control import ProcessControl
 from pie_gateway.launcher import Launcher
 from pie_gateway.log import EventLog, LogError
+from pie_gateway.policy import Policy
 from pie_gateway.process import Process
 from pie_gateway.process_index import ProcessIndex
 from pie_gateway.programs import ProgramCatalogue
@@ -68,7 +69,10 @@ class GatewayCore:
         event_log: EventLog,
         membership: Membership,
         wall: Callable[[], float],
+        policy: Policy | None = None,
     ) -> None:
+        """Without a policy nothing is granted."""
+        policy = policy or Policy()
         self._hub = hub
         self.fatal: LogError | None = None
         """Set when the event log has failed: the gateway must stop, and a successor continues from the log."""
@@ -81,7 +85,7 @@ class GatewayCore:
         self.streams = EventStreams(config, self.table, event_log, wall)
         self.runners = RunnerPool(hub)
         self.programs = ProgramCatalogue(self.store, hub.clock)
-        self.launcher = Launcher(config, hub, self.table, self.streams, self.runners, self.programs, wall)
+        self.launcher = Launcher(config, hub, self.table, self.streams, self.runners, self.programs, policy, wall)
         self.control = ProcessControl(config, hub, self.table, self.streams, self.runners, self.launcher)
         self.recovery = Recovery(config, hub, self.table, self.streams, self.runners, self.control)
         self.uploads = UploadRelay(config, self.store, hub.clock)

@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 import structlog
+from pie_wire.capabilities import Capabilities, checked
 from pie_wire.errors import (
     BadField,
     BadRequest,
@@ -33,13 +34,14 @@ from pie_wire.errors import (
 )
 from pie_wire.hub import Answer, Hub, Scope
 from pie_wire.messages.base import Done
-from pie_wire.messages.common import MAX_INPUT_BYTES, ProgramRef
+from pie_wire.messages.common import MAX_INPUT_BYTES
 from pie_wire.messages.gateway import Launch, Launched
 from pie_wire.messages.runner import Start
 
 from pie_gateway.config import GatewayConfig
+from pie_gateway.policy import Policy
 from pie_gateway.process import Process
-from pie_gateway.programs import ProgramCatalogue
+from pie_gateway.programs import ProgramCatalogue, Resolved
 from pie_gateway.record import ProcessRecord, fingerprint
 from pie_gateway.runners import Runner, RunnerPool
 from pie_gateway.session import Call, Session
@@ -61,7 +63,7 @@ class _Pending:
     fingerprint: bytes
     calls: list[Call[Launch]]
     deadline: float
-    program: ProgramRef | None = None
+    program: Resolved | None = None
     process: Process | None = None
     """Set once it has been placed."""
 
@@ -75,6 +77,7 @@ class Launcher:
         streams: EventStreams,
         runners: RunnerPool,
         programs: ProgramCatalogue,
+        policy: Policy,
         wall: Callable[[], float],
     ) -> None:
         self._config = config
@@ -83,6 +86,7 @@ class Launcher:
         self._streams = streams
         self._runners = runners
         self._programs = programs
+        self._policy = policy
         self._wall = wall
         self._pending: dict[str, _Pending] = {}
         self._queue: dict[str, _Pending] = {}
@@ -97,10 +101,11 @@ class Launcher:
         """Accept a launch, or join the one with the same id.
 
         Raises:
-            BadField, TooLarge, Conflict, Gone, Overloaded
+            BadField, TooLarge, Forbidden, Conflict, Gone, Overloaded
         """
         message, scope = call.message, call.scope
         _check(message)
+        self._policy.check_allowed(message.allow)
         print_ = fingerprint(message, scope.tenant, scope.user)
         process = self._table.get(message.pid)
         pending = self._pending.get(message.pid)
@@ -161,9 +166,9 @@ class Launcher:
         deadline = self._hub.clock() + self._config.queue_timeout
         pending = self._pending[pid] = _Pending(call.message, call.scope, print_, [call], deadline)
 
-        def resolved(ref: ProgramRef) -> None:
+        def resolved(program: Resolved) -> None:
             if self._pending.get(pid) is pending:
-                pending.program = ref
+                pending.program = program
                 pending.deadline = self._hub.clock() + self._config.queue_timeout
                 self._queue[pid] = pending
                 self.place()
@@ -179,9 +184,11 @@ class Launcher:
             raise
 
     def _start(self, pending: _Pending, runner: Runner) -> None:
-        launch, ref = pending.launch, pending.program
-        if ref is None:
+        launch, program = pending.launch, pending.program
+        if program is None:
             raise BadRequest("a launch without a resolved program cannot be placed")
+        ref = program.ref
+        granted = self._policy.granted(ref, pending.scope) | launch.allow
         process = self._table.add(
             ProcessRecord(
                 pid=launch.pid,
@@ -202,7 +209,14 @@ class Launcher:
         try:
             self._hub.request(
                 runner.peer,
-                Start(launch.pid, ref, launch.input, filename=launch.filename, on_full=launch.on_full),
+                Start(
+                    launch.pid,
+                    ref,
+                    launch.input,
+                    filename=launch.filename,
+                    on_full=launch.on_full,
+                    capabilities=Capabilities(program.asks, granted),
+                ),
                 lambda answer: self._on_started(pending, process, runner, answer),
                 timeout=self._config.start_timeout,
                 scope=pending.scope,
@@ -279,6 +293,7 @@ class Launcher:
 def _check(launch: Launch) -> None:
     if not PID.fullmatch(launch.pid):
         raise BadField(f"pid is {launch.pid!r}, expected 32 lower-case hex digits")
+    checked(launch.allow)
     size = len(launch.input.encode())
     if size > MAX_INPUT_BYTES:
         raise TooLarge(f"an input of {size} bytes exceeds {MAX_INPUT_BYTES}: send large data as messages")

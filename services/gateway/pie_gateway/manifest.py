@@ -1,8 +1,11 @@
-"""Pie.toml: the identity of a program.
+"""Pie.toml: the identity of a program, and what it asks for.
 
 [package]
 name = "text-completion"
 version = "0.1.0"
+
+[capabilities]           # what it asks for, see pie_wire.capabilities
+http = ["api.example.com"]
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import tomllib
 from dataclasses import dataclass
 from typing import cast
 
+from pie_wire.capabilities import Grants, asked_by
 from pie_wire.errors import BadField, TooLarge
 
 MAX_MANIFEST_BYTES = 64 << 10
@@ -29,13 +33,14 @@ SEMVER = re.compile(
 class Manifest:
     name: str
     version: str
+    asks: Grants
 
 
 def parse(text: str) -> Manifest:
     """Read and check a manifest.
 
     Raises:
-        BadField: not TOML, or name or version missing or malformed. TooLarge.
+        BadField: not TOML, name or version missing or malformed, or an unknown capability. TooLarge.
     """
     if len(text.encode()) > MAX_MANIFEST_BYTES:
         raise TooLarge(f"Pie.toml is larger than {MAX_MANIFEST_BYTES} bytes")
@@ -54,4 +59,4 @@ def parse(text: str) -> Manifest:
         )
     if not isinstance(version, str) or not SEMVER.fullmatch(version):
         raise BadField(f"Pie.toml: package.version is {version!r}, expected a semantic version such as 0.1.0")
-    return Manifest(name, version)
+    return Manifest(name, version, asked_by(text))

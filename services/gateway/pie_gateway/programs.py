@@ -8,7 +8,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pie_wire.errors import BadField, NotFound, PieError, StoreUnavailable
+from pie_wire.capabilities import Grants, asked_by, checked
+from pie_wire.errors import BadField, NotFound, PieError, StoreUnavailable, TooLarge
 from pie_wire.hub import Scope
 from pie_wire.messages.common import ProgramRef
 from pie_wire.messages.gateway import Install, Installed, Launch, ListInstalled, Programs
@@ -34,8 +35,11 @@ DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
-class _Cached:
+class Resolved:
+    """A program that a launch names, and what it asks for."""
+
     ref: ProgramRef
+    asks: Grants
     at: float
 
 
@@ -43,15 +47,15 @@ class ProgramCatalogue:
     def __init__(self, store: Store, clock: Callable[[], float]) -> None:
         self._store = store
         self._clock = clock
-        self._cache: OrderedDict[str, _Cached] = OrderedDict()
+        self._cache: OrderedDict[str, Resolved] = OrderedDict()
 
     def resolve(
-        self, launch: Launch, scope: Scope, then: Callable[[ProgramRef], None], fail: Callable[[PieError], None]
+        self, launch: Launch, scope: Scope, then: Callable[[Resolved], None], fail: Callable[[PieError], None]
     ) -> None:
         """Find what a launch names. One of `then` and `fail` is called, now or later.
 
         Raises:
-            BadField: the name cannot be one.
+            BadField: the name cannot be one, or the manifest of an upload asks for what there is not.
         """
         if launch.program.startswith("sha256:"):
             self._resolve_upload(launch, scope, then, fail)
@@ -62,16 +66,20 @@ class ProgramCatalogue:
         key = f"{scope.tenant}/{scope.user}/{launch.program}"
         cached = self._cache.get(key)
         if cached and (self._clock() - cached.at < FRESH or not self._store.is_up):
-            then(cached.ref)
+            then(cached)
             return
 
         def found(row: ProgramRow) -> None:
-            self._remember(key, row.program.ref)
-            then(row.program.ref)
+            try:
+                asks = asked_by(row.program.manifest)
+            except BadField as exc:
+                fail(exc)
+                return
+            then(self._remember(key, row.program.ref, asks))
 
         def failed(error: PieError) -> None:
             if isinstance(error, StoreUnavailable) and cached:
-                then(cached.ref)
+                then(cached)
             elif isinstance(error, NotFound):
                 self._explain(launch.program, name, scope, fail)
             else:
@@ -97,22 +105,25 @@ class ProgramCatalogue:
         self._store.ask(ListPrograms(), lambda r: call.reply(Programs(r.programs)), call.fail, scope=call.scope)
 
     def _resolve_upload(
-        self, launch: Launch, scope: Scope, then: Callable[[ProgramRef], None], fail: Callable[[PieError], None]
+        self, launch: Launch, scope: Scope, then: Callable[[Resolved], None], fail: Callable[[PieError], None]
     ) -> None:
         digest = launch.program.removeprefix("sha256:")
         if not DIGEST.fullmatch(digest):
             raise BadField(f"{launch.program!r}: expected sha256: and 64 hex digits")
-        ref = ProgramRef(launch.filename, "", launch.kind, digest)
+        if len(launch.manifest) > manifest.MAX_MANIFEST_BYTES:
+            raise TooLarge(f"a manifest has at most {manifest.MAX_MANIFEST_BYTES} bytes")
+        asks = asked_by(launch.manifest) | checked(launch.allow)
+        program = Resolved(ProgramRef(launch.filename, "", launch.kind, digest), asks, self._clock())
         key = f"sha256:{digest}"
         if key in self._cache:  # content under a digest does not change
             self._cache.move_to_end(key)
-            then(ref)
+            then(program)
             return
 
         def stated(state: ArtifactState) -> None:
             if state.complete:
-                self._remember(key, ref)
-                then(ref)
+                self._remember(key, program.ref, asks)
+                then(program)
             else:
                 fail(_no_upload(digest))
 
@@ -138,11 +149,12 @@ class ProgramCatalogue:
 
         self._store.ask(ListPrograms(), listed, lambda _: fail(NotFound(f"no program {wanted}")), scope=scope)
 
-    def _remember(self, key: str, ref: ProgramRef) -> None:
-        self._cache[key] = _Cached(ref, self._clock())
+    def _remember(self, key: str, ref: ProgramRef, asks: Grants) -> Resolved:
+        found = self._cache[key] = Resolved(ref, asks, self._clock())
         self._cache.move_to_end(key)
         while len(self._cache) > CACHE:
             self._cache.popitem(last=False)
+        return found
 
 
 def _no_upload(digest: str) -> NotFound:

@@ -61,5 +61,15 @@ class ProcessRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 def fingerprint(launch: Launch, tenant: str, user: str) -> bytes:
     """Digest of what a launch executes and for whom. How its events are received is not part of it."""
-    what = (launch.program, launch.input, launch.kind, launch.filename, launch.on_full, tenant, user)
+    what = (
+        launch.program,
+        launch.input,
+        launch.kind,
+        launch.filename,
+        launch.on_full,
+        launch.manifest,
+        launch.allow,
+        tenant,
+        user,
+    )
     return hashlib.sha256(msgspec.msgpack.encode(what)).digest()[:16]

@@ -16,6 +16,7 @@ from pie_wire.transport import AsyncTransport
 from pie_gateway.config import GatewayConfig
 from pie_gateway.core import CLIENTS, RUNNERS, GatewayCore
 from pie_gateway.http import HttpFront
+from pie_gateway.policy import Policy
 from pie_gateway.sqlite_log import SqliteEventLog
 
 TICK = 0.05
@@ -27,14 +28,16 @@ async def serve(config: GatewayConfig, stop: asyncio.Event) -> None:
     """Run a gateway until `stop` is set.
 
     Raises:
-        LogError: the event log failed. PieError: an endpoint, the HTTP port or the log cannot be had.
+        LogError: the event log failed. PieError: an endpoint, the HTTP port or the log cannot be had, or the
+            policy is not one.
     """
+    policy = Policy.load(config.policy, users_grant=config.users_grant)
     hub = Hub(identity("gateway", config.name), time.monotonic)
     transport = AsyncTransport(hub)
     event_log = SqliteEventLog(Path(config.data) / f"{config.name}.sqlite")
     try:
         membership = Membership(hub, endpoint=config.runners_endpoint, info={"clients": config.endpoint})
-        core = GatewayCore(config, hub, event_log, membership, time.time)
+        core = GatewayCore(config, hub, event_log, membership, time.time, policy)
         for endpoint in (config.endpoint, config.runners_endpoint):
             if endpoint.startswith("ipc://"):
                 Path(endpoint.removeprefix("ipc://")).parent.mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 
 import msgspec
 
+from pie_wire.capabilities import Grants
 from pie_wire.messages.base import Done, Message, Push, Request
 from pie_wire.messages.common import (
     Event,
@@ -45,6 +46,11 @@ class Launch(Request[Launched], frozen=True, omit_defaults=True):
     attach: bool = True
     on_disconnect: Literal["continue", "terminate"] = "continue"
     on_full: Literal["block", "drop"] = "block"
+    manifest: str = ""
+    """Of an upload (TOML): its `[capabilities]` are what the program asks for. Only read for sha256: programs."""
+    allow: Grants = Grants()
+    """Granted by whoever launches, where the operator lets users grant; else the launch is `forbidden`. An upload also
+    asks for them."""
 
 
 class Attached(Message, frozen=True, omit_defaults=True):

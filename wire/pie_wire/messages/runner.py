@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 
 import msgspec
 
+from pie_wire.capabilities import Capabilities
 from pie_wire.errors import ErrorInfo
 from pie_wire.messages.base import Done, Push, Request
 from pie_wire.messages.common import Account, ProgramRef
@@ -21,6 +22,8 @@ class Start(Request[Done], frozen=True, omit_defaults=True):
     filename: str = "inferlet.py"
     account: Account = Account()
     on_full: Literal["block", "drop"] = "block"
+    capabilities: Capabilities = Capabilities()
+    """What it may do outside of the sandbox."""
 
 
 class Deliver(Request[Done], frozen=True, omit_defaults=True):
