@@ -9,12 +9,13 @@ import click
 from pie_zmq.transport import default_endpoint
 
 from pie_bench import engine as engine_bench
+from pie_bench import runner as runner_bench
 from pie_bench.serve import Workload, measure
 
 
 @click.group()
 def bench() -> None:
-    """Measure a running stack (`serve`; `pie up` first) or the engine by itself (`engine`)."""
+    """Measure a running stack (`serve`; `pie up` first) or the engine (`engine`) or runner (`runner`) by itself."""
 
 
 @bench.command()
@@ -46,6 +47,17 @@ def engine(
 ) -> None:
     """Steps of the engine over what their linear layers alone take, in the same run."""
     report = engine_bench.measure(model, cases, rounds=rounds, threads=threads, rival=bool(rival), progress=_progress)
+    report.show(as_json=as_json, output=output)
+
+
+@bench.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Also keep the JSON in this file.")
+@click.option("--case", "cases", multiple=True, help="Only this measurement, or all that begin with it and a dot.")
+@click.option("--rounds", type=click.IntRange(1), default=6, show_default=True, help="Samples per case.")
+def runner(as_json: bool, output: Path | None, cases: tuple[str, ...], rounds: int) -> None:
+    """Host calls, launches and memory of programs in three languages, and what a program costs per token."""
+    report = runner_bench.measure(cases, rounds=rounds, progress=_progress)
     report.show(as_json=as_json, output=output)
 
 

@@ -6,7 +6,6 @@ The engine's packages are not imported: they need torch, and a case's peak memor
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -15,13 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from pie_wire.config import pie_home
-from pie_wire.errors import BadField, DeadlineExceeded, InternalError, NotFound
+from pie_wire.errors import BadField, NotFound
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from pie_bench.child import run_child
 from pie_bench.report import keep, machine, versions
 
+MODULE = "pie_engine.bench"
 _LIST_SECONDS = 120.0
 _CASE_SECONDS = 3600.0
 
@@ -112,29 +113,19 @@ def measure(
     options = ("--model", str(folder), "--rounds", str(rounds), "--threads", str(threads))
     for name in names or everything:
         progress(name)
-        measured = _child("case" if name in known["cases"] else "figures", name, *options, timeout=_CASE_SECONDS)
+        measured = run_child(
+            MODULE, "case" if name in known["cases"] else "figures", name, *options, timeout=_CASE_SECONDS
+        )
         setup |= measured["setup"]
         if "case" in measured:
             report.cases.append(measured["case"])
         report.figures.extend(measured.get("figures", []))
     if rival:
         progress("transformers")
-        report.rivals.extend(_child("rival", *options, timeout=_CASE_SECONDS)["rivals"])
+        report.rivals.extend(run_child(MODULE, "rival", *options, timeout=_CASE_SECONDS)["rivals"])
     return report
 
 
 def known_names() -> dict[str, list[str]]:
     """What `pie_engine.bench` can measure: `cases` of the table and `groups` of figures beside it."""
-    return _child("list", timeout=_LIST_SECONDS)
-
-
-def _child(*arguments: str, timeout: float) -> Any:
-    """What `python -m pie_engine.bench ARGUMENTS` prints; its messages go to our standard error."""
-    command = [sys.executable, "-m", "pie_engine.bench", *arguments]
-    try:
-        done = subprocess.run(command, stdout=subprocess.PIPE, timeout=timeout, check=False)
-    except subprocess.TimeoutExpired as exc:
-        raise DeadlineExceeded(f"{' '.join(arguments[:2])} took more than {timeout:.0f} s") from exc
-    if done.returncode != 0:
-        raise InternalError(f"{' '.join(arguments[:2])} failed; its last words are above")
-    return json.loads(done.stdout)
+    return run_child(MODULE, "list", timeout=_LIST_SECONDS)

@@ -12,7 +12,12 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-GUEST = ("sdk/pie_sdk/", "inferlets/pie_inferlets/", "bench/pie_bench/inferlets/")
+GUEST = (
+    "sdk/pie_sdk/",
+    "inferlets/pie_inferlets/",
+    "bench/pie_bench/inferlets/",
+    "services/runner/pie_runner/bench/guests/",
+)
 """Programs that run inside Wasm: their imports are the guest's."""
 
 

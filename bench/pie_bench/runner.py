@@ -1,0 +1,132 @@
+"""The runner by itself: `pie_runner.bench` measures, one process per measurement; here its figures are put together.
+
+The runner's packages are not imported: memory and processor time of a measurement must be its own.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pie_wire.errors import BadField
+from rich.console import Console
+from rich.table import Table
+
+from pie_bench.child import run_child
+from pie_bench.report import keep, machine, versions
+
+_LIST_SECONDS = 120.0
+_SECONDS = 1800.0
+_PASSES = 3
+MODULE = "pie_runner.bench"
+
+
+@dataclass(frozen=True)
+class RunnerCase:
+    """A median, and what it is held against: `baseline` is the bound of the case (the most it may be; of
+    `live-programs` the least), `ratio` the value over it."""
+
+    name: str
+    value: float
+    unit: str
+    baseline: float
+    ratio: float
+    wanted: float
+    samples: list[float]
+    note: str
+
+
+@dataclass(frozen=True)
+class RunnerReport:
+    """All figures, and what a reader needs to judge them."""
+
+    cases: list[RunnerCase]
+    setup: dict[str, str | int | float]
+    benchmark: str = "runner"
+    machine: dict[str, str | int] = field(default_factory=machine)
+    versions: dict[str, str] = field(default_factory=versions)
+    taken_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+    def json(self) -> str:
+        return json.dumps(asdict(self), indent=2)
+
+    def show(self, *, as_json: bool, output: Path | None) -> None:
+        """Print, and keep a JSON copy in `output` if given."""
+        keep(self.json(), output)
+        if as_json:
+            sys.stdout.write(self.json() + "\n")
+            return
+        table = Table(title="pie bench runner", caption=", ".join(f"{k} {v}" for k, v in self.setup.items()))
+        table.add_column("case", no_wrap=True)
+        for column in ("value", "unit", "bound", "ratio"):
+            table.add_column(column, justify="right", no_wrap=True)
+        for case in self.cases:
+            met = case.ratio >= 1 if case.unit == "programs" else case.ratio <= 1
+            colour = "green" if met else "red"
+            table.add_row(
+                case.name,
+                f"{case.value:.4g}",
+                case.unit,
+                f"{case.baseline:g}",
+                f"[{colour}]{case.ratio:.2f}[/]",
+            )
+        console = Console()
+        console.print(table)
+        for case in self.cases:
+            if case.note:
+                console.print(f"{case.name}: {case.note}", style="dim", soft_wrap=True)
+
+
+def measure(names: Sequence[str], *, rounds: int, progress: Callable[[str], None]) -> RunnerReport:
+    """Take the named measurements, or all.
+
+    Rounds are interleaved over the measurements, so that a busy moment of the machine meets every case.
+
+    Raises:
+        BadField: no such measurement. InternalError: one failed.
+    """
+    known: list[str] = run_child(MODULE, "list", timeout=_LIST_SECONDS)["measurements"]
+    chosen = [name for name in known if not names or any(name == each or name.startswith(each + ".") for each in names)]
+    unknown = sorted(each for each in names if not any(name == each or name.startswith(each + ".") for name in known))
+    if unknown:
+        raise BadField(f"there is no measurement {', '.join(unknown)}: choose from {', '.join(known)}")
+    figures: list[dict[str, Any]] = []
+    passes = min(rounds, _PASSES)
+    for number in range(passes):
+        for name in chosen:
+            progress(f"pass {number + 1} of {passes}: {name}")
+            each = str(-(-rounds // passes))
+            taken = run_child(MODULE, "measure", name, "--rounds", each, timeout=_SECONDS)
+            figures += taken["figures"]
+    return RunnerReport(combine(figures), {"rounds": rounds, "passes": passes})
+
+
+def combine(figures: Sequence[dict[str, Any]]) -> list[RunnerCase]:
+    """Cases in the order in which they came first, each with the figures of all passes."""
+    named: dict[str, list[dict[str, Any]]] = {}
+    for figure in figures:
+        named.setdefault(figure["name"], []).append(figure)
+    return [_case(each) for each in named.values()]
+
+
+def _case(figures: Sequence[dict[str, Any]]) -> RunnerCase:
+    """One case of what all passes measured for it."""
+    first = figures[0]
+    samples = [sample for figure in figures for sample in (figure["samples"] or [figure["value"]])]
+    value = statistics.median(samples)
+    return RunnerCase(
+        first["name"],
+        value,
+        first["unit"],
+        first["must"],
+        value / first["must"],
+        first["wanted"],
+        samples,
+        first["note"],
+    )

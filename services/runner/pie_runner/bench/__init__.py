@@ -1,0 +1,1 @@
+"""What the runner itself costs, measured without gateway and engine: `python -m pie_runner.bench`."""

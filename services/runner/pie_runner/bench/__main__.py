@@ -1,0 +1,65 @@
+"""`python -m pie_runner.bench`: one measurement per call, in a process of its own, printed as one JSON object."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import click
+from pie_wire import logs
+from pie_wire.errors import PieError
+
+from pie_runner.bench import calls, launches
+from pie_runner.bench.figure import Figure
+from pie_runner.bench.programs import GUESTS
+from pie_runner.bench.stand import Stand, stand
+
+Measurement = Callable[[Stand, int], list[Figure]]
+
+
+def measurements() -> dict[str, Measurement]:
+    """All of them by name; one may bring several figures."""
+    found: dict[str, Measurement] = {"host-call": calls.host_call}
+    for name in GUESTS:
+        found[f"blocked-call.{name}"] = lambda bench, rounds, name=name: calls.blocked_call(bench, name, rounds)
+        found[f"blocked-call-zmq.{name}"] = lambda bench, rounds, name=name: calls.blocked_call_zmq(bench, name, rounds)
+        found[f"launch.{name}"] = lambda bench, rounds, name=name: launches.launch(bench, name, rounds)
+        found[f"live.{name}"] = lambda bench, _rounds, name=name: launches.live(bench, name)
+    return found
+
+
+@click.group()
+def main() -> None:
+    """Measure the runner without the services around it."""
+    logs.setup("bench", level="warning", form="auto", name="bench")
+
+
+@main.command("list")
+def list_measurements() -> None:
+    """Names of the measurements."""
+    _print({"measurements": list(measurements())})
+
+
+@main.command()
+@click.argument("name")
+@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True)
+def measure(name: str, rounds: int) -> None:
+    """Take one measurement."""
+    chosen = measurements().get(name)
+    if chosen is None:
+        raise click.ClickException(f"there is no measurement {name}; `list` shows them")
+    try:
+        with stand() as bench:
+            _print({"figures": [asdict(figure) for figure in chosen(bench, rounds)]})
+    except PieError as exc:
+        raise click.ClickException(exc.message) from exc
+
+
+def _print(value: Any) -> None:
+    click.echo(json.dumps(value))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""How soon a program runs, and how many fit into one process."""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+
+from pie_wire.errors import InternalError
+
+from pie_runner.bench.figure import Figure, median
+from pie_runner.bench.stand import Life, Stand
+
+_LAUNCHES = 100
+_P50 = {"tiny": (0.5, 0.2), "quickjs": (0.8, 0.4), "python": (4.0, 2.0)}
+_LIVE = {"tiny": (5_000, 20_000), "quickjs": (3_000, 8_000), "python": (1_000, 2_000)}
+_MEMORY = {"tiny": (0.08, 0.05), "quickjs": (0.4, 0.3), "python": (6.0, 4.0)}
+_SPARE_MB = 2048
+"""Left to the rest of the machine when programs are counted."""
+_BURST = 50
+
+
+def launch(stand: Stand, name: str, rounds: int) -> list[Figure]:
+    """Milliseconds from the launch of a loaded program to its first host call: one after the other, each killed then.
+
+    The first call of guest code counts; what a language's SDK asks the host before is part of the way there.
+    """
+    guest = stand.guest(name)
+    p50: list[float] = []
+    p99: list[float] = []
+    for _ in range(rounds + 1):
+        times: list[float] = []
+        for _ in range(_LAUNCHES):
+            began = time.perf_counter()
+            life = stand.launch(guest, waits=1)
+            stand.drive()
+            times.append((time.perf_counter() - began) * 1000)
+            _must_be_parked(life)
+            stand.kill(life)
+        p50.append(statistics.median(times))
+        p99.append(statistics.quantiles(times, n=100)[98])
+    must, wanted = _P50[name]
+    note = f"{_LAUNCHES} launches a round"
+    return [
+        median(f"launch-p50-ms.{name}", "ms", p50[1:], must, wanted, note),
+        median(f"launch-p99-ms.{name}", "ms", p99[1:], 3 * must, 3 * wanted, note),
+    ]
+
+
+def live(stand: Stand, name: str) -> list[Figure]:
+    """Programs that are blocked in a host call at the same time, and the memory of each.
+
+    Launches until the wanted number is there or the machine's memory is nearly used up; whichever it was is the note.
+    """
+    guest = stand.guest(name)
+    warm = [stand.launch(guest, waits=1) for _ in range(_BURST)]
+    stand.drive()
+    for life in warm:
+        stand.kill(life)
+    must, wanted = _LIVE[name]
+    gc.collect()
+    before = resident_mb()
+    lives: list[Life] = []
+    bound = "the wanted number was reached; memory would bound the next"
+    while len(lives) < wanted:
+        if available_mb() < _SPARE_MB:
+            bound = f"the machine's memory: {_SPARE_MB} MB are left to others"
+            break
+        lives += [stand.launch(guest, waits=1) for _ in range(_BURST)]
+        stand.drive()
+    each = (resident_mb() - before) / len(lives)
+    for life in lives:
+        _must_be_parked(life)
+    for life in lives:
+        stand.kill(life)
+    memory_must, memory_wanted = _MEMORY[name]
+    return [
+        Figure(f"live-programs.{name}", len(lives), "programs", must, wanted, note=bound),
+        Figure(f"memory-mb.{name}", each, "MB", memory_must, memory_wanted, note=f"over {len(lives)} blocked programs"),
+    ]
+
+
+def resident_mb() -> float:
+    """Memory of this process that is in use."""
+    return _field("/proc/self/status", "VmRSS:")
+
+
+def available_mb() -> float:
+    """Memory of the machine that could still be used."""
+    return _field("/proc/meminfo", "MemAvailable:")
+
+
+def _field(path: str, name: str) -> float:
+    with open(path) as file:  # noqa: PTH123 - a kernel interface, not a file
+        for line in file:
+            if line.startswith(name):
+                return int(line.split()[1]) / 1024
+    raise InternalError(f"{path} has no {name}: this figure can be taken on Linux only")
+
+
+def _must_be_parked(life: Life) -> None:
+    if not life.is_parked:
+        raise InternalError(f"a program of the benchmark did not wait: {life.ended}")

@@ -1,0 +1,161 @@
+"""A runner on a test stand: real host functions, processes and fibers; an engine that answers everything at once."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+
+from pie_wire.errors import InternalError, PieError, Terminated
+from pie_wire.hub import Hub, Scope
+from pie_wire.messages.common import ProgramRef
+from pie_wire.messages.link import Identity
+from pie_wire.messages.runner import Start
+
+from pie_runner.bench.programs import GUESTS, Guest
+from pie_runner.engines import Engines
+from pie_runner.facilities import Facilities
+from pie_runner.host import TABLE
+from pie_runner.limits import ProcessLimits
+from pie_runner.process import Process
+from pie_runner.timers import Timers
+from pie_runner.waitables import Waitable
+from pie_runner.wasm.driver import Driver
+from pie_runner.wasm.engine import WasmEngine
+from pie_runner.wasm.fiber import Fiber, Outcome
+from pie_runner.wasm.host import Host
+
+_TURNS = 1_000_000
+
+
+class Echo(Waitable):
+    """What a guest waits for again and again: ready only while it is answered."""
+
+    def __init__(self, process: Process, number: int) -> None:
+        super().__init__(process.waitables)
+        self.number = number
+        self._ready = False
+
+    @property
+    def ready(self) -> bool:
+        return self._ready
+
+    def answer(self) -> None:
+        """The engine answered; the next wait parks again."""
+        self._ready = True
+        self.notify()
+        self._ready = False
+
+
+class Life:
+    """One program of the benchmark, with the waitable (number 1) that it waits for."""
+
+    def __init__(self, stand: Stand, guest: Guest, number: int, calls: int, waits: int) -> None:
+        ref = ProgramRef(guest.name, "", "component", "0" * 64)
+        start = Start(f"bench-{number}", ref, "null")
+        self.process = Process(start, Scope(), stand.facilities, stand, os.urandom(16))
+        self.echo = Echo(self.process, number)
+        self.ended: Outcome | None = None
+        self.process.running()
+        text = guest.text(calls, waits)
+        self.fiber = stand.driver.spawn(guest.program, text, data=self.process, on_exit=self._exit)
+
+    @property
+    def is_parked(self) -> bool:
+        """It waits for its echo."""
+        return self.fiber.parked is not None
+
+    def _exit(self, _fiber: Fiber, outcome: Outcome) -> None:
+        self.ended = outcome
+        self.process.exited(outcome)
+
+
+class Stand:
+    """Drives programs as the service does. Its processes' events go nowhere."""
+
+    def __init__(self) -> None:
+        hub = Hub(Identity("runner", "bench", 1), time.monotonic)
+        self.hub = hub
+        self.wasm = WasmEngine()
+        self.driver = Driver(Host(self.wasm, TABLE))
+        self.facilities = Facilities(
+            name="bench",
+            hub=hub,
+            engines=Engines(hub, _NoDialer(), _no_offload),
+            timers=Timers(),
+            offload=_no_offload,
+            wall=time.time,
+            window=32,
+            model_wait=0.0,
+            limits=ProcessLimits(),
+        )
+        self._numbers = itertools.count(1)
+        self._guests: dict[str, Guest] = {}
+
+    def guest(self, name: str) -> Guest:
+        """A guest by its name, compiled once."""
+        if name not in self._guests:
+            self._guests[name] = GUESTS[name](self.wasm)
+        return self._guests[name]
+
+    def launch(self, guest: Guest, *, calls: int = 0, waits: int = 0) -> Life:
+        """A program that makes these calls; it runs at the next `drive`."""
+        return Life(self, guest, next(self._numbers), calls, waits)
+
+    def drive(self) -> None:
+        """Run until every program is parked or has ended."""
+        for _ in range(_TURNS):
+            if not self.driver.run_ready():
+                return
+        raise InternalError("the programs of the benchmark do not come to rest")
+
+    def kill(self, life: Life) -> None:
+        """End a program."""
+        self.driver.kill(life.fiber, Terminated("the benchmark has seen enough"))
+
+    def close(self) -> None:
+        """Everything ends."""
+        self.driver.close(Terminated("the benchmark is over"))
+        self.driver.host.close()
+        self._guests.clear()
+        self.wasm.close()
+
+    # -- the processes' watcher
+
+    def written(self, process: Process) -> None:
+        """Events are not looked at."""
+
+    def ended(self, process: Process) -> None:
+        """Nor is an end."""
+
+
+class _NoDialer:
+    def dial(self, port: str, endpoint: str) -> None:
+        raise InternalError(f"the stand has no engine: {port} cannot be dialled")
+
+    def hang_up(self, port: str) -> None:
+        raise InternalError(f"the stand has no engine: there is no {port}")
+
+
+def _no_offload(work: Callable[[], object], then: Callable[[object, Exception | None], None]) -> None:
+    raise InternalError("the stand has no worker threads")
+
+
+@contextmanager
+def stand() -> Generator[Stand]:
+    """A stand that is cleared away afterwards."""
+    made = Stand()
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def must_end_well(life: Life) -> None:
+    """Raise its error, or InternalError when it has not ended."""
+    if isinstance(life.ended, PieError):
+        raise life.ended
+    if life.ended is None:
+        raise InternalError("a program of the benchmark did not end")
