@@ -13,12 +13,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 
-from pie_wire.errors import DeviceError, InternalError, NotFound, Overloaded, PieError, ProtocolError
-from pie_wire.hub import Answer, Hub, Incoming, Peer
-from pie_wire.messages.base import Done
+from pie_wire.errors import DeviceError, InternalError, NotFound, PieError
+from pie_wire.hub import Hub, Incoming, Peer
 from pie_wire.messages.common import ModelFacts, PageRow, PoolStats
 from pie_wire.messages.engine import GetModel, GetStanding, ModelReply, Ops, Standing
-from pie_wire.messages.kvstore import PutPages
 
 from pie_engine.adapters.requests import AdapterRequests
 from pie_engine.adapters.table import AdapterTable
@@ -27,28 +25,23 @@ from pie_engine.contexts.operations import Operations
 from pie_engine.contexts.transfers import Transfers
 from pie_engine.limits import Limits
 from pie_engine.links.answer_budget import AnswerBudget
-from pie_engine.links.inbox import Inbox
-from pie_engine.links.runner_link import RunnerLink
+from pie_engine.links.runner_links import RunnerLinks
+from pie_engine.memory.books import Books
 from pie_engine.memory.eviction import Eviction
 from pie_engine.memory.kv_cache import KvCache
 from pie_engine.memory.ownership import Ownership
+from pie_engine.memory.ownership_reports import OwnershipReports
 from pie_engine.memory.pages import PagePool
 from pie_engine.memory.pressure import PressureGauge
 from pie_engine.passes.batch import Batch, Buffer
 from pie_engine.passes.device import Result
 from pie_engine.runs.grammar_compiler import GrammarCompiler
-from pie_engine.runs.run import Run
-from pie_engine.runs.verification import Verification
 from pie_engine.schedule.cost import CostModel
 from pie_engine.schedule.fairness import Patience
+from pie_engine.schedule.outcomes import Outcomes
 from pie_engine.schedule.plan import Plan
 from pie_engine.schedule.scheduler import Scheduler
-from pie_engine.schedule.work import Export, Pass
-
-KVSTORE = "kvstore"
-"""Name of the hub's port to kvstore; reports go there while it is up."""
-_REPORT_SECONDS = 0.5
-_REPORT_TIMEOUT = 5.0
+from pie_engine.schedule.work import Pass
 
 
 class EngineCore:
@@ -68,7 +61,6 @@ class EngineCore:
         self._hub = hub
         self._facts = facts
         self._files = dict(model_files)
-        self._limits = limits
         self.pool = PagePool(limits.pages, limits.page_size)
         # Equal ids mean equal text only with the same tokenizer.
         fingerprint = f"{fingerprint}:{_digest(model_files)}"
@@ -84,21 +76,17 @@ class EngineCore:
         self.grammars = grammars
         transfers = Transfers(self._cache, limits, self._table, adapters, fingerprint, facts.dtype)
         self._operations = Operations(self._cache, limits, self._table, adapters, self._eviction, grammars, transfers)
+        self._outcomes = Outcomes(self._cache, self._operations)
         self._ownership = Ownership(self._cache)
-        self._links: dict[Peer, RunnerLink] = {}
-        self._inbox: Inbox[tuple[Ops, Sequence[Buffer]] | Incoming[GetStanding]] = Inbox()
+        self._reports = OwnershipReports(hub, self._ownership, self._table, self.pool_stats)
+        self._books = Books(self._cache, self._table, self._operations.pins)
+        self._links = RunnerLinks(hub)
         self._budget = AnswerBudget(hub.owed, limits.vocab)
         self._inflight: Plan | None = None
         self._stalled = False
         """The last plan found nothing that can be done: only news can change that."""
-        self._reported = 0.0
-        self._report_pending = False
         self._tokens = 0
-        hub.on(Ops, self._receive)
         hub.on(GetModel, self._get_model)
-        hub.on(GetStanding, self._get_standing)
-        hub.on_up(self._up)
-        hub.on_down(self._down)
 
     # -- the step
 
@@ -106,7 +94,7 @@ class EngineCore:
     def has_work(self) -> bool:
         """A plan now could have rows, or the inbox has news."""
         active = bool(self._table.active) and not self._stalled
-        return bool(self._inbox) or active or self._cache.swap.pending
+        return bool(self._links) or active or self._cache.swap.pending
 
     def apply(self) -> None:
         """Carry out everything received since the last step border."""
@@ -114,29 +102,16 @@ class EngineCore:
         self.adapters.apply()
         self._operations.pins.expire()
         self._operations.runs.compiled()
-        for peer, message in self._inbox.drain():
+        for peer, message in self._links.drain():
             if message is None:
-                link = self._links.pop(peer, None)
+                link = self._links.remove(peer)
                 if link is not None:
-                    self._operations.release(link)
-                continue
-            if isinstance(message, Incoming):
+                    self._operations.ends.release(link)
+            elif isinstance(message, Incoming):
                 self._answer_standing(message)
-                continue
-            ops, buffers = message
-            link = self._links.get(peer)
-            if link is None:
-                if not peer.alive:
-                    continue
-                link = self._links[peer] = RunnerLink(peer)
-                if self._gauge.level != "low":
-                    link.outbox.pressure(self._gauge.reading())
-            if ops.first != link.last + 1:
-                self._hub.lost(peer, ProtocolError(f"operations from {ops.first} on, but {link.last + 1} comes next"))
-                continue
-            for index, op in enumerate(ops.ops):
-                self._operations.apply(link, ops.first + index, op, buffers)
-        self._send()
+            else:
+                self._carry_out(peer, *message)
+        self._links.send()
 
     def patience(self) -> float:
         """Seconds to wait for more operations before plan(): programs that go step by step are about to come back. 0
@@ -155,14 +130,12 @@ class EngineCore:
         self._inflight = plan
         if plan is not None:
             self._patience.planned()
-        for context in self._eviction.take_killed():
-            self._operations.kill(context)
+        self._end_killed()
         self._stalled = plan is None and bool(active)
         if self._gauge.update(self.pool.owned, self._scheduler.waited, self.pool.total, self._eviction.price):
-            for link in self._links.values():
-                link.outbox.pressure(self._gauge.reading())
+            self._links.announce(self._gauge.reading())
         if plan is None:
-            self._send()
+            self._links.send()
         return plan.batch if plan is not None else None
 
     def finish(self, results: Sequence[Result], seconds: float) -> None:
@@ -178,49 +151,10 @@ class EngineCore:
         self._cache.swap.settle()
         if plan.entries:
             self.cost.observe(plan.batch.load(), seconds * 1000.0)
-        at = 0
-        for entry in plan.entries:
-            mine = results[at : at + entry.outputs]
-            at += entry.outputs
-            work, context = entry.work, entry.work.context
-            if entry.copy is not None:
-                self._cache.keep_copy(entry.copy)
-            context.last_step = self._scheduler.step
-            right, error = 0, next((result for result in mine if isinstance(result, PieError)), None)
-            unsound = any(isinstance(result, DeviceError) for result in mine)
-            match work:
-                case Run():
-                    drawn = self._operations.runs.drawn(work, plan.guesses(entry), mine)
-                    self._tokens += drawn.tokens
-                    right, error = drawn.right, drawn.error
-                case Pass() if error is None:
-                    work.deliver(entry.start, entry.stop, mine)
-                case Verification() if mine and not unsound:
-                    error = work.accept(mine)
-                    right = max(0, len(work.drawn) - 1)
-                case Export() if error is None:
-                    work.deliver(mine)
-                case _:
-                    pass
-            if unsound:
-                # Its earlier KV may be why, and would be found again by whoever has the same beginning.
-                self._cache.distrust(context)
-            if unsound and context.impure:
-                self._cache.trim(context, min(context.kv_length, entry.start))
-            elif unsound:
-                # Computed again from the tokens when next needed.
-                self._cache.evict(context)
-            else:
-                self._cache.trim(context, max(context.kv_length, min(entry.stop + right, context.length)))
-            if error is not None:
-                self._operations.fail(work, error)
-                continue
-            self._cache.publish(context)
-            if not isinstance(work, Run) and work.done:
-                self._operations.finish(work)
+        self._tokens += self._outcomes.deliver(plan, results, self._scheduler.step)
         passes = [entry.work.context for entry in plan.entries if isinstance(entry.work, Pass)]
         self._patience.served(passes, self._hub.clock(), seconds)
-        self._send()
+        self._links.send()
 
     def fail(self, cause: BaseException) -> None:
         """The device failed: every request of the pass gets the cause, nobody else notices."""
@@ -229,22 +163,7 @@ class EngineCore:
     def tick(self) -> None:
         """Report page ownership when something changed. Call a few times a second, at a step border."""
         self._at_border()
-        now = self._hub.clock()
-        peer = self._hub.peer(KVSTORE)
-        if peer is None or self._report_pending or now - self._reported < _REPORT_SECONDS:
-            return
-        changes = self._ownership.changes(self._table.contexts)
-        self._reported = now
-        if changes is None:
-            return
-        who = self._hub.identity
-        self._report_pending = True
-        self._hub.request(
-            peer,
-            PutPages(who.name, who.epoch, changes.rows, changes.dropped, self.pool_stats(), changes.full),
-            self._put,
-            timeout=_REPORT_TIMEOUT,
-        )
+        self._reports.tick()
 
     # -- state
 
@@ -284,40 +203,32 @@ class EngineCore:
 
     def check_integrity(self) -> None:
         """Raises InternalError if page accounting is broken."""
-        held: dict[int, int] = {}
-        for context in self._table.contexts:
-            for page in self._cache.held(context):
-                held[page] = held.get(page, 0) + 1
-        for page in self._operations.pins.held():
-            held[page] = held.get(page, 0) + 1
-        self.pool.check_integrity(held)
-        kept: dict[int, int] = {}
-        for slot in (slot for c in self._table.contexts if c.swapped is not None for slot in c.swapped.slots):
-            if slot != self._cache.swap.hole:
-                kept[slot] = kept.get(slot, 0) + 1
-        for slot in self._cache.swap.leaving():
-            kept[slot] = kept.get(slot, 0) + 1
-        self._cache.swap.pool.check_integrity(kept)
+        self._books.check()
 
     # -- inside
+
+    def _carry_out(self, peer: Peer, ops: Ops, buffers: Sequence[Buffer]) -> None:
+        pressure = self._gauge.reading() if self._gauge.level != "low" else None
+        link = self._links.take(peer, ops, pressure)
+        if link is not None:
+            for number, op in enumerate(ops.ops, ops.first):
+                self._operations.apply(link, number, op, buffers)
 
     def _fail(self, plan: Plan, cause: BaseException) -> None:
         if isinstance(cause, PieError):
             error = cause
         else:
             error = DeviceError(f"the forward pass failed: {type(cause).__name__}: {cause}")
-        for entry in plan.entries:
-            context = entry.work.context
-            if entry.copy is not None:
-                self._cache.undo_copy(context, entry.copy)
-            self._cache.trim(context, context.kv_length)
-            self._operations.fail(entry.work, error)
+        self._outcomes.fail(plan, error)
         self._cache.swap.settle()
         if plan.batch.moves is not None and not plan.batch.moves.done:
             self._eviction.lose_all(self._table.contexts)
-            for context in self._eviction.take_killed():
-                self._operations.kill(context)
-        self._send()
+            self._end_killed()
+        self._links.send()
+
+    def _end_killed(self) -> None:
+        for context in self._eviction.take_killed():
+            self._operations.ends.kill(context)
 
     def _take_inflight(self) -> Plan:
         plan, self._inflight = self._inflight, None
@@ -329,26 +240,10 @@ class EngineCore:
         if self._inflight is not None:
             raise InternalError("a pass is being executed: finish() or fail() it first")
 
-    def _send(self) -> None:
-        for peer, link in self._links.items():
-            for step, buffers in link.outbox.take(link.acked):
-                self._hub.send(peer, step, buffers=buffers)
-
-    # -- messages
-
-    def _receive(self, incoming: Incoming[Ops]) -> None:
-        try:
-            message = incoming.message
-            self._inbox.put(incoming.peer, (message, incoming.buffers), operations=len(message.ops), size=incoming.size)
-        except Overloaded as exc:
-            # Operations are numbered and pipelined: dropping one would break all behind it, so the link must go.
-            self._hub.lost(incoming.peer, exc)
-
-    def _get_standing(self, incoming: Incoming[GetStanding]) -> None:
-        self._inbox.put(incoming.peer, incoming, operations=1, size=incoming.size)
+    # -- questions
 
     def _answer_standing(self, incoming: Incoming[GetStanding]) -> None:
-        link = self._links.get(incoming.peer)
+        link = self._links.of(incoming.peer)
         contexts = [link.contexts.get(number) if link is not None else None for number in incoming.message.contexts]
         missing = [n for n, context in zip(incoming.message.contexts, contexts, strict=True) if context is None]
         if missing:
@@ -361,19 +256,6 @@ class EngineCore:
 
     def _get_model(self, incoming: Incoming[GetModel]) -> None:
         incoming.reply(ModelReply(self._facts, list(self._files)), buffers=list(self._files.values()))
-
-    def _up(self, peer: Peer) -> None:
-        if peer.port == KVSTORE:
-            self._ownership.resync()
-            self._report_pending = False
-
-    def _down(self, peer: Peer, _: PieError) -> None:
-        self._inbox.ended(peer)
-
-    def _put(self, answer: Answer[Done]) -> None:
-        self._report_pending = False
-        if answer.error is not None:
-            self._ownership.resync()
 
 
 def _digest(files: Mapping[str, bytes]) -> str:
