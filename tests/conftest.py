@@ -24,6 +24,12 @@ def _missing(reason: str) -> None:
 
 
 @pytest.fixture(scope="session")
+def missing() -> Callable[[str], None]:
+    """Call with the reason when what a test needs is not there."""
+    return _missing
+
+
+@pytest.fixture(scope="session")
 def require_tool() -> Callable[[str], str]:
     """Call with a program's name: its path, looked for beside the interpreter first and then on PATH."""
 

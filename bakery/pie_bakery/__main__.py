@@ -1,4 +1,4 @@
-"""`python -m pie_bakery runtime`: prepare what Python inferlets run in."""
+"""`python -m pie_bakery`: build inferlets, and prepare what Python ones run in."""
 
 from __future__ import annotations
 
@@ -9,10 +9,22 @@ import click
 from pie_wire.config import pie_home
 from pie_wire.errors import PieError
 
+from pie_bakery.commands import build, check
 from pie_bakery.python_runtime import prepare_python_runtime
 
 
-@click.group()
+class Bakery(click.Group):
+    """Shows typed errors as one line."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except PieError as exc:
+            click.echo(f"error: {exc.message}", err=True)
+            sys.exit(1)
+
+
+@click.group(cls=Bakery)
 def main() -> None:
     """Prepare and build inferlets."""
 
@@ -21,13 +33,11 @@ def main() -> None:
 @click.option("--home", type=click.Path(path_type=Path), default=None, help="Folder of Pie's data; default PIE_HOME.")
 def runtime(home: Path | None) -> None:
     """Build and compile the component that runs Python source, unless it is there already."""
-    try:
-        path = prepare_python_runtime(home or pie_home(), lambda line: click.echo(line, err=True))
-    except PieError as exc:
-        click.echo(f"error: {exc.message}", err=True)
-        sys.exit(1)
-    click.echo(path)
+    click.echo(prepare_python_runtime(home or pie_home(), lambda line: click.echo(line, err=True)))
 
+
+main.add_command(build)
+main.add_command(check)
 
 if __name__ == "__main__":
-    main(prog_name="python -m pie_bakery")
+    main(prog_name="bakery")

@@ -5,33 +5,26 @@ It is keyed by everything that goes into it (SDK sources, WIT, toolchain version
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from importlib.resources import files
 from pathlib import Path
 
-from pie_wire.errors import ErrorInfo, PieError, Unsupported, from_info
+from pie_wire.errors import ErrorInfo, Unsupported, from_info
+
+from pie_bakery.folders import locked, sdk_folder
+from pie_bakery.tools import BUILD_SECONDS, BuildError, run_tool
 
 Progress = Callable[[str], None]
 
 _TOOL = "componentize-py"
 _KEEP = 2
-_BUILD_SECONDS = 600
-
-
-class BuildError(PieError):
-    """A toolchain failed; the message has the end of its output."""
-
-    code = "build_failed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +37,7 @@ class PythonRuntime:
     @classmethod
     def current(cls, home: Path) -> PythonRuntime:
         """The one that the installed SDK and toolchain make. Raises Unsupported without the toolchain."""
-        try:
-            tool = version(_TOOL)
-        except PackageNotFoundError:
-            raise Unsupported(f"{_TOOL} is missing: pip install 'pie-mq[bakery]'") from None
-        return cls(home, _key(tool))
+        return cls(home, _key(require_componentize()))
 
     @property
     def folder(self) -> Path:
@@ -66,6 +55,14 @@ class PythonRuntime:
         return self.folder / f"python-{self.key}.wasm"
 
 
+def require_componentize() -> str:
+    """The version of componentize-py. Raises Unsupported without it."""
+    try:
+        return version(_TOOL)
+    except PackageNotFoundError:
+        raise Unsupported(f"{_TOOL} is missing: pip install 'pie-mq[bakery]'") from None
+
+
 def prepare_python_runtime(home: Path, progress: Progress | None = None) -> Path:
     """The compiled generic component (`.cwasm`), built and compiled first if need be.
 
@@ -76,7 +73,7 @@ def prepare_python_runtime(home: Path, progress: Progress | None = None) -> Path
     say = progress or _silent
     runtime = PythonRuntime.current(home)
     runtime.folder.mkdir(parents=True, exist_ok=True)
-    with _locked(runtime.folder / "lock", say):
+    with locked(runtime.folder / "lock", lambda: say("waiting for another process that prepares the Python runtime")):
         if not runtime.wasm.exists():
             say("building the Python runtime (once; about 20 seconds)")
             _build(runtime)
@@ -86,11 +83,6 @@ def prepare_python_runtime(home: Path, progress: Progress | None = None) -> Path
 
 def _silent(_: str) -> None:
     pass
-
-
-def sdk_folder() -> Path:
-    """Where the installed SDK's files are."""
-    return Path(str(files("pie_sdk")))
 
 
 def _sources() -> list[Path]:
@@ -116,7 +108,7 @@ def _build(runtime: PythonRuntime) -> None:
         *("-p", str(sdk / "python"), "-o", str(scratch)),
     ]
     try:
-        _run(command, "building the Python runtime")
+        run_tool(command, "building the Python runtime")
         scratch.replace(runtime.wasm)
     finally:
         scratch.unlink(missing_ok=True)
@@ -126,7 +118,7 @@ def _compile(wasm: Path, cache: Path, say: Progress) -> Path:
     """Run the runner's compiler, which says what it does as it does it."""
     command = [sys.executable, "-m", "pie_runner.wasm.compiler", str(wasm), str(cache)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        watch = threading.Timer(_BUILD_SECONDS, process.kill)
+        watch = threading.Timer(BUILD_SECONDS, process.kill)
         watch.start()
         try:
             for line in process.stdout or ():
@@ -142,31 +134,8 @@ def _compile(wasm: Path, cache: Path, say: Progress) -> Path:
     raise BuildError("The compiler ended without an answer; is pie-mq[runner] installed?\n" + "\n".join(tail))
 
 
-def _run(command: list[str], what: str) -> None:
-    try:
-        # Without its backtrace the tool's last words are the reason.
-        quiet = {**os.environ, "RUST_BACKTRACE": "0"}
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_BUILD_SECONDS, check=False, env=quiet)
-    except subprocess.TimeoutExpired:
-        raise BuildError(f"{what} took longer than {_BUILD_SECONDS} s.") from None
-    if done.returncode != 0:
-        tail = "\n".join((done.stdout + done.stderr).strip().splitlines()[-20:])
-        raise BuildError(f"{what} failed with status {done.returncode}:\n{tail}")
-
-
 def _forget_old(runtime: PythonRuntime) -> None:
     """Old components go; their compiled forms fall out of the code cache by themselves."""
     old = sorted(runtime.folder.glob("python-*.wasm"), key=lambda path: path.stat().st_mtime, reverse=True)[_KEEP:]
     for path in old:
         path.unlink(missing_ok=True)
-
-
-@contextmanager
-def _locked(path: Path, say: Progress) -> Generator[None]:
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say("waiting for another process that prepares the Python runtime")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -39,6 +39,10 @@ COMMANDS: dict[str, dict[str, Entry]] = {
         "programs": Entry("pie_cli.programs", "programs", "List installed programs."),
         "install": Entry("pie_cli.programs", "install", "Install a program from its folder."),
     },
+    "Authoring": {
+        "build": Entry("pie_bakery.commands", "build", "Build a program's folder into a component."),
+        "check": Entry("pie_bakery.commands", "check", "Check a component against what this version offers."),
+    },
     "Set-up": {
         "model": Entry("pie_cli.model_store", "model_group", "Get, list and remove models."),
         "runtime": Entry("pie_cli.runtime", "runtime", "Prepare the runtime of Python programs."),

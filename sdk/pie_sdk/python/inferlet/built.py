@@ -1,0 +1,23 @@
+"""A component of one program: the module `main` that lay beside it when it was built."""
+
+import json
+
+import main as program
+import wit_world
+from componentize_py_types import Err
+
+import inferlet
+from inferlet import entry, stdlib
+
+_ = inferlet
+stdlib.seal()
+
+
+class WitWorld(wit_world.WitWorld):
+    """The world's export."""
+
+    def run(self, input: str) -> str:  # noqa: A002 - the name of the WIT parameter
+        try:
+            return entry.run_program(lambda: program.main, json.loads(input or "null"))
+        except entry.ProgramFailedError as exc:
+            raise Err(str(exc)) from None
