@@ -117,7 +117,7 @@ def fair_prompts(make: MakeBench) -> None:
     for name in ("arrival", "shortest first"):
         clocked = Clocked(make, pages=8192, page_size=16)
         bench = clocked.bench
-        turns: Turns = bench.core._scheduler._turns
+        turns: Turns = bench.core._scheduler._prompts._turns
         if name == "arrival":
             turns.order = by_arrival  # type: ignore[method-assign, assignment]
         runs = [bench.open_run(bench.create(tokens(512, number)), 32) for number in range(64)]

@@ -16,7 +16,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from pie_engine.passes.batch import Sampler
+from pie_engine.passes.outputs import Sampler
 from pie_engine.simulation.simulated import next_token
 from pie_wire.messages import engine as wire
 from pie_wire.messages.common import Account

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 from pie_engine.adapters.spans import PLAIN, AdapterSet, AdapterSpans, AdapterVersion
 from pie_engine.adapters.table import MAX_ADAPTERS, AdapterTable
-from pie_engine.passes.batch import Sampler, Segment, build
+from pie_engine.passes.build import build
 from pie_engine.passes.device import AdapterFacts
+from pie_engine.passes.outputs import Sampler
+from pie_engine.passes.segment import Segment
 from pie_engine.simulation.simulated import next_token
 from pie_engine.simulation.simulated_adapters import SimulatedAdapter, mark_of, marked
 from pie_wire.errors import PieError

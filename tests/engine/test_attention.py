@@ -9,7 +9,9 @@ import pytest
 import torch
 from pie_engine.kernels.kv_pool import KvPool
 from pie_engine.kernels.torch_attention import TorchAttention
-from pie_engine.passes.batch import Batch, Segment, build
+from pie_engine.passes.batch import Batch
+from pie_engine.passes.build import build
+from pie_engine.passes.segment import Segment
 
 PAGES, PAGE, HEADS, KV_HEADS, DIM = 40, 4, 6, 2, 16
 

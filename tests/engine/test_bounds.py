@@ -6,7 +6,7 @@ import pytest
 from pie_engine.links import answer_budget, inbox
 from pie_engine.links.inbox import Inbox
 from pie_engine.passes.outputs import EntropyProbe
-from pie_engine.schedule import scheduler
+from pie_engine.schedule import draft
 from pie_wire.errors import Overloaded
 from pie_wire.hub import Peer
 from pie_wire.messages import engine as wire
@@ -112,7 +112,7 @@ def test_outputs_other_than_tokens_are_bounded_per_row(bench):
 
 
 def test_probes_of_a_step_are_bounded_and_tokens_do_not_wait(bench, monkeypatch):
-    monkeypatch.setattr(scheduler, "MOST_PROBES", 20)
+    monkeypatch.setattr(draft, "MOST_PROBES", 20)
     passes = [
         bench.send(wire.Forward(bench.create([5 + i]), 0, [], [wire.Output(0, "entropy")] * 10)) for i in range(5)
     ]

@@ -10,8 +10,12 @@ import pytest
 import structlog.testing
 from pie_engine.limits import Limits
 from pie_engine.models.draft_model import check_draft
-from pie_engine.passes.batch import Batch, Moves, Output, Sampler, Segment, build
+from pie_engine.passes.batch import Batch
+from pie_engine.passes.build import build
 from pie_engine.passes.device import Result
+from pie_engine.passes.outputs import Output, Sampler
+from pie_engine.passes.page_moves import Moves
+from pie_engine.passes.segment import Segment
 from pie_engine.runs.drafting import DraftedDevice, known_part
 from pie_engine.simulation.simulated import SimulatedDevice, next_token, recall
 from pie_wire.errors import Unsupported

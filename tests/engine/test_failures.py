@@ -9,7 +9,8 @@ import pytest
 import torch
 from pie_engine.models.base import ModelOutput
 from pie_engine.models.model_device import ModelDevice
-from pie_engine.passes.batch import Batch, Int32Array, Sampler
+from pie_engine.passes.batch import Batch
+from pie_engine.passes.outputs import Int32Array, Sampler
 from pie_engine.simulation.simulated import next_token
 from pie_wire.messages import engine as wire
 

@@ -101,7 +101,7 @@ def test_who_waits_for_a_producer_takes_over_when_it_is_gone(benches):
 def test_equal_prompts_are_computed_once_in_any_order(benches, order):
     bench = benches(pages=256, max_rows=32)
     if order == "arrival":
-        bench.core._scheduler._turns.order = by_arrival
+        bench.core._scheduler._prompts._turns.order = by_arrival
     shared = [(5 * i) % 97 for i in range(100)]
     runs = [bench.open_run(bench.create([*shared, number]), 2) for number in range(6)]
     bench.settle()

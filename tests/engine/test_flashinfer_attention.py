@@ -8,7 +8,8 @@ from pie_engine.kernels.choice import available_attentions
 from pie_engine.kernels.flashinfer_attention import FlashInferAttention, tables
 from pie_engine.kernels.kv_pool import KvPool
 from pie_engine.kernels.torch_attention import TorchAttention
-from pie_engine.passes.batch import Segment, build
+from pie_engine.passes.build import build
+from pie_engine.passes.segment import Segment
 
 SEGMENTS = [
     Segment([1], [16], 16, [5, 2, 7]),

@@ -9,8 +9,10 @@ import transformers
 from pie_engine.kernels.torch_attention import TorchAttention
 from pie_engine.models.model_device import ModelDevice
 from pie_engine.models.transformers_model import TransformersModel
-from pie_engine.passes.batch import HiddenProbe, LogitsProbe, Output, Segment, TopKProbe, build
+from pie_engine.passes.build import build
 from pie_engine.passes.device import TopK, Vector
+from pie_engine.passes.outputs import HiddenProbe, LogitsProbe, Output, TopKProbe
+from pie_engine.passes.segment import Segment
 
 
 def test_hidden_states_are_what_the_output_layer_reads():

@@ -16,7 +16,10 @@ from pie_engine.models import packed_linear
 from pie_engine.models.base import ModelOutput
 from pie_engine.models.family_check import check_family
 from pie_engine.models.transformers_model import TransformersModel
-from pie_engine.passes.batch import Batch, HiddenProbe, LogitsProbe, Output, Segment, build
+from pie_engine.passes.batch import Batch
+from pie_engine.passes.build import build
+from pie_engine.passes.outputs import HiddenProbe, LogitsProbe, Output
+from pie_engine.passes.segment import Segment
 from pie_wire.errors import BadRequest
 from transformers import AutoModelForCausalLM
 

@@ -15,7 +15,9 @@ from pie_engine.limits import Limits
 from pie_engine.models import lora
 from pie_engine.models.model_device import ModelDevice
 from pie_engine.models.transformers_model import TransformersModel
-from pie_engine.passes.batch import AdapterSlots, LogitsProbe, Output, Segment, build
+from pie_engine.passes.build import build
+from pie_engine.passes.outputs import LogitsProbe, Output
+from pie_engine.passes.segment import AdapterSlots, Segment
 from pie_wire.errors import DeviceError
 from pie_wire.messages import engine as wire
 from torch import Tensor

@@ -13,7 +13,9 @@ from pie_engine.kernels import native
 from pie_engine.kernels.kv_pool import KvPool
 from pie_engine.kernels.native_attention import NativeAttention
 from pie_engine.kernels.torch_attention import TorchAttention
-from pie_engine.passes.batch import Batch, Segment, build
+from pie_engine.passes.batch import Batch
+from pie_engine.passes.build import build
+from pie_engine.passes.segment import Segment
 from pie_wire.errors import InternalError
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from pie_engine.passes.batch import Sampler
+from pie_engine.passes.outputs import Sampler
 from pie_engine.simulation.simulated import next_token
 from pie_wire.messages import engine as wire
 from pie_wire.messages.common import Account

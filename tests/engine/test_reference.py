@@ -20,8 +20,9 @@ from pie_engine.kernels.torch_attention import TorchAttention
 from pie_engine.models.model_device import ModelDevice
 from pie_engine.models.tiny_config import shrink
 from pie_engine.models.transformers_model import TransformersModel
-from pie_engine.passes.batch import Segment, build
+from pie_engine.passes.build import build
 from pie_engine.passes.outputs import LogitsProbe, Output
+from pie_engine.passes.segment import Segment
 
 PAGES = 64
 LENGTHS = (1, 2, 17, 40, 90, 3, 33)

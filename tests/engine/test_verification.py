@@ -5,7 +5,7 @@ from __future__ import annotations
 import hypothesis.strategies as st
 import pytest
 from hypothesis import HealthCheck, given, settings
-from pie_engine.passes.batch import Sampler
+from pie_engine.passes.outputs import Sampler
 from pie_engine.passes.trees import ancestors, depths, intervals
 from pie_engine.simulation.simulated import next_token
 from pie_wire.errors import DeviceError

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from network import Faults
-from pie_engine.passes.batch import Sampler
+from pie_engine.passes.outputs import Sampler
 from pie_engine.simulation.simulated import next_token
 from world import VOCAB, Held, World
 

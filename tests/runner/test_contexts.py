@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pie_engine.passes.batch import Sampler
+from pie_engine.passes.outputs import Sampler
 from pie_engine.simulation.simulated import next_token
 from pie_runner.contexts import Context
 from pie_runner.passes import Shape

@@ -33,15 +33,16 @@ from pie_engine.memory.ownership import Ownership
 from pie_engine.memory.ownership_reports import OwnershipReports
 from pie_engine.memory.pages import PagePool
 from pie_engine.memory.pressure import PressureGauge
-from pie_engine.passes.batch import Batch, Buffer
+from pie_engine.passes.batch import Batch
 from pie_engine.passes.device import Result
+from pie_engine.passes.page_moves import Buffer
 from pie_engine.runs.grammar_compiler import GrammarCompiler
 from pie_engine.schedule.cost import CostModel
 from pie_engine.schedule.fairness import Patience
 from pie_engine.schedule.outcomes import Outcomes
 from pie_engine.schedule.plan import Plan
 from pie_engine.schedule.scheduler import Scheduler
-from pie_engine.schedule.work import Pass
+from pie_engine.schedule.work import Pass, Work
 
 
 class EngineCore:
@@ -124,9 +125,14 @@ class EngineCore:
         """The next pass; None when nobody has work."""
         self._at_border()
         active = self._table.active
-        for context in [c for c in active if c.work is None]:
-            del active[context]
-        plan = self._scheduler.plan(self._budget.admit(active), self._table.contexts)
+        works: list[Work] = []
+        for context in list(active):
+            work = context.work
+            if work is None:
+                del active[context]
+            else:
+                works.append(work)
+        plan = self._scheduler.plan(self._budget.admit(works), self._table.contexts)
         self._inflight = plan
         if plan is not None:
             self._patience.planned()

@@ -67,7 +67,9 @@ class AdapterSpans:
 
     def at(self, index: int) -> AdapterSet:
         """The set of a token, also of one still to come."""
-        span = bisect_right(self._starts, index) - 1 if self._starts else -1
+        if not self._starts:
+            return PLAIN
+        span = bisect_right(self._starts, index) - 1
         return self._sets[span] if span >= 0 else PLAIN
 
     def border(self, index: int) -> int | None:

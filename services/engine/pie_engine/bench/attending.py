@@ -18,7 +18,9 @@ from pie_engine.kernels.attention import Attention
 from pie_engine.kernels.kv_pool import KvPool
 from pie_engine.kernels.native_attention import NativeAttention
 from pie_engine.kernels.torch_attention import TorchAttention
-from pie_engine.passes.batch import Batch, Segment, build
+from pie_engine.passes.batch import Batch
+from pie_engine.passes.build import build
+from pie_engine.passes.segment import Segment
 
 _HEADS, _KV_HEADS, _DIM, _PAGE = 9, 3, 64, 16
 """SmolLM2-135M's."""

@@ -9,8 +9,10 @@ import torch
 
 from pie_engine.models.base import Model, ModelOutput
 from pie_engine.models.model_device import ModelDevice
-from pie_engine.passes.batch import Batch, Segment, build
+from pie_engine.passes.batch import Batch
+from pie_engine.passes.build import build
 from pie_engine.passes.outputs import Output, Sampler
+from pie_engine.passes.segment import Segment
 
 
 class GivenLogits:

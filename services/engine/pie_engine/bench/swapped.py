@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pie_engine.bench.figure import Figure
 from pie_engine.bench.stand import Stand
 from pie_engine.bench.traffic import Decodes, Tokens
-from pie_engine.passes.batch import Moves, build
+from pie_engine.passes.build import build
+from pie_engine.passes.page_moves import Moves
 
 _PAGES = 64
 

@@ -18,8 +18,9 @@ import numpy as np
 from pie_wire.errors import BadField, BadRequest, HashMismatch, TooLarge
 
 from pie_engine.contexts.lineage import MAX_STRETCHES, Lineage
-from pie_engine.passes.batch import Buffer, Intervals
 from pie_engine.passes.masks import covers
+from pie_engine.passes.page_moves import Buffer
+from pie_engine.passes.segment import Intervals
 
 MAGIC = "pie-kv"
 VERSION = 1

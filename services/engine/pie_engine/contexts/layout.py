@@ -10,8 +10,8 @@ from pie_wire.messages import engine as wire
 from pie_engine.contexts.context import Context
 from pie_engine.contexts.lineage import Lineage
 from pie_engine.limits import Limits
-from pie_engine.passes.batch import Intervals
 from pie_engine.passes.masks import covers, rows_of
+from pie_engine.passes.segment import Intervals
 
 
 def lay_out(context: Context, op: wire.Forward, limits: Limits) -> Lineage | None:

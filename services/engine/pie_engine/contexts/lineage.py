@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pie_engine.passes.batch import Intervals
 from pie_engine.passes.masks import united, without
+from pie_engine.passes.segment import Intervals
 
 MAX_STRETCHES = 256
 """Stretches of dropped tokens that a context may have: every row to come goes through them."""
@@ -44,7 +44,7 @@ class Lineage:
 
     def position(self, slot: int) -> int:
         """Position of the token at a slot."""
-        return slot + self._shift(slot)
+        return slot + self._shift(slot) if self.shifts else slot
 
     def positions(self, start: int, stop: int) -> Sequence[int]:
         """Positions of the tokens at slots [start, stop)."""

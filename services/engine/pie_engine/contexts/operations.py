@@ -32,7 +32,7 @@ from pie_engine.links.answers import done, fail, refusal_of, refuse
 from pie_engine.links.runner_link import RunnerLink
 from pie_engine.memory.eviction import Eviction
 from pie_engine.memory.kv_cache import KvCache
-from pie_engine.passes.batch import Buffer
+from pie_engine.passes.page_moves import Buffer
 from pie_engine.runs.grammar_compiler import GrammarCompiler
 from pie_engine.runs.run_operations import RunOperations
 from pie_engine.schedule.work import Flush, Queued

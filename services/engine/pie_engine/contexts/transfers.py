@@ -15,7 +15,7 @@ from pie_engine.contexts.export_format import MAGIC, MAX_BYTES, VERSION, Header,
 from pie_engine.contexts.layout import check_positions
 from pie_engine.limits import Limits
 from pie_engine.memory.kv_cache import KvCache
-from pie_engine.passes.batch import Buffer
+from pie_engine.passes.page_moves import Buffer
 from pie_engine.schedule.work import Export, Import
 
 

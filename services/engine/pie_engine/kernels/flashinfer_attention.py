@@ -15,7 +15,8 @@ from torch import Tensor
 
 from pie_engine.kernels.kv_pool import KvPool
 from pie_engine.kernels.torch_attention import TorchAttention, TorchAttentionPass
-from pie_engine.passes.batch import Batch, Int32Array
+from pie_engine.passes.batch import Batch
+from pie_engine.passes.outputs import Int32Array
 
 _WORKSPACE: Final = 128 * 2**20
 _DIMS: Final = (64, 128, 256)

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pie_engine.passes.batch import Int32Array
+from pie_engine.passes.outputs import Int32Array
 
 
 class KvPool:

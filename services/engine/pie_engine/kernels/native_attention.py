@@ -16,7 +16,8 @@ from torch import Tensor
 
 from pie_engine.kernels.kv_pool import KvPool
 from pie_engine.kernels.native import Native
-from pie_engine.passes.batch import Batch, Int32Array
+from pie_engine.passes.batch import Batch
+from pie_engine.passes.outputs import Int32Array
 
 DIM_MULTIPLE: Final = 16
 """Head dimensions the kernels are written for."""

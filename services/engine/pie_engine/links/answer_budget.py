@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterable
 
 from pie_wire.hub import Peer
 
-from pie_engine.contexts.context import Context
-from pie_engine.schedule.work import Export, Work
+from pie_engine.schedule.work import Work
 
 MOST_BYTES = 64 << 20
 """Of such answers that one runner has not acknowledged, those of the next pass included."""
@@ -16,7 +15,7 @@ SLIGHT_BYTES = 2 << 20
 
 
 class AnswerBudget:
-    """Which contexts may take part in a pass, given what their runners are still owed.
+    """Which requests may take part in a pass, given what their runners are still owed.
 
     A request that asks for more of a row than tokens, or for pages, takes part when they fit beside what its runner
     has not acknowledged yet, or when nothing is underway to that runner, so that no request is too large for ever.
@@ -28,29 +27,25 @@ class AnswerBudget:
         self._owed = owed
         self._vocab = vocab
 
-    def admit(self, contexts: Iterable[Context]) -> list[Context]:
-        """Those of `contexts` that may compute now."""
-        admitted: list[Context] = []
-        asking: list[tuple[int, Context, int]] = []
-        for context in contexts:
-            work = context.work
-            size = self._size(work) if work is not None else 0
-            if work is not None and size:
-                asking.append((work.arrival, context, size))
+    def admit(self, works: Iterable[Work]) -> list[Work]:
+        """Those of `works` that may take part now."""
+        admitted: list[Work] = []
+        asking: list[tuple[Work, int]] = []
+        for work in works:
+            size = work.answer_bytes(self._vocab)
+            if size:
+                asking.append((work, size))
             else:
-                admitted.append(context)
+                admitted.append(work)
         if asking:
             self._fit(asking, admitted)
         return admitted
 
-    def _size(self, work: Work) -> int:
-        return work.size if isinstance(work, Export) else work.answer_bytes(self._vocab)
-
-    def _fit(self, asking: list[tuple[int, Context, int]], admitted: list[Context]) -> None:
+    def _fit(self, asking: list[tuple[Work, int]], admitted: list[Work]) -> None:
         owed: dict[Peer, int] = {}
         full: set[Peer] = set()
-        for _, context, size in sorted(asking, key=lambda item: item[0]):
-            peer = context.link.peer
+        for work, size in sorted(asking, key=lambda item: item[0].arrival):
+            peer = work.context.link.peer
             if peer not in owed:
                 waiting = self._owed(peer)
                 owed[peer] = waiting if waiting > SLIGHT_BYTES else 0
@@ -59,4 +54,4 @@ class AnswerBudget:
                 full.add(peer)
                 continue
             owed[peer] = underway + size
-            admitted.append(context)
+            admitted.append(work)

@@ -12,7 +12,7 @@ from pie_wire.messages.runner import Pressure
 
 from pie_engine.links.inbox import Inbox
 from pie_engine.links.runner_link import RunnerLink
-from pie_engine.passes.batch import Buffer
+from pie_engine.passes.page_moves import Buffer
 
 Message: TypeAlias = tuple[Ops, Sequence[Buffer]]
 

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pie_engine.passes.batch import Moves
+from pie_engine.passes.page_moves import Moves
 
 Bytes = NDArray[np.uint8]
 

@@ -75,6 +75,13 @@ class KvCache:
             missing += 1
         return missing
 
+    def is_ready(self, context: Context, stop: int) -> bool:
+        """Slots [kv_length, stop) can be written without further ado: `missing_pages` is 0 and `prepare_write` changes
+        nothing. So it is for most steps of a run."""
+        pages, length, size = context.pages, context.kv_length, self.pool.page_size
+        index = length // size
+        return length < stop <= len(pages) * size and context.published <= index and self.pool.is_private(pages[index])
+
     def prepare_write(self, context: Context, stop: int) -> tuple[int, int] | None:
         """Give the context pages of its own for slots [kv_length, stop).
 
@@ -139,7 +146,7 @@ class KvCache:
     def table(self, context: Context, stop: int) -> Sequence[int]:
         """Pages of the slots [0, stop), for a pass. Where all tokens of a page have been dropped stands another page of
         the context: nobody sees it, but it has numbers in it."""
-        pages = context.pages[: self.pages_for(stop)]
+        pages = context.pages[: -(-stop // self.pool.page_size)]
         return [pages[-1] if page == self._hole else page for page in pages] if context.holes else pages
 
     def publish(self, context: Context) -> None:

@@ -112,6 +112,10 @@ class PagePool:
         """Held more than once."""
         return self._refs[page] > 1
 
+    def is_private(self, page: int) -> bool:
+        """Held once, and never published."""
+        return self._refs[page] == 1 and self._hash[page] is None
+
     def drop_cached(self) -> None:
         """Forget all pages that nobody holds."""
         while self._cached:

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pie_engine.passes.batch import Batch, Int32Array
+from pie_engine.passes.batch import Batch
 from pie_engine.passes.device import LoadedAdapter
+from pie_engine.passes.outputs import Int32Array
 
 TOKENIZER_FILES: Final = (
     "tokenizer.json",

@@ -12,7 +12,9 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from pie_engine.models.base import Model
 from pie_engine.models.tiny_config import shrink
-from pie_engine.passes.batch import LogitsProbe, Output, Segment, build
+from pie_engine.passes.build import build
+from pie_engine.passes.outputs import LogitsProbe, Output
+from pie_engine.passes.segment import Segment
 
 _LENGTHS: Final = (37, 5, 70)
 _TABLES: Final = ((0, 1, 2), (3,), (4, 5, 6, 7, 8))

@@ -13,8 +13,10 @@ from pie_engine.kernels import native
 from pie_engine.models.base import Model
 from pie_engine.models.draft_model import check_draft
 from pie_engine.models.model_device import ModelDevice
-from pie_engine.passes.batch import Output, Sampler, Segment, build
+from pie_engine.passes.build import build
 from pie_engine.passes.device import Device
+from pie_engine.passes.outputs import Output, Sampler
+from pie_engine.passes.segment import Segment
 from pie_engine.runs.drafting import DraftedDevice
 
 _WARM_ROWS = 16

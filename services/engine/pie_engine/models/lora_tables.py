@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from pie_engine.kernels.llama_pass import Lora, LoraWeight
 from pie_engine.models.lora_file import LoraAdapter
-from pie_engine.passes.batch import Batch, Int32Array
+from pie_engine.passes.batch import Batch
+from pie_engine.passes.outputs import Int32Array
 
 LINEARS: Final = (
     *("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"),

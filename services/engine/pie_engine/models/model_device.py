@@ -14,9 +14,9 @@ from pie_engine.kernels.sampler import sample
 from pie_engine.memory.host_store import HostStore
 from pie_engine.models.base import Model, ModelOutput
 from pie_engine.models.thread_policy import ThreadPolicy
-from pie_engine.passes.batch import Batch, Int32Array
+from pie_engine.passes.batch import Batch
 from pie_engine.passes.device import LoadedAdapter, Result, Vector, load_pages, not_numbers, read_probed
-from pie_engine.passes.outputs import HiddenProbe, PagesProbe, Sampler
+from pie_engine.passes.outputs import HiddenProbe, Int32Array, PagesProbe, Sampler
 from pie_engine.passes.trees import moves
 
 

@@ -34,8 +34,9 @@ from tokenizers import Tokenizer
 
 from pie_engine.models import byte_tokenizer
 from pie_engine.models.base import ModelInfo, ModelOutput, read_tokenizer_files
-from pie_engine.passes.batch import Batch, Int32Array
+from pie_engine.passes.batch import Batch
 from pie_engine.passes.device import LoadedAdapter
+from pie_engine.passes.outputs import Int32Array
 from pie_engine.simulation.slot_memory import SlotMemory
 
 _SURE = 30.0

@@ -30,8 +30,9 @@ from pie_engine.models.lora_hooks import LoraHooks, adaptable_of
 from pie_engine.models.lora_tables import LoraTables
 from pie_engine.models.packed_linear import LinearRoute, linear_route, pack_linears
 from pie_engine.models.paged_attention import NAME, attending
-from pie_engine.passes.batch import Batch, Int32Array
+from pie_engine.passes.batch import Batch
 from pie_engine.passes.device import LoadedAdapter
+from pie_engine.passes.outputs import Int32Array
 
 DTYPES: Final[Mapping[str, torch.dtype]] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

@@ -7,73 +7,15 @@ mask of a row, whatever its kind, is a set of intervals over the logical slots o
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pie_engine.passes.outputs import (
-    EntropyProbe,
-    HiddenProbe,
-    Int32Array,
-    LogitsProbe,
-    LogProbsProbe,
-    Output,
-    PagesProbe,
-    Sampler,
-    TopKProbe,
-)
-
-__all__ = [
-    "AdaptedRows",
-    "AdapterSlots",
-    "Batch",
-    "EntropyProbe",
-    "HiddenProbe",
-    "Int32Array",
-    "Intervals",
-    "Load",
-    "LogProbsProbe",
-    "LogitsProbe",
-    "Output",
-    "Sampler",
-    "Segment",
-    "TopKProbe",
-    "build",
-]
-
-Intervals: TypeAlias = Sequence[tuple[int, int]]
-AdapterSlots: TypeAlias = tuple[tuple[int, float], ...]
-"""Adapters by the slots their device keeps them under, ascending, each with the weight of what it adds."""
-
-
-# Segments and loads are not frozen: several are made per request and step, and freezing makes that slow.
-@dataclass(slots=True)
-class Segment:
-    """The rows of one context in a pass.
-
-    `first_slot` is the logical slot of the first row. With `write_kv` False the KV of the rows is in the pages already
-    (perhaps shared pages), so they only ask. `pages` covers every slot up to the last row's. `masks`, when given, has
-    the visible slot intervals of every row; without it a row sees every slot up to and with its own. Output rows count
-    from the segment's first row.
-    """
-
-    tokens: Sequence[int]
-    positions: Sequence[int]
-    first_slot: int
-    pages: Sequence[int]
-    outputs: Sequence[Output] = ()
-    write_kv: bool = True
-    masks: Sequence[Intervals] | None = None
-    adapters: AdapterSlots = ()
-    parents: Sequence[int] = ()
-    """With a tree of guesses as its last rows: for each the guess it follows, -1 for the row before the tree. The
-    segment's outputs are then one token for that row and one for each guess."""
-    open_rows: int = 0
-    """The tokens of so many last rows are still to be guessed, as the segment's first output draws tokens."""
+from pie_engine.passes.outputs import Int32Array, Output, Sampler
+from pie_engine.passes.page_moves import Moves, PageLoad
+from pie_engine.passes.segment import AdapterSlots
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,27 +45,6 @@ class Unknown:
     sampler: Sampler
 
 
-Buffer: TypeAlias = bytes | bytearray | memoryview
-
-
-@dataclass(frozen=True, slots=True)
-class PageLoad:
-    """Pages to write from bytes, and their content: buffers with whole pages, in this order."""
-
-    pages: Sequence[int]
-    data: Sequence[Buffer]
-
-    def parts(self) -> Iterator[tuple[Sequence[int], NDArray[np.uint8]]]:
-        """Pages with their content `[n, page_bytes]`, buffer by buffer."""
-        size = sum(map(len, self.data)) // max(1, len(self.pages))
-        at = 0
-        for part in self.data:
-            # Tensors want memory that may be written to, and a message's may not.
-            blocks = np.frombuffer(bytearray(part), dtype=np.uint8).reshape(-1, size)
-            yield self.pages[at : at + len(blocks)], blocks
-            at += len(blocks)
-
-
 @dataclass(slots=True)
 class Load:
     """What a pass costs: rows; KV slots read by one-row segments; rows times slots of longer ones."""
@@ -132,22 +53,19 @@ class Load:
     slots: int = 0
     area: int = 0
 
-    def plus(self, rows: int, stop: int) -> Load:
-        """With one more segment of `rows` rows that ends at slot `stop`."""
+    def add(self, rows: int, stop: int) -> None:
+        """One more segment of `rows` rows that ends at slot `stop`."""
+        self.rows += rows
         if rows == 1:
-            return Load(self.rows + 1, self.slots + stop, self.area)
-        return Load(self.rows + rows, self.slots, self.area + rows * stop)
+            self.slots += stop
+        else:
+            self.area += rows * stop
 
-
-@dataclass(slots=True)
-class Moves:
-    """Copies between pool and host memory, made ahead of everything else in a pass: `out` are (page, slot) in order,
-    then `back` are (slot, page). The device notes what they took, and that they are done."""
-
-    out: Sequence[tuple[int, int]]
-    back: Sequence[tuple[int, int]]
-    seconds: float = 0.0
-    done: bool = False
+    def plus(self, rows: int, stop: int) -> Load:
+        """With one more segment."""
+        more = Load(self.rows, self.slots, self.area)
+        more.add(rows, stop)
+        return more
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,9 +137,9 @@ class Batch:
             positions=self.positions[rows],
             row_slots=self.row_slots[rows],
             write_slots=self.write_slots[rows],
-            interval_ptr=_before(widths[rows]),
+            interval_ptr=sums_before(widths[rows]),
             intervals=self.intervals[np.repeat(rows, widths)],
-            segment_rows=_before(rows)[self.segment_rows],
+            segment_rows=sums_before(rows)[self.segment_rows],
             page_ptr=self.page_ptr,
             pages=self.pages,
             copies=self.copies,
@@ -233,112 +151,6 @@ class Batch:
         )
 
 
-def _before(counts: NDArray[np.int32] | NDArray[np.bool_]) -> Int32Array:
+def sums_before(counts: NDArray[np.int32] | NDArray[np.bool_]) -> Int32Array:
     """`[n + 1]`: the sum of what comes before each."""
     return np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
-
-
-def build(
-    segments: Sequence[Segment],
-    *,
-    page_size: int,
-    scratch_page: int,
-    copies: Sequence[tuple[int, int]] = (),
-    moves: Moves | None = None,
-    loads: Sequence[PageLoad] = (),
-) -> Batch:
-    """Pack segments; none, when there are only `moves`. Every segment has at least one row, and pages for all its
-    slots."""
-    tokens, positions, row_slots, write_slots = _ints(), _ints(), _ints(), _ints()
-    intervals, interval_ptr = _ints(), _ints(0)
-    segment_rows, page_ptr, pages = _ints(0), _ints(0), _ints()
-    outputs: list[Output] = []
-    logit_rows: dict[int, None] = {}
-    hidden_rows: dict[int, None] = {}
-    adapted: dict[AdapterSlots, list[int]] = {}
-    trees: list[Tree] = []
-    unknown: list[Unknown] = []
-    scratch = scratch_page * page_size
-    causal = all(segment.masks is None for segment in segments)
-    for segment in segments:
-        first, count, row0 = segment.first_slot, len(segment.tokens), len(tokens)
-        tokens.extend(segment.tokens)
-        positions.extend(segment.positions)
-        if count == 1:
-            row_slots.append(first)
-        else:
-            row_slots.extend(range(first, first + count))
-        if not segment.write_kv:
-            write_slots.extend([scratch] * count)
-        elif count == 1:
-            write_slots.append(segment.pages[first // page_size] * page_size + first % page_size)
-        else:
-            slots = np.arange(first, first + count)
-            table = np.asarray(segment.pages, dtype=np.int64)
-            write_slots.extend((table[slots // page_size] * page_size + slots % page_size).tolist())
-        if not causal:
-            for mask in segment.masks or (((0, end),) for end in range(first + 1, first + count + 1)):
-                for start, end in mask:
-                    intervals.append(start)
-                    intervals.append(end)
-                interval_ptr.append(len(intervals) // 2)
-        pages.extend(segment.pages)
-        page_ptr.append(len(pages))
-        segment_rows.append(row0 + count)
-        if segment.adapters:
-            adapted.setdefault(segment.adapters, []).extend(range(row0, row0 + count))
-        if segment.parents:
-            trees.append(Tree(row0 + count - len(segment.parents) - 1, len(outputs), segment.parents))
-        if segment.open_rows and isinstance(sampler := segment.outputs[0].spec, Sampler):
-            unknown.append(Unknown(row0 + count - segment.open_rows, segment.open_rows, sampler))
-        for output in segment.outputs:
-            row = row0 + output.row
-            outputs.append(Output(row, output.position, output.spec, output.history))
-            if isinstance(output.spec, HiddenProbe):
-                hidden_rows[row] = None
-            elif not isinstance(output.spec, PagesProbe):
-                logit_rows[row] = None
-    if causal:
-        every, starts = _upto_own_slot(_int32(row_slots))
-    else:
-        every, starts = _int32(intervals).reshape(-1, 2), _int32(interval_ptr)
-    return Batch(
-        page_size=page_size,
-        tokens=_int32(tokens),
-        positions=_int32(positions),
-        row_slots=_int32(row_slots),
-        write_slots=_int32(write_slots),
-        interval_ptr=starts,
-        intervals=every,
-        segment_rows=_int32(segment_rows),
-        page_ptr=_int32(page_ptr),
-        pages=_int32(pages),
-        copies=np.asarray(copies, dtype=np.int32).reshape(-1, 2),
-        causal=causal,
-        outputs=tuple(outputs),
-        logit_rows=_int32(_ints(*sorted(logit_rows))),
-        hidden_rows=_int32(_ints(*sorted(hidden_rows))),
-        adapted=tuple(AdaptedRows(adapters, _int32(_ints(*rows))) for adapters, rows in adapted.items()),
-        moves=moves,
-        trees=tuple(trees),
-        unknown=tuple(unknown),
-        loads=tuple(loads),
-    )
-
-
-def _upto_own_slot(row_slots: Int32Array) -> tuple[Int32Array, Int32Array]:
-    """Intervals and their starts for rows that see every slot up to and with their own."""
-    intervals = np.zeros((len(row_slots), 2), dtype=np.int32)
-    intervals[:, 1] = row_slots
-    intervals[:, 1] += 1
-    return intervals, np.arange(len(row_slots) + 1, dtype=np.int32)
-
-
-def _ints(*values: int) -> array[int]:
-    """32-bit integers to collect in: one array is added to another without looking at its items."""
-    return array("i", values)
-
-
-def _int32(values: array[int]) -> Int32Array:
-    """The same memory, for numpy."""
-    return np.asarray(values)

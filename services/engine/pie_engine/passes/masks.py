@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pie_wire.errors import BadField, TooLarge
 from pie_wire.messages import engine as wire
 
-from pie_engine.passes.batch import Intervals
+from pie_engine.passes.segment import Intervals
 
 MAX_INTERVALS = 65_536
 """Intervals that the rows of one pass may have."""

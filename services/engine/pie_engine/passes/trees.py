@@ -12,8 +12,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pie_engine.passes.batch import Batch, Int32Array, Intervals
+from pie_engine.passes.batch import Batch
 from pie_engine.passes.device import Result
+from pie_engine.passes.outputs import Int32Array
+from pie_engine.passes.segment import Intervals
 
 ROOT = -1
 """Parent of a guess that follows the context's last token."""

@@ -16,8 +16,11 @@ from collections.abc import Callable
 import numpy as np
 import structlog
 
-from pie_engine.passes.batch import Batch, Output, Segment, Unknown, build
+from pie_engine.passes.batch import Batch, Unknown
+from pie_engine.passes.build import build
 from pie_engine.passes.device import Device, LoadedAdapter, Result
+from pie_engine.passes.outputs import Output
+from pie_engine.passes.segment import Segment
 
 _QUIET_SECONDS = 60.0
 

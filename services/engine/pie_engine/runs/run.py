@@ -62,6 +62,16 @@ class Run:
     accepted: int = 0
     paused: bool = False
     ended: bool = False
+    penalises: bool = field(init=False)
+    """The sampler looks at what came before."""
+
+    def __post_init__(self) -> None:
+        self.penalises = self.sampler.penalises
+
+    @property
+    def asks_little(self) -> bool:
+        """One token a row, whatever came before: no penalties, probes or grammar, no stop id forbidden any more."""
+        return not (self.penalises or self.probes or self.constraint or self.generated < self.min_tokens)
 
     @property
     def ready(self) -> bool:
@@ -106,10 +116,12 @@ class Run:
 
         For every row the token first, then the probes.
         """
-        last = self.context.length - 1
+        last = len(self.context.tokens) - 1
         if not start <= last < stop:
             return []
-        tokens = self.log.with_drafts(self.context.tokens, drafts) if self.sampler.penalises else None
+        if self.asks_little and not drafts:
+            return [Output(last - start, self.context.lineage.position(last) + 1, self.sampler)]
+        tokens = self.log.with_drafts(self.context.tokens, drafts) if self.penalises else None
         masks = self.constraint.masks(drafts) if self.constraint is not None else None
         outputs: list[Output] = []
         for ahead in range(1 + len(drafts)):

@@ -11,9 +11,9 @@ from pie_wire.messages import engine as wire
 
 from pie_engine.contexts.asking import make_sampler
 from pie_engine.contexts.context import Context
-from pie_engine.passes.batch import Intervals, Output
 from pie_engine.passes.device import Result
-from pie_engine.passes.outputs import History
+from pie_engine.passes.outputs import History, Output
+from pie_engine.passes.segment import Intervals
 from pie_engine.passes.trees import ROOT, ancestors, depths, intervals, walk
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from pie_engine.contexts.context import AccountUse, Context
 from pie_engine.schedule.work import Work
@@ -41,9 +41,9 @@ class Seniority:
         self._senior = work
         return work
 
-    def served(self, work: Work, step: int) -> None:
-        """It got rows, or waits for another request that computes what it needs."""
-        self._since[work] = step
+    def served(self, works: Iterable[Work], step: int) -> None:
+        """They got rows, or wait for another request that computes what they need."""
+        self._since.update(dict.fromkeys(works, step))
 
 
 class Turns:

@@ -13,9 +13,9 @@ from pie_wire.messages import engine as wire
 from pie_engine.contexts.context import Context
 from pie_engine.contexts.lineage import Lineage
 from pie_engine.memory.kv_cache import KvCache
-from pie_engine.passes.batch import Buffer
 from pie_engine.passes.device import Pages, Result
 from pie_engine.passes.outputs import Output, PagesProbe, answer_bytes
+from pie_engine.passes.page_moves import Buffer
 from pie_engine.runs.run import Run
 from pie_engine.runs.verification import Verification
 
@@ -122,6 +122,10 @@ class Export:
     data: bytes | None = None
     found: int = 0
     """Tokens that the context had found in the cache before."""
+
+    def answer_bytes(self, vocab: int) -> int:
+        """What it answers with."""
+        return self.size
 
     @property
     def end(self) -> int:

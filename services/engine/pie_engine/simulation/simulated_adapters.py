@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 from pie_wire.errors import NotFound, OutOfMemory
 
-from pie_engine.passes.batch import AdaptedRows, Batch, Int32Array
+from pie_engine.passes.batch import AdaptedRows, Batch
 from pie_engine.passes.device import AdapterFacts, LoadedAdapter
+from pie_engine.passes.outputs import Int32Array
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pie_wire.errors import InternalError
 
-from pie_engine.passes.batch import Batch, Int32Array
+from pie_engine.passes.batch import Batch
+from pie_engine.passes.outputs import Int32Array
 
 
 class SlotMemory:
