@@ -16,7 +16,7 @@ from pie_wire.codec import encode_body
 from pie_wire.errors import EngineLost, ErrorInfo, PieError
 from pie_wire.messages.common import Account, ModelFacts
 from pie_wire.messages.engine import Append, CloseRun, Consume, Create, Drop, Output, SamplerSpec
-from pie_wire.messages.runner import OpFailure, RunEnd, Slot, Step
+from pie_wire.messages.runner import ForwardDone, OpFailure, RunEnd, Slot, Step
 
 OOM = ErrorInfo("out_of_memory", "no pages", scope="context")
 SKIPPED = ErrorInfo("skipped", "skipped", scope="context", cause="out_of_memory")
@@ -274,9 +274,6 @@ def test_the_end_of_a_session_answers_everybody(session, context):
 def test_an_answer_that_does_not_fit_is_an_error_not_a_crash(session, context):
     output = context.forward([4], [], Shape([1], []))
     number = session.last_op
-    done = SimpleNamespace(op=number, slots=[Slot("logits", buffer=3)])
-    session.on_step(
-        SimpleNamespace(acked=number, failed=[], flushed=[], runs=[], counts=[], tokens=[], ends=[], outputs=[done]), []
-    )
+    session.on_step(Step(number, outputs=[ForwardDone(number, [Slot("logits", buffer=3)])]), [])
 
     assert output.get().error.code == "internal"

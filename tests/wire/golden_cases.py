@@ -250,7 +250,7 @@ CASES: list[Case] = [
     _numbered(engine.Ops(101, OPS)),
     _numbered(engine.GetModel()),
     _numbered(engine.GetStanding([17, 18])),
-    _numbered(engine.Standing(runner.Pressure("medium", 0.875, 0.5), [1.5, 0.0], [12.0, -3.0])),
+    _numbered(engine.Standing(runner.Pressure("medium", 0.875, 0.5), [1.5, 0.0], [12.0, -3.0], 0.0125)),
     _numbered(engine.ModelReply(FACTS, ["tokenizer.json"]), b'{"version": "1.0"}'),
     _numbered(engine.LoadAdapter("legal", "/srv/adapters/legal")),
     _numbered(ADAPTER),

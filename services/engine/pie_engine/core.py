@@ -258,7 +258,7 @@ class EngineCore:
         known = [context for context in contexts if context is not None]
         rents = [self._gauge.price * len(context.pages) for context in known]
         balances = [self._table.share_of(context.use) * self.pool.total - context.use.pages for context in known]
-        incoming.reply(Standing(self._gauge.reading(), rents, balances))
+        incoming.reply(Standing(self._gauge.reading(), rents, balances, round(self.cost.mean_ms / 1000.0, 6)))
 
     def _get_model(self, incoming: Incoming[GetModel]) -> None:
         incoming.reply(ModelReply(self._facts, list(self._files)), buffers=list(self._files.values()))

@@ -8,6 +8,7 @@ skipped here as they would be there.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,8 +16,9 @@ from typing import TYPE_CHECKING
 
 from pie_wire.errors import BadRequest, Closed, PieError, TooLarge
 from pie_wire.messages import engine as ops
-from pie_wire.messages.runner import OpFailure
+from pie_wire.messages.runner import OpFailure, Receipt
 
+from pie_runner.layout import PLAIN, Layout
 from pie_runner.passes import PendingOutput, Shape
 from pie_runner.runs import Run, RunSpec
 from pie_runner.waitables import Completion
@@ -28,11 +30,12 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class _Undo:
-    """How to take back operation `number`: keep `keep` tokens, then put `tail` back."""
+    """How to take back operation `number`: keep `keep` tokens, then put `tail` back; the layout is as it was."""
 
     number: int
     keep: int
     tail: list[int]
+    layout: Layout
 
 
 @dataclass(slots=True)
@@ -41,6 +44,10 @@ class _Birth(_Undo):
 
     keep: int = 0
     tail: list[int] = field(default_factory=list[int])
+    layout: Layout = PLAIN
+
+
+MAX_RECEIPTS = 64
 
 
 class Context:
@@ -53,6 +60,9 @@ class Context:
         self.id = session.next_context()
         self.tokens = tokens
         """Consumed tokens, oldest first."""
+        self.layout = PLAIN
+        self.receipts: deque[Receipt] = deque(maxlen=MAX_RECEIPTS)
+        """What the engine told of its pages, until the program asks."""
         self.generation = 0
         self.run: Run | None = None
         self.dead: PieError | None = None
@@ -80,9 +90,9 @@ class Context:
     def fork(self) -> Context:
         """A copy of the consumed tokens; an open run goes on. A fork of a dead context is dead of the same cause."""
         self._check_open()
-        if self.run is not None:
-            self.run.report()
+        self._report()
         child = Context(self.session, self.owner, list(self.tokens))
+        child.layout = self.layout
         child.dead = self.dead or self.fault
         if child.dead is None:
             op = ops.Fork(child.id, self.id, self.generation, len(self.tokens), self.owner.pid)
@@ -95,7 +105,7 @@ class Context:
         Raises:
             TooLarge: the model's context would overflow.
         """
-        self._check_alive()
+        self.check_usable()
         self.check_room(len(tokens))
         self.close_run()
         if self.fault is None and tokens:
@@ -110,25 +120,93 @@ class Context:
         Raises:
             BadRequest: there are fewer.
         """
-        self._check_alive()
+        self.check_usable()
         if length > len(self.tokens):
             raise BadRequest(f"truncate to {length}: the context has {len(self.tokens)} tokens")
+        layout = self.layout.cut(length, self._page_size)
         self.close_run()
         if self.fault is None and length < len(self.tokens):
-            tail = self.tokens[length:]
-            self._record(ops.Truncate(self.id, self.generation, length), length, tail)
-            del self.tokens[length:]
+            self._cut(ops.Truncate(self.id, self.generation, length), length, layout)
 
     def flush(self) -> Completion:
         """Completes when all tokens but the last have KV."""
         self._check_open()
-        done = Completion(self.owner.waitables)
-        error = self.take_fault()
-        if error is not None:
-            done.complete(error)
-        else:
-            self.session.flushes[self.session.submit(ops.Flush(self.id, self.generation))] = done
-        return done
+        return self._answered(ops.Flush(self.id, self.generation))
+
+    def drop_tokens(self, start: int, stop: int) -> Completion:
+        """Forget the tokens [start, stop). Closes an open run. Completes when done.
+
+        Raises:
+            BadRequest: they do not all lie before the last token.
+        """
+        self.check_usable()
+        layout = self.layout.drop(start, stop, len(self.tokens))
+        self.close_run()
+        return self._answered(ops.DropTokens(self.id, self.generation, start, stop), layout)
+
+    def reserve(self, pages: int) -> None:
+        """Room for so many working pages more. Closes an open run. Raises BadRequest."""
+        self.check_usable()
+        if pages < 1:
+            raise BadRequest(f"a reservation is for at least 1 page, not {pages}")
+        self.close_run()
+        if self.fault is None:
+            layout = self.layout.reserve(pages, len(self.tokens), self._page_size)
+            self._record(ops.Reserve(self.id, self.generation, pages), len(self.tokens), [], layout)
+
+    def commit(self, pages: int) -> Completion:
+        """Seal the first working pages. Closes an open run. Completes when done. Raises BadRequest."""
+        self.check_usable()
+        self.close_run()
+        layout = self.layout.commit(pages, len(self.tokens), self._page_size)
+        return self._answered(ops.Commit(self.id, self.generation, pages), layout)
+
+    def release(self, pages: int) -> None:
+        """Give up room for the last working pages; tokens in them vanish. Closes an open run. Raises BadRequest."""
+        self.check_usable()
+        self.close_run()
+        layout, length = self.layout.release(pages, len(self.tokens), self._page_size)
+        if self.fault is None:
+            self._cut(ops.Release(self.id, self.generation, pages), length, layout)
+
+    def set_adapters(self, uses: Sequence[ops.AdapterUse]) -> None:
+        """The last token and all after it are computed with these. Closes an open run."""
+        self.check_usable()
+        self.close_run()
+        if self.fault is None:
+            slot = max(0, len(self.tokens) - 1)
+            layout = self.layout.mark(slot) if uses or not self.layout.is_plain else self.layout
+            self._record(ops.SetAdapters(self.id, self.generation, list(uses)), len(self.tokens), [], layout)
+
+    def pin(self, key: str, seconds: float) -> Completion:
+        """Keep the full pages under a key of the account, up to the consumed point of a run, which goes on. Completes
+        when done."""
+        self.check_usable()
+        self._report()
+        return self._answered(ops.Pin(self.id, self.generation, key, seconds))
+
+    def suspend(self) -> Completion:
+        """Give the pages back now; any later operation brings them back. Completes when they are gone."""
+        self.check_usable()
+        return self._answered(ops.Suspend(self.id, self.generation), acknowledged=True)
+
+    def idle(self, on: bool) -> None:
+        """Enter or leave an idle scope: the run pauses, and the pages go first."""
+        self.check_usable()
+        self.session.submit(ops.Idle(self.id, on))
+
+    def bid(self, value: float) -> None:
+        """What its pages are worth to it. Raises BadRequest unless it is a number from 0."""
+        self.check_usable()
+        if not (math.isfinite(value) and value >= 0):
+            raise BadRequest(f"a bid is {value}: it must be a finite number from 0")
+        self.session.submit(ops.Bid(self.id, value))
+
+    def take_receipts(self) -> list[Receipt]:
+        """Those since the last call, oldest first."""
+        taken = list(self.receipts)
+        self.receipts.clear()
+        return taken
 
     def open_run(self, spec: RunSpec) -> Run:
         """Start decoding. An older run is closed.
@@ -217,7 +295,8 @@ class Context:
         if self.closed:
             raise Closed("the context has been dropped")
 
-    def _check_alive(self) -> None:
+    def check_usable(self) -> None:
+        """Raise why no operation on it can succeed, if so."""
         self._check_open()
         if self.dead is not None:
             raise self.dead
@@ -260,6 +339,7 @@ class Context:
             else:
                 del self.tokens[entry.keep :]
                 self.tokens.extend(entry.tail)
+                self.layout = entry.layout
         if self.dead is not None and self.run is not None:
             self.run.fail(self.dead)
         if told:
@@ -267,11 +347,45 @@ class Context:
         elif root:
             self.fault = error
 
-    def _record(self, op: ops.Op, keep: int, tail: list[int]) -> int:
+    def _record(self, op: ops.Op, keep: int, tail: list[int], layout: Layout | None = None) -> int:
+        """Submit an operation; `keep` and `tail` undo what the caller does to the tokens, `layout` is the new one."""
         number = self.session.submit(op)
-        self._journal.append(_Undo(number, keep, tail))
+        self._journal.append(_Undo(number, keep, tail, self.layout))
         self.session.journaled[self] = None
+        if layout is not None:
+            self.layout = layout
         return number
+
+    def _cut(self, op: ops.Op, length: int, layout: Layout) -> None:
+        """Submit an operation that leaves the first `length` tokens."""
+        self._record(op, length, self.tokens[length:], layout)
+        del self.tokens[length:]
+
+    def _answered(self, op: ops.Op, layout: Layout | None = None, *, acknowledged: bool = False) -> Completion:
+        """Submit an operation that is answered when done, or (`acknowledged`) when it counts as applied. The caller has
+        closed the run where that is needed. An error not told yet is told instead."""
+        done = Completion(self.owner.waitables)
+        error = self.take_fault()
+        if error is not None:
+            done.complete(error)
+            return done
+        if layout is None:
+            number = self.session.submit(op)
+        else:
+            number = self._record(op, len(self.tokens), [], layout)
+        self.session.flushes[number] = done
+        if acknowledged:
+            self.session.after_ack(number, lambda: self.session.completed(number))
+        return done
+
+    def _report(self) -> None:
+        """What comes next acts at the consumed point of the run: the engine must know it."""
+        if self.run is not None:
+            self.run.report()
+
+    @property
+    def _page_size(self) -> int:
+        return self.session.facts.page_size
 
     def _journal_birth(self, number: int) -> None:
         self._journal.append(_Birth(number))

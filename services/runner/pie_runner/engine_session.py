@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from pie_wire.codec import Buffer
-from pie_wire.errors import PieError, from_info
-from pie_wire.hub import Hub, Peer
+from pie_wire.errors import EngineLost, PeerLost, PieError, from_info
+from pie_wire.hub import Answer, Hub, Peer
 from pie_wire.messages import engine as ops
+from pie_wire.messages.base import Message, Request
 from pie_wire.messages.common import ModelFacts
 from pie_wire.messages.runner import OpFailure, Step
+
+from pie_runner.pressure import PressureWatch
 
 if TYPE_CHECKING:
     from pie_runner.contexts import Context
@@ -24,6 +27,10 @@ if TYPE_CHECKING:
     from pie_runner.runs import Run
     from pie_runner.waitables import Completion
 
+R = TypeVar("R", bound=Message)
+
+REQUEST_SECONDS = 30.0
+"""For answers that come at a step border."""
 MAX_UNACKED_OPS = 16_384
 MAX_OPS_WEIGHT = 1_000_000
 """Weight of the operations in one message, where a token is 1: keeps its body far below the wire's limit."""
@@ -44,10 +51,12 @@ class Session:
         self.openings: dict[int, Run] = {}
         """Runs by the number of their opening operation, until it is acknowledged."""
         self.flushes: dict[int, Completion] = {}
+        """Flushes, and what else is only said to be done."""
         self.passes: dict[int, PendingOutput] = {}
         self.unreported: dict[Run, None] = {}
         """Runs with consumption the engine has not been told of."""
         self.journaled: dict[Context, None] = {}
+        self.pressure = PressureWatch()
         self.wasted = 0
         """Tokens decoded ahead and not consumed, as the engine reported them."""
         self._barriers: list[tuple[int, Callable[[], None]]] = []
@@ -94,6 +103,30 @@ class Session:
         else:
             self._barriers.append((number, then))
 
+    def completed(self, number: int) -> None:
+        """Operation `number`, which yields nothing, is done."""
+        completion = self.flushes.pop(number, None)
+        if completion is not None:
+            completion.complete()
+
+    def ask(self, request: Request[R], then: Callable[[R | None, PieError | None], None]) -> Callable[[], None]:
+        """Ask the engine, behind everything submitted so far; `then` gets the answer or why there is none. Returns how
+        to forget the question. Raises the session's end."""
+        self.check()
+
+        def answered(answer: Answer[R]) -> None:
+            error = answer.error
+            if error is None:
+                then(answer.value(), None)
+            elif isinstance(error, PeerLost):
+                then(None, self.error or EngineLost(f"the engine was lost: {error.message}"))
+            else:
+                then(None, error)
+
+        self.flush()
+        number = self._hub.request(self.peer, request, answered, timeout=REQUEST_SECONDS)
+        return lambda: self._hub.cancel(number)
+
     @property
     def is_flooded(self) -> bool:
         """So many operations are unacknowledged that programs should wait before they add more."""
@@ -137,9 +170,13 @@ class Session:
             if pending is not None:
                 pending.deliver(done.slots, buffers)
         for number in step.flushed:
-            completion = self.flushes.pop(number, None)
-            if completion is not None:
-                completion.complete()
+            self.completed(number)
+        for receipt in step.receipts:
+            context = self.contexts.get(receipt.context)
+            if context is not None:
+                context.receipts.append(receipt)
+        if step.pressure is not None:
+            self.pressure.told(step.pressure)
 
     def end(self, error: PieError) -> None:
         """The engine is gone: everything made on this session fails with the same error."""
@@ -153,6 +190,7 @@ class Session:
             completion.complete(error)
         for pending in self.passes.values():
             pending.fail(error)
+        self.pressure.end(error)
         barriers, self._barriers = self._barriers, []
         for _, then in barriers:
             then()

@@ -9,6 +9,7 @@ from pie_wire.errors import BadRequest, NotFound, PieError, StoreUnavailable, Un
 from pie_wire.hub import Answer
 from pie_wire.membership import KVSTORE
 from pie_wire.messages.base import Message, Request
+from pie_wire.messages.engine import Prefetch
 from pie_wire.messages.kvstore import DeleteSnapshot, GetSnapshot, PutSnapshot, Snapshot, SnapshotRow
 
 from pie_runner.contexts import Context
@@ -52,8 +53,7 @@ def open_snapshot(fiber: Fiber, model: Model, name: str, *, take: bool) -> Pendi
         snapshot = row.snapshot
         context: Context | None = None
         try:
-            if snapshot.model != model.name:
-                raise BadRequest(f"snapshot {name!r} belongs to model {snapshot.model!r}: load that model to open it")
+            _check_model(snapshot, model)
             context = Context.create(process.facilities.engines.session(process, model.name), process)
             context.append(snapshot.tokens)
         except PieError as exc:
@@ -73,11 +73,36 @@ def open_snapshot(fiber: Fiber, model: Model, name: str, *, take: bool) -> Pendi
     return pending
 
 
+def prefetch(fiber: Fiber, model: Model, name: str) -> Pending:
+    """True once the home engine has been asked to compute the snapshot's KV ahead; False when there is no such name."""
+    process = process_of(fiber)
+    pending = Pending(fiber)
+
+    def found(row: SnapshotRow) -> None:
+        snapshot = row.snapshot
+        try:
+            _check_model(snapshot, model)
+            session = process.facilities.engines.session(process, model.name)
+        except PieError as exc:
+            pending.fail(exc)
+            return
+        session.submit(Prefetch(process.pid, process.scope.tenant, process.account, snapshot.tokens))
+        pending.resolve(Ok(True))
+
+    _request(fiber, pending, GetSnapshot(name), found, missing=Ok(False))
+    return pending
+
+
 def delete(fiber: Fiber, name: str) -> Pending:
     """True if there was one."""
     pending = Pending(fiber)
     _request(fiber, pending, DeleteSnapshot(name), lambda _: pending.resolve(Ok(True)), missing=Ok(False))
     return pending
+
+
+def _check_model(snapshot: Snapshot, model: Model) -> None:
+    if snapshot.model != model.name:
+        raise BadRequest(f"snapshot {snapshot.name!r} belongs to model {snapshot.model!r}: load that model to open it")
 
 
 def _request(

@@ -121,6 +121,8 @@ class Context(Simple):
     def __init__(self, host: FakeHost, tokens: list[int]) -> None:
         super().__init__(host)
         self.tokens = tokens
+        self.said: list[tuple[str, object]] = []
+        """What the program told of its pages."""
 
 
 class Conversation(Simple):
@@ -187,7 +189,41 @@ class FakeHost:
 
     def table(self) -> HostTable:
         """Every function of the world."""
-        return {**self._small(), **self._waiting(), **self._models(), **self._contexts()}
+        return {**self._small(), **self._waiting(), **self._models(), **self._contexts(), **self._memory()}
+
+    def _memory(self) -> dict[tuple[str, str], Callable[..., object]]:
+        def done(fiber: Any, *_: object) -> Waitable:
+            waitable = Waitable(self, fiber)
+            waitable.value = Ok()
+            return waitable
+
+        def noted(word: str) -> Callable[..., None]:
+            return lambda fiber, context, value: context.said.append((word, value))
+
+        adapter = SimpleNamespace(name="style", digest="abcd", rank=8, current=True)
+        receipt = SimpleNamespace(restored=False, reason="suspend", how="swapped", tokens=3, pages=1, seconds=0.0)
+        return {
+            ("context", "[method]context.model"): lambda f, c: Simple(self),
+            ("context", "[method]context.drop-tokens"): done,
+            ("context", "[method]context.reserve"): noted("reserve"),
+            ("context", "[method]context.commit"): done,
+            ("context", "[method]context.release"): noted("release"),
+            ("context", "[method]context.pages"): lambda f, c: SimpleNamespace(committed=0, working=1, room=None),
+            ("context", "[method]context.pin"): done,
+            ("context", "[static]context.unpin"): lambda f, m, name: None,
+            ("context", "[static]context.prefetch"): lambda f, m, name: False,
+            ("context", "[method]context.set-adapters"): noted("adapters"),
+            ("scheduling", "current-pressure"): lambda f, m: SimpleNamespace(level="low", demand=0.5, price=0.0),
+            ("scheduling", "when-pressure"): done,
+            ("scheduling", "latency"): lambda f, m: 0.01,
+            ("scheduling", "bid"): noted("bid"),
+            ("scheduling", "idle"): noted("idle"),
+            ("scheduling", "suspend"): done,
+            ("scheduling", "rent"): lambda f, c: float(len(c.said)),
+            ("scheduling", "balance"): lambda f, c: -1.0,
+            ("scheduling", "receipts"): lambda f, c: [receipt],
+            ("adapters", "available"): lambda f, m: [adapter],
+        }
 
     def _small(self) -> dict[tuple[str, str], Callable[..., object]]:
         def send(fiber: Any, text: str, full: str) -> None:

@@ -453,6 +453,8 @@ class Standing(Message, frozen=True, omit_defaults=True):
     pressure: Pressure
     rents: list[float]
     balances: list[float]
+    step_seconds: float = 0.0
+    """What the last steps took, a moving mean; 0 before the first."""
 
 
 class GetStanding(Request[Standing], frozen=True, omit_defaults=True):

@@ -10,12 +10,13 @@
 `main` may be a plain function or a coroutine function; asyncio works (gather, sleep, wait_for, TaskGroup).
 """
 
-from inferlet import chat, runtime, session
+from inferlet import adapters, chat, runtime, scheduling, session
 from inferlet.context import Context
 from inferlet.errors import PieError
 from inferlet.forward import Distribution, Forward, Logits, Output, ProbeHandle, SampleHandle
 from inferlet.generation import Generator, GenStep
 from inferlet.model import Detokenizer, Model, Tokenizer
+from inferlet.pages import PageCount, Receipt
 from inferlet.sample import Sampler
 
 __all__ = [
@@ -28,12 +29,16 @@ __all__ = [
     "Logits",
     "Model",
     "Output",
+    "PageCount",
     "PieError",
     "ProbeHandle",
+    "Receipt",
     "SampleHandle",
     "Sampler",
     "Tokenizer",
+    "adapters",
     "chat",
     "runtime",
+    "scheduling",
     "session",
 ]

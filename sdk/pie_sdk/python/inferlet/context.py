@@ -7,15 +7,16 @@ from collections.abc import Iterable
 from wit_world.imports import context as raw
 
 from inferlet import loop
-from inferlet.errors import PieError, host_errors, unwrap
+from inferlet.errors import host_errors, unwrap
 from inferlet.forward import Forward
 from inferlet.generation import Generator
 from inferlet.model import Model
+from inferlet.pages import Pages
 from inferlet.sample import Sampler
 from inferlet.turns import Turns
 
 
-class Context:
+class Context(Pages):
     """A growing list of tokens. Turns and tokens can be chained: `ctx.system(...).user(...)`.
 
     Appending, forking and truncating do not wait for the engine; an error of theirs is raised by the next call that
@@ -65,13 +66,6 @@ class Context:
             self.handle.save(name)
 
     # What it holds
-
-    @property
-    def handle(self) -> raw.Context:
-        """The host's resource. Raises PieError `closed` after `release`."""
-        if self._handle is None:
-            raise PieError("closed", "This context was released.")
-        return self._handle
 
     @property
     def model(self) -> Model:

@@ -15,6 +15,8 @@ _START_MS = np.array([5.0, 0.5, 0.2, 20.0])
 """Pessimistic, so that the first steps are short rather than long."""
 _FLOOR_MS = np.array([0.0, 1e-3, 0.0, 0.0])
 _FORGET = 0.99
+_LEARN = 0.1
+"""Weight of the latest step in the mean."""
 _OUTLIER = 8.0
 _FREEDOM = 1e4
 
@@ -28,6 +30,8 @@ class CostModel:
     def __init__(self) -> None:
         self._ms: NDArray[np.float64] = _START_MS.copy()
         self._inverse: NDArray[np.float64] = np.eye(4)
+        self.mean_ms = 0.0
+        """What the last steps took, a moving mean; 0 before the first."""
         self._settle()
 
     def estimate(self, load: Load) -> float:
@@ -37,6 +41,7 @@ class CostModel:
 
     def observe(self, load: Load, ms: float) -> None:
         """A step of this size took `ms`."""
+        self.mean_ms += (ms - self.mean_ms) * (_LEARN if self.mean_ms else 1.0)
         ms = max(min(ms, _OUTLIER * self.estimate(load) + 1.0), 0.01)
         features = _features(load) / ms
         gain = self._inverse @ features / (_FORGET + features @ self._inverse @ features)

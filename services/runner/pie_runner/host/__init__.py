@@ -6,12 +6,27 @@ program gave them and raise typed errors, which the program sees.
 
 from __future__ import annotations
 
-from pie_runner.host import chat, clocks, context, forward, futures, generation, log, model, random, runtime, session
+from pie_runner.host import (
+    adapters,
+    chat,
+    clocks,
+    context,
+    forward,
+    futures,
+    generation,
+    log,
+    model,
+    random,
+    runtime,
+    scheduling,
+    session,
+)
 from pie_runner.wasm.hostcall import HostFunction
 
 TABLE: dict[tuple[str, str], HostFunction] = {
     (interface, name): function
     for interface, functions in {
+        "adapters": adapters.FUNCTIONS,
         "chat": chat.FUNCTIONS,
         "clocks": clocks.FUNCTIONS,
         "context": context.FUNCTIONS,
@@ -22,6 +37,7 @@ TABLE: dict[tuple[str, str], HostFunction] = {
         "model": model.FUNCTIONS,
         "random": random.FUNCTIONS,
         "runtime": runtime.FUNCTIONS,
+        "scheduling": scheduling.FUNCTIONS,
         "session": session.FUNCTIONS,
     }.items()
     for name, function in functions.items()

@@ -1,22 +1,51 @@
-"""Contexts and snapshots."""
+"""Contexts: their tokens, their pages, and their snapshots."""
 
 from __future__ import annotations
 
+import hashlib
+import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
+
+import msgspec
+from pie_wire.errors import BadRequest
+from pie_wire.messages.engine import AdapterUse, Unpin
 
 from pie_runner import snapshots
 from pie_runner.contexts import Context
 from pie_runner.host import checks
 from pie_runner.host.methods import method, reading
 from pie_runner.host.model import ModelHandle
-from pie_runner.process import process_of
+from pie_runner.process import Process, process_of
+from pie_runner.waitables import Completion
 from pie_runner.wasm.hostcall import HostFunction, Ok, Pending
 
 if TYPE_CHECKING:
     from pie_runner.wasm.fiber import Fiber
 
 T = TypeVar("T")
+
+MAX_ADAPTERS = 8
+MAX_ADAPTER_NAME = 300
+MAX_WEIGHT = 1000.0
+MAX_PIN_SECONDS = 86_400.0
+
+
+class PageCount(NamedTuple):
+    """The WIT's `page-count`."""
+
+    committed: int
+    working: int
+    room: int | None
+
+
+class AdapterRecord(Protocol):
+    """The WIT's `adapter-use`."""
+
+    @property
+    def adapter(self) -> str: ...
+    @property
+    def weight(self) -> float: ...
 
 
 def create(fiber: Fiber, handle: ModelHandle) -> Context | Pending:
@@ -65,6 +94,72 @@ def truncate(fiber: Fiber, context: Context, length: int) -> Ok | Pending:
     return _paced(fiber, context, Ok())
 
 
+def drop_tokens(fiber: Fiber, context: Context, start: int, stop: int) -> Completion:
+    """Forget tokens inside."""
+    return context.drop_tokens(start, stop)
+
+
+def reserve(fiber: Fiber, context: Context, pages: int) -> Ok | Pending:
+    """Room for working pages."""
+    context.reserve(pages)
+    return _paced(fiber, context, Ok())
+
+
+def release(fiber: Fiber, context: Context, pages: int) -> Ok | Pending:
+    """Room for fewer."""
+    context.release(pages)
+    return _paced(fiber, context, Ok())
+
+
+def pages(_fiber: Fiber, context: Context) -> PageCount:
+    """Sealed pages, working ones, and how many more it may have."""
+    layout, length, size = context.layout, len(context.tokens), context.session.facts.page_size
+    filled = layout.filled(length, size)
+    return PageCount(layout.committed, filled, None if layout.reserved is None else layout.reserved - filled)
+
+
+def set_adapters(fiber: Fiber, context: Context, adapters: Sequence[AdapterRecord]) -> Ok | Pending:
+    """What computes the tokens from the last one on."""
+    if len(adapters) > MAX_ADAPTERS:
+        raise BadRequest(f"a context has at most {MAX_ADAPTERS} adapters at once, not {len(adapters)}")
+    for use in adapters:
+        if not (math.isfinite(use.weight) and abs(use.weight) <= MAX_WEIGHT):
+            raise BadRequest(
+                f"an adapter's weight is {use.weight}: it must be a number up to {MAX_WEIGHT:g} either way"
+            )
+    context.set_adapters(
+        [AdapterUse(checks.text(use.adapter, "an adapter's name", 300), use.weight) for use in adapters]
+    )
+    return _paced(fiber, context, Ok())
+
+
+def pin(fiber: Fiber, context: Context, name: str, ttl: int) -> Completion:
+    """Keep its KV in memory for `ttl` nanoseconds."""
+    seconds = ttl / 1e9
+    if not 0 < seconds <= MAX_PIN_SECONDS:
+        raise BadRequest(f"a pin lasts for up to {MAX_PIN_SECONDS:g} seconds, not {seconds:g}")
+    return context.pin(_pin_key(process_of(fiber), checks.name(name)), seconds)
+
+
+def unpin(fiber: Fiber, handle: ModelHandle, name: str) -> Ok:
+    """Let go what a name holds."""
+    process = process_of(fiber)
+    session = process.facilities.engines.session(process, handle.model.name)
+    session.submit(Unpin(process.account, _pin_key(process, checks.name(name))))
+    return Ok()
+
+
+def prefetch(fiber: Fiber, handle: ModelHandle, name: str) -> Pending:
+    """Start to compute a snapshot's KV."""
+    return snapshots.prefetch(fiber, handle.model, checks.name(name))
+
+
+def _pin_key(process: Process, name: str) -> str:
+    """Pins are an account's, which users may share; names are a user's."""
+    owner = msgspec.msgpack.encode((process.scope.tenant, process.scope.user, name))
+    return hashlib.blake2b(owner, digest_size=16).hexdigest()
+
+
 def _paced(fiber: Fiber, context: Context, result: T) -> T | Pending:
     """The result, now; or once the engine has caught up, if far too much is under way."""
     session = context.session
@@ -85,6 +180,16 @@ FUNCTIONS: Mapping[str, HostFunction] = {
     "[method]context.append": append,
     "[method]context.truncate": truncate,
     "[method]context.flush": method(Context.flush),
+    "[method]context.drop-tokens": drop_tokens,
+    "[method]context.reserve": reserve,
+    "[method]context.commit": method(Context.commit),
+    "[method]context.release": release,
+    "[method]context.pages": pages,
+    "[method]context.pin": pin,
+    "[static]context.unpin": unpin,
+    "[static]context.prefetch": prefetch,
+    "[method]context.set-adapters": set_adapters,
+    "[method]context.model": reading(Context, lambda context: ModelHandle(context.session.model)),
     "[method]context.tokens": reading(Context, lambda context: context.tokens),
     "[method]context.length": reading(Context, lambda context: len(context.tokens)),
 }
