@@ -49,6 +49,15 @@ class RustToolchain:
             return False
         return any(Path(library.strip()).glob("libstd-*.rlib"))
 
+    def compile(self, manifest: Path) -> Path:
+        """The core module of a crate, by the path of its Cargo.toml. Raises BuildError."""
+        command = [
+            *(str(self.cargo), "build", "--release", "--target", TARGET),
+            *("--manifest-path", str(manifest), "--message-format", "json-render-diagnostics"),
+        ]
+        said = run_tool(command, f"building {manifest.parent.name}", environment={"RUSTC": str(self.rustc)})
+        return _module(said)
+
 
 def write_rust_sdk(project: Project) -> None:
     """Put the crate `inferlet` into the project's SDK folder, with bindings of the installed WIT."""
@@ -62,12 +71,7 @@ def build_rust(project: Project, output: Path) -> None:
     """Raises BuildError, Unsupported."""
     toolchain = RustToolchain.find()
     write_rust_sdk(project)
-    command = [
-        *(str(toolchain.cargo), "build", "--release", "--target", TARGET),
-        *("--manifest-path", str(project.entry), "--message-format", "json-render-diagnostics"),
-    ]
-    said = run_tool(command, f"building {project.name}", environment={"RUSTC": str(toolchain.rustc)})
-    make_component(_module(said), output, sdk_folder() / "wit", WORLD)
+    make_component(toolchain.compile(project.entry), output, sdk_folder() / "wit", WORLD)
 
 
 def make_component(module: Path, output: Path, wit: Path, world: str) -> None:

@@ -290,12 +290,12 @@ class _Module:
         arguments: list[str] = []
         if values:
             yield "let mut arena = abi::Arena::default();"
-            parameters = f"&({', '.join(values)}{',' if len(values) == 1 else ''})"
+            yield f"let values = ({', '.join(values)}{',' if len(values) == 1 else ''});"
             if spilled:
-                yield f"let parameters = arena.store({parameters});"
+                yield "let parameters = arena.store(&values);"
                 arguments.append("parameters")
             else:
-                yield f"let flat = abi::Flat::of({parameters}, &mut arena);"
+                yield "let flat = abi::Flat::of(&values, &mut arena);"
                 arguments += [f"flat.{word}({index})" for index, word in enumerate(core)]
         if function.result is None:
             yield f"unsafe {{ import({', '.join(arguments)}) }}"

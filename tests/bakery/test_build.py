@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from pie_bakery import build, check_component
+from pie_bakery import build
 from pie_bakery.rust import RustToolchain
 from pie_runner.wasm.engine import WasmEngine
 from pie_runner.wasm.program import Program
@@ -98,6 +98,9 @@ def test_rust(lab: Lab, tmp_path: Path):
     bad = run(lab, component, '{"model": "none"}')
 
     assert (good.value, good.stdout) == ({"text": "hé 😀", "list": [1, -2.5, True, None]}, "letters\n")
+    interfaces = {interface for interface, _ in load(lab, component).imports.functions}
+    assert interfaces == {f"pie:inferlet/{name}" for name in ("clocks", "futures", "log", "model", "runtime")}
+    assert component.stat().st_size < 150_000
     assert bad.instance.cause == "not_found"
     assert "There is no model 'none'" in bad.error.message
 
@@ -158,19 +161,3 @@ def test_python(lab: Lab, tmp_path: Path):
     assert good.value == "HÉ"
     assert bad.instance.cause == "not_found"
     assert 'main.py", line 10, in main' in bad.error.message
-
-
-@pytest.mark.usefixtures("rust")
-def test_a_component_of_rust_imports_only_what_it_uses(tmp_path: Path):
-    source = """
-        use inferlet::{json::Value, Result};
-        inferlet::main!(main);
-        async fn main(_: Value) -> Result<Value> { Ok(Value::Null) }
-    """
-    component = build(write(tmp_path, Cargo_toml=CARGO, src__lib_rs=source), tmp_path / "out.wasm", pie_home())
-
-    names = {interface for interface, _ in load(Lab(WasmEngine()), component).imports.functions}
-
-    assert names == {"pie:inferlet/futures", "pie:inferlet/log", "pie:inferlet/runtime"}
-    assert component.stat().st_size < 150_000
-    check_component(component)
