@@ -11,7 +11,7 @@ of the core may be called then.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from pie_wire.errors import DeviceError, InternalError, NotFound, PieError
 from pie_wire.hub import Hub, Incoming, Peer
@@ -26,7 +26,6 @@ from pie_engine.contexts.transfers import Transfers
 from pie_engine.limits import Limits
 from pie_engine.links.answer_budget import AnswerBudget
 from pie_engine.links.runner_links import RunnerLinks
-from pie_engine.memory.books import Books
 from pie_engine.memory.eviction import Eviction
 from pie_engine.memory.kv_cache import KvCache
 from pie_engine.memory.ownership import Ownership
@@ -76,11 +75,12 @@ class EngineCore:
         self.adapters = AdapterRequests(hub, adapters)
         self.grammars = grammars
         transfers = Transfers(self._cache, limits, self._table, adapters, fingerprint, facts.dtype)
-        self._operations = Operations(self._cache, limits, self._table, adapters, self._eviction, grammars, transfers)
+        self._operations = Operations(
+            self._cache, limits, self._table, adapters, self._eviction, grammars, transfers, self._copied
+        )
         self._outcomes = Outcomes(self._cache, self._operations)
         self._ownership = Ownership(self._cache)
         self._reports = OwnershipReports(hub, self._ownership, self._table, self.pool_stats)
-        self._books = Books(self._cache, self._table, self._operations.pins)
         self._links = RunnerLinks(hub)
         self._budget = AnswerBudget(hub.owed, limits.vocab)
         self._inflight: Plan | None = None
@@ -101,15 +101,18 @@ class EngineCore:
         """Carry out everything received since the last step border."""
         self._at_border()
         self.adapters.apply()
-        self._operations.pins.expire()
-        self._operations.runs.compiled()
+        self._operations.expire()
         for peer, message in self._links.drain():
             if message is None:
                 link = self._links.remove(peer)
                 if link is not None:
-                    self._operations.ends.release(link)
+                    self._operations.release(link)
             elif isinstance(message, Incoming):
-                self._answer_standing(message)
+                try:
+                    self._answer_standing(message)
+                except Exception as exc:  # noqa: BLE001 - a bug must not reach other requests
+                    self._operations.containment.elsewhere(exc, "standing")
+                    message.fail(InternalError(f"a bug of the engine ended this request: {type(exc).__name__}"))
             else:
                 self._carry_out(peer, *message)
         self._links.send()
@@ -154,7 +157,7 @@ class EngineCore:
         if moves is not None:
             seconds -= moves.seconds
             self._eviction.copied(len(moves.out) + len(moves.back), moves.seconds)
-        self._cache.swap.settle()
+        self._settle_moves()
         if plan.entries:
             self.cost.observe(plan.batch.load(), seconds * 1000.0)
         self._tokens += self._outcomes.deliver(plan, results, self._scheduler.step)
@@ -209,7 +212,7 @@ class EngineCore:
 
     def check_integrity(self) -> None:
         """Raises InternalError if page accounting is broken."""
-        self._books.check()
+        self._operations.books.check()
 
     # -- inside
 
@@ -226,11 +229,21 @@ class EngineCore:
         else:
             error = DeviceError(f"the forward pass failed: {type(cause).__name__}: {cause}")
         self._outcomes.fail(plan, error)
-        self._cache.swap.settle()
+        self._settle_moves()
         if plan.batch.moves is not None and not plan.batch.moves.done:
             self._eviction.lose_all(self._table.contexts)
             self._end_killed()
         self._links.send()
+
+    def _settle_moves(self) -> None:
+        try:
+            self._cache.swap.settle()
+        except Exception as exc:  # noqa: BLE001 - no context's fault, and all of them have what they had
+            self._operations.containment.elsewhere(exc, "swap")
+
+    def _copied(self) -> Iterable[int]:
+        entries = self._inflight.entries if self._inflight is not None else ()
+        return (entry.copy[0] for entry in entries if entry.copy is not None)
 
     def _end_killed(self) -> None:
         for context in self._eviction.take_killed():

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 
-from pie_wire.errors import Overloaded, PieError
+import structlog
+from pie_wire.errors import InternalError, Overloaded, PieError
 from pie_wire.hub import Hub, Incoming
 from pie_wire.messages.engine import AdapterInfo, AdapterList, ListAdapters, LoadAdapter, UnloadAdapter
 
@@ -18,6 +19,8 @@ from pie_engine.adapters.table import AdapterTable
 from pie_engine.passes.device import AdapterFacts
 
 _WAITING = 64
+
+log = structlog.get_logger("pie.engine")
 
 
 class AdapterRequests:
@@ -40,6 +43,9 @@ class AdapterRequests:
                 gone = self._table.remove(incoming.message.adapter)
             except PieError as error:
                 incoming.fail(error)
+            except Exception as exc:
+                log.error("a bug, contained: it ended one request", exc_info=exc)
+                incoming.fail(InternalError(f"a bug of the engine ended this request: {type(exc).__name__}"))
             else:
                 incoming.reply(self._reply(gone))
 

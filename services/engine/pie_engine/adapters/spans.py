@@ -110,6 +110,11 @@ class AdapterSpans:
             at = self.border(at)
         return b"".join(parts)
 
+    def count(self) -> None:
+        """Add its uses to those of the versions, which have been set to 0."""
+        for adapters in self._sets:
+            _count(adapters.members, 1)
+
     def release(self) -> None:
         """The context has ended."""
         while self._starts:

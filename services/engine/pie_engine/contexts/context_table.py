@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from pie_wire.messages.common import Account
 
@@ -65,6 +65,31 @@ class ContextTable:
         self.close(context.use)
         self.contexts.pop(context, None)
         self.active.pop(context, None)
+
+    def replace(self, context: Context, other: Context | None) -> None:
+        """Whatever state the context is in, it is no more, and its id is that of `other`. Counts of accounts and
+        adapters are left as they are (see `Books.recount`)."""
+        context.gone = True
+        context.link.prefetches.pop(context, None)
+        context.link.contexts.pop(context.id, None)
+        self.contexts.pop(context, None)
+        self.active.pop(context, None)
+        if other is not None:
+            other.link.contexts[other.id] = other
+            self.contexts[other] = None
+
+    def recount(self, pinned: Mapping[Account, int]) -> None:
+        """Set what accounts hold to what their contexts hold and `pinned` says."""
+        for use in self._accounts.values():
+            use.pinned = use.pages = pinned.get(use.account, 0)
+            use.contexts = 0
+        for context in self.contexts:
+            use = context.use = self._accounts.setdefault(context.use.account, context.use)
+            use.contexts += 1
+            use.pages += len(context.pages) - context.holes
+        self._pinned.count = sum(pinned.values())
+        for use in list(self._accounts.values()):
+            self.close(use)
 
     def close(self, use: AccountUse) -> None:
         """Forget the account's books if it has neither contexts nor pins."""

@@ -41,13 +41,6 @@ class Ends:
             self.free(context)
             done(link, number)
 
-    def release(self, link: RunnerLink) -> None:
-        """The runner is gone: free everything it has."""
-        for context in [*link.contexts.values(), *link.prefetches]:
-            self.free(context)
-        link.runs.clear()
-        link.open.clear()
-
     def free(self, context: Context) -> None:
         """The context is no more; who waits for it gets `cancelled`."""
         link = context.link

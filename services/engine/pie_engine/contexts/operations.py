@@ -4,12 +4,12 @@
     ends     contexts end               works   what passes carry out, begun and finished
     runs     decoding ahead             pages, pins, transfers   as their names say
 
-The contexts themselves are in `context_table`.
+The contexts themselves are in `context_table`. What a bug in any of this may cost is in `containment`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from math import isfinite
 from typing import TypeAlias
 
@@ -19,6 +19,7 @@ from pie_wire.messages import engine as wire
 from pie_engine.adapters.table import AdapterTable
 from pie_engine.contexts.births import Births
 from pie_engine.contexts.checks import check_cut, check_length, check_tokens
+from pie_engine.contexts.containment import Containment
 from pie_engine.contexts.context import Context
 from pie_engine.contexts.context_table import ContextTable
 from pie_engine.contexts.ends import Ends
@@ -30,6 +31,7 @@ from pie_engine.contexts.works import Works
 from pie_engine.limits import Limits
 from pie_engine.links.answers import done, fail, refusal_of, refuse
 from pie_engine.links.runner_link import RunnerLink
+from pie_engine.memory.books import Books
 from pie_engine.memory.eviction import Eviction
 from pie_engine.memory.kv_cache import KvCache
 from pie_engine.passes.page_moves import Buffer
@@ -68,7 +70,9 @@ class Operations:
         eviction: Eviction,
         grammars: GrammarCompiler | None,
         transfers: Transfers,
+        copied: Callable[[], Iterable[int]],
     ) -> None:
+        """For `copied` see `Books`."""
         self._cache = cache
         self._limits = limits
         self._table = table
@@ -81,12 +85,42 @@ class Operations:
         self.runs = RunOperations(cache, limits, table, grammars)
         self.ends = Ends(cache, table, self._lines, self.runs)
         self.works = Works(cache, limits, table, self._lines, self.ends, self.runs, self.pins, self._pages, transfers)
+        self.books = Books(cache, table, self.pins, adapters, copied)
+        self.containment = Containment(cache, table, self.books, self._lines, self.runs)
         self._births = Births(cache, limits, table, self._lines, self.ends, self.works, self.runs, adapters, transfers)
+
+    def expire(self) -> None:
+        """Go on with what was waiting for something else than operations: pins' ends, grammars."""
+        try:
+            self.pins.expire()
+        except Exception as exc:  # noqa: BLE001 - as in `apply`
+            self.containment.elsewhere(exc, "pins")
+        for run in self.runs.compiled():
+            try:
+                self.runs.constrain(run)
+            except Exception as exc:  # noqa: BLE001 - as in `apply`
+                self.containment.work(run.context, exc)
+
+    def release(self, link: RunnerLink) -> None:
+        """The runner is gone: free everything it has."""
+        for context in [*link.contexts.values(), *link.prefetches]:
+            try:
+                self.ends.free(context)
+            except Exception as exc:  # noqa: BLE001 - as in `apply`
+                self.containment.lose(context, exc)
+        link.runs.clear()
+        link.open.clear()
 
     def apply(self, link: RunnerLink, number: int, op: wire.Op, buffers: Sequence[Buffer] = ()) -> None:
         """Carry out an operation, or queue it behind unfinished ones of its context. `buffers`: of its message."""
         link.last = number
         link.open[number] = None
+        try:
+            self._take(link, number, op, buffers)
+        except Exception as exc:  # noqa: BLE001 - whatever it is, it must not reach other contexts
+            self.containment.operation(link, number, op, exc)
+
+    def _take(self, link: RunnerLink, number: int, op: wire.Op, buffers: Sequence[Buffer]) -> None:
         match op:
             case wire.Create():
                 self._births.create(link, number, op)
@@ -141,6 +175,12 @@ class Operations:
             fail(context, item.number, overloaded)
 
     def _execute(self, context: Context, item: Queued) -> None:
+        try:
+            self._take_turn(context, item)
+        except Exception as exc:  # noqa: BLE001 - whatever it is, it must not reach other contexts
+            self.containment.turn(context, item.number, item.op, exc)
+
+    def _take_turn(self, context: Context, item: Queued) -> None:
         op = item.op
         if context.suspended:
             context.suspended = False

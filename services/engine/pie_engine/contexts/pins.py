@@ -52,6 +52,10 @@ class Pins:
             for pin in names.values():
                 yield from pin.pages
 
+    def held_by_account(self) -> dict[Account, int]:
+        """How many pages the pins of each account hold."""
+        return {account: sum(len(pin.pages) for pin in names.values()) for account, names in self._pins.items()}
+
     def check(self, context: Context, op: wire.Pin) -> int:
         """Tokens that need KV before the pin can hold them. Raises what makes it impossible."""
         if not op.name or len(op.name) > MAX_NAME:

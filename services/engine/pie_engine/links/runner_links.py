@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
-from pie_wire.errors import Overloaded, PieError, ProtocolError
+import structlog
+from pie_wire.errors import InternalError, Overloaded, PieError, ProtocolError
 from pie_wire.hub import Hub, Incoming, Peer
 from pie_wire.messages.engine import GetStanding, Ops
 from pie_wire.messages.runner import Pressure
@@ -13,6 +14,8 @@ from pie_wire.messages.runner import Pressure
 from pie_engine.links.inbox import Inbox
 from pie_engine.links.runner_link import RunnerLink
 from pie_engine.passes.page_moves import Buffer
+
+log = structlog.get_logger("pie.engine")
 
 Message: TypeAlias = tuple[Ops, Sequence[Buffer]]
 
@@ -71,7 +74,13 @@ class RunnerLinks:
     def send(self) -> None:
         """One message to each runner that the step has something for, more only where one would be too large."""
         for peer, link in self._links.items():
-            for step, buffers in link.outbox.take(link.acked):
+            try:
+                steps = link.outbox.take(link.acked)
+            except Exception as exc:
+                log.error("a bug, contained: it ended the link of one runner", runner=peer.name, exc_info=exc)
+                self._hub.lost(peer, InternalError(f"a bug of the engine ended this link: {type(exc).__name__}"))
+                continue
+            for step, buffers in steps:
                 self._hub.send(peer, step, buffers=buffers)
 
     def _receive(self, incoming: Incoming[Ops]) -> None:

@@ -9,6 +9,7 @@ A published page is full, immutable and found by its hash. `free + cached + owne
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
 
 from pie_wire.errors import InternalError
 
@@ -122,6 +123,17 @@ class PagePool:
             page, _ = self._cached.popitem()
             self._unpublish(page)
             self._free.append(page)
+
+    def recount(self, held: Mapping[int, int]) -> None:
+        """Make references what contexts really hold (`held`: page -> count), after a failure that may have left
+        anything. Pages that nobody holds are cached if they can be found, else free."""
+        self._refs = [held.get(page, 0) for page in range(self.total)]
+        self._index = {h: page for h, page in self._index.items() if self._hash[page] == h}
+        self._hash = [h if h is not None and self._index.get(h) == page else None for page, h in enumerate(self._hash)]
+        idle = dict.fromkeys([*self._cached, *range(self.total)])
+        unheld = [page for page in idle if not self._refs[page]]
+        self._cached = OrderedDict.fromkeys(page for page in unheld if self._hash[page] is not None)
+        self._free = sorted((page for page in unheld if self._hash[page] is None), reverse=True)
 
     def check_integrity(self, held: dict[int, int]) -> None:
         """Compare with the references that contexts really hold (`held`: page -> count); InternalError on a

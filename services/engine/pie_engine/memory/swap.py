@@ -82,9 +82,9 @@ class SwapTier:
 
     def settle(self) -> None:
         """The pass is over."""
-        for slot in self._leaving:
+        leaving, self._leaving = self._leaving, []
+        for slot in leaving:
             self.pool.release(slot)
-        self._leaving.clear()
 
     def leaving(self) -> list[int]:
         """Slots given up that are still held."""

@@ -74,8 +74,10 @@ class RunOperations:
         context.arrival = run.arrival
         self._table.active[context] = None
         if compilation is not None:
-            self._compiling[run] = None
-            self.compiled()
+            if compilation.done.is_set():
+                self.constrain(run)
+            else:
+                self._compiling[run] = None
         done(context.link, number)
 
     def _compile(self, grammar: wire.Grammar) -> Compilation:
@@ -90,21 +92,23 @@ class RunOperations:
         ends = self._grammars.eos if op.grammar is not None and self._grammars is not None else ()
         return frozenset([*op.stop, *ends])
 
-    def compiled(self) -> None:
-        """Let runs begin whose grammars have been compiled, and end those whose grammars cannot be."""
-        for run in list(self._compiling):
-            compilation = run.compiling
-            if not run.ended and compilation is not None and not compilation.done.is_set():
-                continue
+    def compiled(self) -> list[Run]:
+        """Runs whose grammars need no more waiting, each once; `constrain` them."""
+        ready = [run for run in self._compiling if run.ended or run.compiling is None or run.compiling.done.is_set()]
+        for run in ready:
             del self._compiling[run]
-            if run.ended or compilation is None or self._grammars is None:
-                continue
-            run.compiling = None
-            self._table.active[run.context] = None
-            try:
-                run.constraint = self._grammars.start(compilation)
-            except PieError as exc:
-                self.end(run, "error", exc)
+        return ready
+
+    def constrain(self, run: Run) -> None:
+        """Let a run begin whose grammar has been compiled, or end it if that could not be."""
+        compilation, run.compiling = run.compiling, None
+        if run.ended or compilation is None or self._grammars is None:
+            return
+        self._table.active[run.context] = None
+        try:
+            run.constraint = self._grammars.start(compilation)
+        except PieError as exc:
+            self.end(run, "error", exc)
 
     def consume(self, link: RunnerLink, op: wire.Consume) -> None:
         """Counts are cumulative, so an old or repeated one changes nothing; a run that is gone needs no count."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from pie_wire.errors import DeviceError, PieError
 
+from pie_engine.contexts.context import Context
 from pie_engine.contexts.operations import Operations
 from pie_engine.memory.kv_cache import KvCache
 from pie_engine.passes.device import Result
@@ -25,23 +26,46 @@ class Outcomes:
     def deliver(self, plan: Plan, results: Sequence[Result], step: int) -> int:
         """One result per output of the plan's batch, which was step number `step`. Returns how many tokens runs got."""
         tokens = at = 0
+        struck = self._end_copies(plan, done=True)
         for entry in plan.entries:
             mine = results[at : at + entry.outputs]
             at += entry.outputs
-            if entry.copy is not None:
-                self._cache.keep_copy(entry.copy)
-            entry.work.context.last_step = step
-            tokens += self._settle(plan, entry, mine)
+            context = entry.work.context
+            context.last_step = step
+            try:
+                if context in struck:
+                    raise struck[context]
+                tokens += self._settle(plan, entry, mine)
+            except Exception as exc:  # noqa: BLE001 - whatever it is, it must not reach the others of the pass
+                self._operations.containment.work(context, exc)
         return tokens
 
     def fail(self, plan: Plan, error: PieError) -> None:
         """Nothing was computed, or nobody knows what: every request gets the error, and its context is as before."""
+        struck = self._end_copies(plan, done=False)
         for entry in plan.entries:
             context = entry.work.context
-            if entry.copy is not None:
-                self._cache.undo_copy(context, entry.copy)
-            self._cache.trim(context, context.kv_length)
-            self._operations.works.fail(entry.work, error)
+            try:
+                if context in struck:
+                    raise struck[context]
+                self._cache.trim(context, context.kv_length)
+                self._operations.works.fail(entry.work, error)
+            except Exception as exc:  # noqa: BLE001 - as in `deliver`
+                self._operations.containment.work(context, exc)
+
+    def _end_copies(self, plan: Plan, *, done: bool) -> dict[Context, Exception]:
+        """Let go of pages that were held because they were to be copied. Returns what went wrong with whom: from then
+        on all are let go, so that others can be counted."""
+        struck: dict[Context, Exception] = {}
+        for entry in plan.entries:
+            try:
+                if entry.copy is not None and done:
+                    self._cache.keep_copy(entry.copy)
+                elif entry.copy is not None:
+                    self._cache.undo_copy(entry.work.context, entry.copy)
+            except Exception as exc:  # noqa: BLE001 - as in `deliver`
+                struck[entry.work.context] = exc
+        return struck
 
     def _settle(self, plan: Plan, entry: Entry, results: Sequence[Result]) -> int:
         """One request. Returns how many tokens it drew, if it is a run."""
