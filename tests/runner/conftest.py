@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -37,9 +38,11 @@ def smollm2_files(smollm2: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def bare_world(model_files: dict[str, bytes]) -> World:
+def bare_world(model_files: dict[str, bytes]) -> Iterator[World]:
     """A world without engines."""
-    return World(model_files)
+    world = World(model_files)
+    yield world
+    world.aside.close()
 
 
 @pytest.fixture

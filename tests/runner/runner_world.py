@@ -4,6 +4,7 @@ stand-ins for gateway and kvstore that tests can read and steer."""
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import random
 from collections.abc import Callable
 from typing import Any
@@ -15,8 +16,12 @@ from pie_engine.simulation.simulated import SimulatedDevice
 from pie_runner.core import RunnerCore
 from pie_runner.host import TABLE
 from pie_runner.limits import ProcessLimits
+from pie_runner.outside.aside import Aside
+from pie_runner.outside.http_client import HttpSettings, HttpShared
+from pie_runner.outside.process_outside import OutsideFacilities
 from pie_runner.testing import CoroutineHost
 from pie_wire.errors import NotFound, PeerLost, PieError
+from pie_wire.hosts import Address
 from pie_wire.hub import Hub, Incoming, Peer
 from pie_wire.messages.base import Done
 from pie_wire.messages.common import Event, MemberInfo, ModelFacts, ProgramKind, ProgramRef
@@ -248,7 +253,9 @@ class Engine:
 class World:
     """Everything, with time under control."""
 
-    def __init__(self, files: dict[str, bytes], limits: ProcessLimits | None = None) -> None:
+    def __init__(
+        self, files: dict[str, bytes], limits: ProcessLimits | None = None, http: HttpSettings | None = None
+    ) -> None:
         self.files = files
         self.limits = limits
         self.wires = Wires()
@@ -266,6 +273,10 @@ class World:
         self.host.programs = self.programs
         self.offloads: list[Callable[[], None]] = []
         self.hold_offloads = False
+        self.aside = Aside(lambda: None)
+        self.addresses: dict[str, list[str]] = {}
+        """What names mean to programs."""
+        self.http = HttpShared(http or HttpSettings(), self._resolve)
         self.runner = self._runner()
 
     def _runner(self) -> RunnerCore:
@@ -282,6 +293,7 @@ class World:
             offload=self._offload,
             random_bytes=random.Random(7).randbytes,
             wall=lambda: self.wires.now,
+            outside=OutsideFacilities(self.aside, self.http),
             capacity=8,
             limits=self.limits,
         )
@@ -296,6 +308,11 @@ class World:
                 then(result, None)
 
         self.offloads.append(go)
+
+    async def _resolve(self, host: str, port: int) -> list[Address]:
+        if host not in self.addresses:
+            raise OSError("no such name")
+        return [ipaddress.ip_address(text) for text in self.addresses[host]]
 
     def dial(self, port: str, endpoint: str) -> None:
         """Dialer of the runner: endpoints are names here."""
@@ -325,6 +342,7 @@ class World:
         self.wires.tick()
         while self.wires.move():
             pass
+        self.aside.drain()
         self.runner.tick()
         if not self.hold_offloads:
             offloads, self.offloads = self.offloads, []

@@ -17,11 +17,13 @@ from pie_runner.wasm.engine import WasmEngine
 from pie_runner.wasm.fiber import Limits
 from pie_runner.wasm.host import Host
 from pie_runner.wasm_programs import WasmPrograms
+from pie_wire.capabilities import Capabilities, Grants
 from pie_wire.config import pie_home
 from pie_wire.errors import BadField, HashMismatch, Terminated
 from pie_wire.messages.common import ProgramRef
 from pie_wire.messages.runner import Kill, Start
 from runner_world import World
+from web_server import BIG, serving
 
 STREAM = """
 import asyncio
@@ -99,6 +101,40 @@ def test_output_and_failures_name_the_authors_file_and_line(wasm):
     assert last.error.code == "program_error"
     assert 'File "mine.py", line 5' in last.error.message
     assert "ZeroDivisionError" in last.error.message
+
+
+FETCHES = """
+import asyncio
+from inferlet import PieError, http
+
+async def main(base):
+    async def one(path, **options):
+        with await http.get(base + path, **options) as answer:
+            return answer.status, answer.ok, len(await answer.read())
+
+    posted = await http.post(base + "/echo", json={"a": 1}, headers={"x-a": "b"})
+    answers = await asyncio.gather(one("/big"), one("/to?/echo"), one("/none"))
+    try:
+        await http.get("http://elsewhere.example/")
+    except PieError as exc:
+        return [await posted.json(), posted.headers["x-twice"], answers, exc.code]
+"""
+
+
+def test_a_program_speaks_http(wasm):
+    with serving() as web:
+        granted = Grants(http=["127.0.0.1:*"])
+        base = json.dumps({"base": web.url("")})
+        last = wasm.outcome(FETCHES, text=base, capabilities=Capabilities(granted, granted))
+
+    assert last.kind == "return", last
+    assert json.loads(last.text) == [
+        {"a": 1},
+        "a, b",
+        [[200, True, BIG], [200, True, 0], [404, False, 12]],
+        "forbidden",
+    ]
+    assert web.seen[0].headers["content-type"] == "application/json"
 
 
 def test_many_run_side_by_side(wasm):

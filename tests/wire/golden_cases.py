@@ -203,7 +203,15 @@ CASES: list[Case] = [
     _numbered(client.Replaced(PID)),
     # To a runner
     _numbered(
-        runner.Start(PID, REF, '{"prompt": "Hi"}', "hello.py", ACCOUNT, "drop", Capabilities(GRANTS, GRANTS, [GRANTS]))
+        runner.Start(
+            PID,
+            REF,
+            '{"prompt": "Hi"}',
+            "hello.py",
+            ACCOUNT,
+            "drop",
+            Capabilities(GRANTS, GRANTS, Capabilities(GRANTS)),
+        )
     ),
     _numbered(runner.Deliver(PID, "go on"), name="run.deliver with text"),
     _numbered(runner.Deliver(PID, binary=True), b"\xff", name="run.deliver with bytes"),

@@ -34,7 +34,7 @@ def test_a_manifest_asks_for_what_it_lists():
     [
         ('sockets = ["a"]', "sockets"),
         ('http = "a.b"', "http"),
-        ('http = ["http://a.b/c"]', "host pattern"),
+        ('http = ["http://x.example/c"]', "host pattern"),
         ('filesystem = ["root"]', "filesystem"),
         ('mcp = ["../x"]', "tool server"),
         ("children = 1", "children"),
@@ -71,7 +71,6 @@ def test_a_child_may_do_no_more_than_its_parent():
 
     with pytest.raises(Forbidden, match="launched it"):
         children(grandchild)
-    assert len(grandchild.parents) == 2, "the same grants are not listed again"
 
 
 def test_grants_add_up_and_are_said_as_the_command_line_takes_them():

@@ -43,7 +43,7 @@ def test_what_a_pattern_covers(pattern, host, port, expected):
 
 @pytest.mark.parametrize(
     "text",
-    ["", " ", "http://a.b", "a.b/c", "a b", "a..b", "*.", "**", "a.*.b", "*a.com", "a:0", "a:65536", "a:", "a:x",
+    ["", " ", "http:x.example", "a.b/c", "a b", "a..b", "*.", "**", "a.*.b", "*a.com", "a:0", "a:65536", "a:", "a:x",
      "-a.b", "10.0.0.1/8", "2130706433", "127.1", "[::1", "[::1]8", "ü.de", "a" * 400, "a@b", "[a.b]:1x"],
 )  # fmt: skip
 def test_what_is_no_pattern_is_named(text):

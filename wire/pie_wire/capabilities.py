@@ -53,20 +53,16 @@ class Grants(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Capabilities(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What one process may do: what is in `asked`, in `granted` and in each of `parents`. The default is nothing."""
+    """What one process may do: what is in `asked` and in `granted`, and what its parent may do. By default nothing."""
 
     asked: Grants = Grants()
     granted: Grants = Grants()
-    parents: list[Grants] = []
-    """What those that launched it asked for and were granted, each in its turn."""
+    parent: Capabilities | None = None
+    """Of the program that launched it, if one did."""
 
     def of_child(self, asked: Grants, granted: Grants) -> Capabilities:
         """Those of a program that this one launches."""
-        parents = self.parents
-        for grants in (self.asked, self.granted):
-            if grants not in parents:
-                parents = [*parents, grants]
-        return Capabilities(asked, granted, parents)
+        return Capabilities(asked, granted, self)
 
     def require(self, allows: Callable[[Grants], bool], what: str, line: str, word: str) -> None:
         """Raise Forbidden unless all sides allow it. `line` is the entry of a manifest that asks for it, `word` the
@@ -82,8 +78,11 @@ class Capabilities(msgspec.Struct, frozen=True, omit_defaults=True):
                 f"can put `{line}` into a [[grant]] of the gateway's policy file (setting `policy`); where users may "
                 f"grant (`user_grants`), `pie run --allow {word}` does it for one run"
             )
-        if not all(map(allows, self.parents)):
-            raise Forbidden(f"{what} is not allowed: a program may do no more than the one that launched it")
+        parent = self.parent
+        while parent is not None:
+            if not (allows(parent.asked) and allows(parent.granted)):
+                raise Forbidden(f"{what} is not allowed: a program may do no more than the one that launched it")
+            parent = parent.parent
 
 
 def asked_by(manifest: str) -> Grants:

@@ -22,6 +22,7 @@ from pie_runner.engines import Dialer, Engines, Offload
 from pie_runner.facilities import Facilities
 from pie_runner.limits import ProcessLimits
 from pie_runner.mailbox import Letter
+from pie_runner.outside.process_outside import OutsideFacilities
 from pie_runner.process import Process
 from pie_runner.programs import ProgramHost
 from pie_runner.timers import Timers
@@ -49,6 +50,7 @@ class RunnerCore:
         offload: Offload,
         random_bytes: Callable[[int], bytes],
         wall: Callable[[], float],
+        outside: OutsideFacilities,
         capacity: int = 512,
         window: int = 32,
         model_wait: float = 10.0,
@@ -80,6 +82,7 @@ class RunnerCore:
             window=window,
             model_wait=model_wait,
             limits=limits or ProcessLimits(),
+            outside=outside,
         )
         self._random_bytes = random_bytes
         self._remembered: OrderedDict[str, None] = OrderedDict()

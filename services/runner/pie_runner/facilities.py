@@ -9,6 +9,7 @@ from pie_wire.hub import Hub
 
 from pie_runner.engines import Engines, Offload
 from pie_runner.limits import ProcessLimits
+from pie_runner.outside.process_outside import OutsideFacilities
 from pie_runner.timers import Timers
 
 
@@ -29,3 +30,4 @@ class Facilities:
     model_wait: float
     """Seconds that `model.load` waits for an engine that is starting."""
     limits: ProcessLimits
+    outside: OutsideFacilities

@@ -17,6 +17,7 @@ from pie_runner.draws import Draws
 from pie_runner.events import EventLog
 from pie_runner.limits import Usage, exceeded
 from pie_runner.mailbox import Mailbox
+from pie_runner.outside.process_outside import ProcessOutside
 from pie_runner.waitables import Waitables
 from pie_runner.wasm.hostcall import Pending
 
@@ -75,6 +76,7 @@ class Process:
         self.events = EventLog()
         self.waitables = Waitables()
         self.mailbox = Mailbox(self.waitables)
+        self.outside = ProcessOutside(start.capabilities, facilities.outside, self.waitables)
         self.draws = Draws(key)
         self.usage = Usage(facilities.limits, facilities.hub.clock)
         self.contexts: dict[Context, None] = {}
@@ -147,6 +149,7 @@ class Process:
         for context in list(self.contexts):
             context.close()
         self.facilities.engines.release(self)
+        self.outside.close()
         self._parked = None
         info = None
         if error is not None:

@@ -19,6 +19,9 @@ from pie_runner.core import RunnerCore
 from pie_runner.disk_cache import DiskCache
 from pie_runner.host import TABLE
 from pie_runner.limits import ProcessLimits
+from pie_runner.outside.aside import Aside
+from pie_runner.outside.http_client import HttpSettings, HttpShared
+from pie_runner.outside.process_outside import OutsideFacilities
 from pie_runner.uplink import PORT as GATEWAY
 from pie_runner.wasm import ffi
 from pie_runner.wasm.cache import CodeCache
@@ -49,6 +52,7 @@ class RunnerService:
         self._transport = Transport(self._hub)
         self._workers = Workers(1, self._transport.wake, "work")
         self._preparers = Workers(1, self._transport.wake, "prepare")
+        self._aside = Aside(self._transport.wake)
         self._wasm = WasmEngine()
         self._driver = Driver(Host(self._wasm, TABLE))
         artifacts = DiskCache(home / "cache" / "programs", config.cache_bytes)
@@ -68,6 +72,7 @@ class RunnerService:
             offload=self._workers,
             random_bytes=os.urandom,
             wall=time.time,
+            outside=self._outside(config),
             capacity=config.capacity,
             window=config.window,
             model_wait=config.model_wait,
@@ -100,6 +105,7 @@ class RunnerService:
         began = self._clock()
         self._workers.drain()
         self._preparers.drain()
+        self._aside.drain()
         self.core.tick()
         self._driver.run_ready(self._budget)
         self.core.flush()
@@ -113,7 +119,18 @@ class RunnerService:
         self._transport.close(PeerLost(f"runner {self._hub.identity.name} is shutting down"))
         self._workers.close()
         self._preparers.close()
+        self._aside.close()
         self._wasm.close()
+
+    def _outside(self, config: RunnerConfig) -> OutsideFacilities:
+        http = HttpSettings(
+            requests=config.http_requests,
+            total=config.http_total,
+            seconds=config.http_seconds,
+            bytes=config.http_bytes,
+            ca_file=config.http_ca,
+        )
+        return OutsideFacilities(self._aside, HttpShared(http))
 
     def _wait(self) -> float:
         due = self.core.next_due()

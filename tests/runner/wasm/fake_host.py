@@ -13,7 +13,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from pie_runner.wasm.hostcall import Case, HostTable, Ok, Pending
-from pie_wire.errors import BadRequest, NotFound
+from pie_runner.wasm.world import offered_world
+from pie_wire.errors import BadRequest, NotFound, Unsupported
 
 FIRST_TOKEN = 97
 STOP = 0
@@ -188,8 +189,10 @@ class FakeHost:
                 return
 
     def table(self) -> HostTable:
-        """Every function of the world."""
-        return {**self._small(), **self._waiting(), **self._models(), **self._contexts(), **self._memory()}
+        """Every function of the world; those that no test here needs refuse."""
+        names = {(interface.rpartition("/")[2].partition("@")[0], name) for interface, name in offered_world()}
+        scripted = {**self._small(), **self._waiting(), **self._models(), **self._contexts(), **self._memory()}
+        return {**dict.fromkeys(names, _refuse), **scripted}
 
     def _memory(self) -> dict[tuple[str, str], Callable[..., object]]:
         def done(fiber: Any, *_: object) -> Waitable:
@@ -403,3 +406,7 @@ class FakeHost:
             ("generation", "[method]run.close"): lambda f, run: None,
             ("forward", "execute"): execute,
         }
+
+
+def _refuse(fiber: Any, *arguments: object) -> object:
+    raise Unsupported("the scripted host has no such function")

@@ -10,7 +10,7 @@
 `main` may be a plain function or a coroutine function; asyncio works (gather, sleep, wait_for, TaskGroup).
 """
 
-from inferlet import adapters, chat, runtime, scheduling, session
+from inferlet import adapters, chat, http, runtime, scheduling, session
 from inferlet.context import Context
 from inferlet.errors import PieError
 from inferlet.forward import Distribution, Forward, Logits, Output, ProbeHandle, SampleHandle
@@ -38,6 +38,7 @@ __all__ = [
     "Tokenizer",
     "adapters",
     "chat",
+    "http",
     "runtime",
     "scheduling",
     "session",

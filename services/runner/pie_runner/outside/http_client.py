@@ -1,0 +1,226 @@
+"""Requests of one process, made on the loop aside: checked, bounded in size and time, streamed as fast as read.
+
+send -> [redirect, checked again] -> head -> pieces, at most WINDOW unread -> end
+"""
+
+from __future__ import annotations
+
+import asyncio
+import http.cookiejar
+import ssl
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import httpcore
+import httpx
+import structlog
+from pie_wire.errors import BadRequest, DeadlineExceeded, LimitExceeded, PieError, Unavailable, to_error
+
+from pie_runner.outside.http_rights import HttpRights
+from pie_runner.outside.http_transport import CheckedTransport, Resolve, system_resolve
+
+_DEFAULTS = {"user-agent": "pie", "accept": "*/*", "accept-encoding": "identity"}
+
+log = structlog.get_logger("pie.http")
+
+PIECE = 64 << 10
+WINDOW = 4
+"""Pieces that may wait for the program."""
+
+
+@dataclass(frozen=True)
+class HttpSettings:
+    """Limits; times in seconds, sizes in bytes."""
+
+    requests: int = 32
+    """Of one process at once."""
+    total: int = 0
+    """Of one process, all its life; 0 is no limit."""
+    seconds: float = 300.0
+    """From sending to the end of the response."""
+    bytes: int = 64 << 20
+    """Of a request's body, and of a response's."""
+    all_requests: int = 512
+    """Of all processes of the runner at once; more wait."""
+    ca_file: str = ""
+    """Certificates to trust besides the usual ones."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """A request that has been checked as far as it can be without asking anybody."""
+
+    request: httpx.Request
+    seconds: float
+    redirects: int
+
+
+@dataclass(frozen=True)
+class Head:
+    """What is known of a response before its body."""
+
+    status: int
+    url: str
+    headers: list[tuple[str, str]]
+
+
+class Receiver(Protocol):
+    """Whom a response is for; called on the loop aside."""
+
+    def head(self, head: Head) -> None: ...
+    def piece(self, piece: bytes) -> None: ...
+    def end(self, error: PieError | None) -> None: ...
+
+
+class HttpShared:
+    """What all processes of a runner share. The semaphore belongs to the loop aside."""
+
+    def __init__(self, settings: HttpSettings, resolve: Resolve = system_resolve) -> None:
+        self.settings = settings
+        self.resolve = resolve
+        self.room = asyncio.Semaphore(settings.all_requests)
+        self._tls: ssl.SSLContext | None = None
+
+    @property
+    def tls(self) -> ssl.SSLContext:
+        """Made at first use: reading the certificates takes a while."""
+        if self._tls is None:
+            self._tls = httpx.create_ssl_context(trust_env=False)
+            if self.settings.ca_file:
+                self._tls.load_verify_locations(self.settings.ca_file)
+        return self._tls
+
+
+class HttpClient:
+    """No cookies, no proxies, no credentials but what the program itself puts into a request."""
+
+    def __init__(self, rights: HttpRights, shared: HttpShared) -> None:
+        self.rights = rights
+        self._shared = shared
+        self._client: httpx.AsyncClient | None = None
+
+    def order(
+        self,
+        method: str,
+        url: str,
+        headers: Sequence[tuple[str, str]],
+        body: bytes,
+        seconds: float | None,
+        redirects: int,
+    ) -> Order:
+        """Check a request.
+
+        Raises:
+            BadRequest: it is none. Forbidden: its host. LimitExceeded: its body.
+        """
+        settings = self._shared.settings
+        if len(body) > settings.bytes:
+            raise _too_large("request", settings.bytes)
+        try:
+            request = httpx.Request(method, url, headers=_with_defaults(headers), content=body or None)
+        except (httpx.InvalidURL, ValueError, TypeError) as exc:
+            raise BadRequest(f"{url[:200]!r} cannot be asked for: {exc}") from exc
+        self.rights.require(*_target(request.url))
+        limit = settings.seconds
+        return Order(request, limit if seconds is None else min(seconds, limit), redirects)
+
+    async def fetch(self, order: Order, to: Receiver, credit: asyncio.Semaphore) -> None:
+        """Carry out an order. Each piece takes one of `credit`, which the reader gives back."""
+        where = order.request.url.host
+        try:
+            async with asyncio.timeout(order.seconds), self._shared.room:
+                response = await self._response(order)
+                try:
+                    to.head(Head(response.status_code, str(response.url), _headers(response)))
+                    await self._body(response, to, credit)
+                finally:
+                    await response.aclose()
+        except TimeoutError:
+            to.end(DeadlineExceeded(f"{where} did not finish within {order.seconds:g} s"))
+        except PieError as exc:
+            to.end(exc)
+        except (httpcore.LocalProtocolError, httpx.InvalidURL) as exc:
+            to.end(BadRequest(f"the request to {where} cannot be sent: {exc}"))
+        except (httpx.HTTPError, *_TRANSPORT_ERRORS) as exc:
+            to.end(Unavailable(f"{where} did not answer properly: {exc or type(exc).__name__}"))
+        except Exception as exc:  # a defect: the program must not wait for ever
+            log.exception("an HTTP request failed in a way it does not state")
+            to.end(to_error(exc))
+        else:
+            to.end(None)
+
+    async def close(self) -> None:
+        """Close its connections."""
+        client, self._client = self._client, None
+        if client is not None:
+            await client.aclose()
+
+    async def _response(self, order: Order) -> httpx.Response:
+        """The first response that is no redirect, or the last one that may be followed."""
+        client = self._client
+        if client is None:
+            settings = self._shared.settings
+            client = self._client = httpx.AsyncClient(
+                transport=CheckedTransport(self.rights, self._shared.resolve, self._shared.tls, settings.requests),
+                cookies=http.cookiejar.CookieJar(http.cookiejar.DefaultCookiePolicy(allowed_domains=[])),
+                trust_env=False,
+                timeout=None,
+            )
+        request, left = order.request, order.redirects
+        while True:
+            response = await client.send(request, stream=True)
+            following = response.next_request
+            if following is None or left == 0:
+                return response
+            await response.aclose()
+            self.rights.require(*_target(following.url))
+            request, left = following, left - 1
+
+    async def _body(self, response: httpx.Response, to: Receiver, credit: asyncio.Semaphore) -> None:
+        limit, size = self._shared.settings.bytes, 0
+        async for data in response.aiter_raw():
+            size += len(data)
+            if size > limit:
+                raise _too_large("response", limit)
+            for at in range(0, len(data), PIECE):
+                await credit.acquire()
+                to.piece(data[at : at + PIECE])
+
+
+def _with_defaults(headers: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    given = {name.lower() for name, _ in headers}
+    return [*((name, value) for name, value in _DEFAULTS.items() if name not in given), *headers]
+
+
+def _target(url: httpx.URL) -> tuple[str, int]:
+    """Host and port. Raises BadRequest for what is no web address."""
+    if url.scheme not in ("http", "https") or not url.host:
+        raise BadRequest(f"{str(url)[:200]!r} is no http or https address")
+    if url.userinfo:
+        raise BadRequest("an address must not carry a name and password: send an `authorization` header")
+    port = url.port or (443 if url.scheme == "https" else 80)
+    if port > 65535:
+        raise BadRequest(f"{port} is no port")
+    host = url.raw_host.decode("ascii").lower().rstrip(".")
+    return host, port
+
+
+def _headers(response: httpx.Response) -> list[tuple[str, str]]:
+    return [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in response.headers.raw]
+
+
+def _too_large(what: str, limit: int) -> LimitExceeded:
+    return LimitExceeded(
+        f"the {what}'s body exceeds http_bytes = {limit}; the operator can raise it (`http_bytes` of the runner)"
+    )
+
+
+_TRANSPORT_ERRORS = (
+    httpcore.NetworkError,
+    httpcore.ProtocolError,
+    httpcore.ProxyError,
+    httpcore.TimeoutException,
+    httpcore.UnsupportedProtocol,
+    OSError,
+)

@@ -1,0 +1,78 @@
+"""What one process has of the outside: made when it is first asked for, closed with the process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from pie_wire.capabilities import Capabilities
+from pie_wire.errors import LimitExceeded
+
+from pie_runner.outside.aside import Aside
+from pie_runner.outside.fetches import Fetch, PendingResponse
+from pie_runner.outside.http_client import HttpClient, HttpShared
+from pie_runner.outside.http_rights import HttpRights
+from pie_runner.waitables import Waitables
+
+
+@dataclass(frozen=True)
+class OutsideFacilities:
+    """Shared by all processes of a runner."""
+
+    aside: Aside
+    http: HttpShared
+
+
+class ProcessOutside:
+    """See the module's text."""
+
+    def __init__(self, capabilities: Capabilities, shared: OutsideFacilities, waitables: Waitables) -> None:
+        self.capabilities = capabilities
+        self._shared = shared
+        self._waitables = waitables
+        self._requests = 0
+        self._total = 0
+
+    @cached_property
+    def _http(self) -> HttpClient:
+        return HttpClient(HttpRights(self.capabilities), self._shared.http)
+
+    def send(
+        self,
+        method: str,
+        url: str,
+        headers: Sequence[tuple[str, str]],
+        body: bytes,
+        seconds: float | None,
+        redirects: int,
+    ) -> PendingResponse:
+        """Begin an HTTP request. Raises BadRequest, Forbidden, LimitExceeded, TooLarge."""
+        order = self._http.order(method, url, headers, body, seconds, redirects)
+        settings = self._shared.http.settings
+        if self._requests >= settings.requests:
+            raise _exceeded("http_requests", settings.requests, "requests at once: drop responses that are not needed")
+        if settings.total and self._total >= settings.total:
+            raise _exceeded("http_total", settings.total, "requests in all")
+        fetch = Fetch(self._http, order, self._shared.aside, self._request_ended)
+        self._requests += 1
+        self._total += 1
+        return PendingResponse(self._waitables, fetch)
+
+    def close(self) -> None:
+        """The process has ended; what its program held has been closed."""
+        if "_http" in self.__dict__:
+            self._shared.aside.start(self._http.close())
+
+    @property
+    def requests_under_way(self) -> int:
+        return self._requests
+
+    def _request_ended(self) -> None:
+        self._requests -= 1
+
+
+def _exceeded(name: str, limit: int, what: str) -> LimitExceeded:
+    return LimitExceeded(
+        f"the program passed its limit {name} = {limit} ({what}); the operator can raise it (`{name}` of the runner)"
+    )
