@@ -19,6 +19,9 @@ from pie_runner.engines import Engines
 from pie_runner.facilities import Facilities
 from pie_runner.host import TABLE
 from pie_runner.limits import ProcessLimits
+from pie_runner.outside.aside import Aside
+from pie_runner.outside.http_client import HttpSettings, HttpShared
+from pie_runner.outside.process_outside import OutsideFacilities
 from pie_runner.process import Process
 from pie_runner.timers import Timers
 from pie_runner.waitables import Waitable
@@ -90,6 +93,7 @@ class Stand:
             window=32,
             model_wait=0.0,
             limits=ProcessLimits(),
+            outside=OutsideFacilities(Aside(_nothing), HttpShared(HttpSettings())),
         )
         self._numbers = itertools.count(1)
         self._guests: dict[str, Guest] = {}
@@ -159,3 +163,7 @@ def must_end_well(life: Life) -> None:
         raise life.ended
     if life.ended is None:
         raise InternalError("a program of the benchmark did not end")
+
+
+def _nothing() -> None:
+    pass
