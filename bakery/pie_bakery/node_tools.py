@@ -1,4 +1,4 @@
-"""The programs that build TypeScript: esbuild and componentize-qjs, installed by npm below the Pie home."""
+"""The programs that build TypeScript: tsc, esbuild and componentize-qjs, installed by npm below the Pie home."""
 
 from __future__ import annotations
 
@@ -52,6 +52,10 @@ class NodeTools:
         return (*self.node.node, str(self.folder / "node_modules" / "esbuild" / "bin" / "esbuild"))
 
     @property
+    def tsc(self) -> tuple[str, ...]:
+        return (*self.node.node, str(self.folder / "node_modules" / "typescript" / "bin" / "tsc"))
+
+    @property
     def componentize(self) -> tuple[str, ...]:
         return (*self.node.node, str(self.folder / "node_modules" / "componentize-qjs" / "bin" / "componentize-qjs"))
 
@@ -79,7 +83,7 @@ def _install(node: Node, packages: dict[str, bytes], folder: Path) -> None:
         place(packages, scratch)
         run_tool(
             [*node.npm, "install", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel", "error"],
-            "installing esbuild and componentize-qjs",
+            "installing tsc, esbuild and componentize-qjs",
             cwd=scratch,
         )
         scratch.replace(folder)

@@ -20,5 +20,5 @@ function shown(value: unknown): string {
 export function installConsole(): void {
   const out = (...values: unknown[]) => stdout(line(values));
   const err = (...values: unknown[]) => stderr(line(values));
-  globalThis.console = { log: out, info: out, debug: out, warn: err, error: err } as Console;
+  globalThis.console = { log: out, info: out, debug: out, warn: err, error: err };
 }

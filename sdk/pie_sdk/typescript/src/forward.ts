@@ -1,0 +1,84 @@
+/** Explicit passes of the model, for programs that decide each token themselves. */
+
+import {
+  type Distribution,
+  type Draw,
+  execute,
+  type Output as RawOutput,
+  type Probe,
+  type ProbeOutput,
+} from "pie:inferlet/forward@0.1.0";
+
+import type { Context } from "./context";
+import { call } from "./errors";
+import { resultOnce } from "./reactor";
+import { sampler, type SamplerOptions } from "./sampler";
+
+/** One pass, built up and then executed once. Input tokens join the context; drawn tokens do not. */
+export class Forward {
+  private readonly tokens: number[] = [];
+  private readonly draws: Draw[] = [];
+  private readonly probes: Probe[] = [];
+
+  constructor(private readonly context: Context) {}
+
+  /** Add input tokens; each is one row. Without any, the context's last token is row 0. */
+  input(tokens: number[]): this {
+    this.tokens.push(...tokens);
+    return this;
+  }
+
+  /** Draw a token at each of these rows; the index of the draws in the output. */
+  sample(rows: number[], options: SamplerOptions = {}, seed?: number): number {
+    return this.draws.push({ rows, sampler: sampler(options), seed: seed ?? null }) - 1;
+  }
+
+  /** The most probable tokens of a row (k = 0: all); the index of the probe in the output. */
+  distribution(row: number, options: { temperature?: number; k?: number } = {}): number {
+    const val = { temperature: options.temperature ?? 1, k: options.k ?? 0 };
+    return this.probes.push({ row, kind: { tag: "distribution", val } }) - 1;
+  }
+
+  /** The raw logits of a row; the index of the probe in the output. */
+  logits(row: number): number {
+    return this.probes.push({ row, kind: { tag: "logits" } }) - 1;
+  }
+
+  /** Run the pass, batched with everyone else's. */
+  async execute(): Promise<Output> {
+    const { tokens, draws, probes } = this;
+    const pending = call(() => execute(this.context.raw, { tokens, draws, probes }));
+    this.context.wrote(tokens);
+    return new Output(await resultOnce<RawOutput>(pending));
+  }
+}
+
+/** What a pass yielded, by the indices that `sample`, `distribution` and `logits` returned. */
+export class Output {
+  constructor(readonly raw: RawOutput) {}
+
+  /** Drawn tokens, one for each row. */
+  tokens(draw: number): number[] {
+    return this.raw.tokens[draw] ?? [];
+  }
+
+  /** Ids and probabilities, most probable first. */
+  distribution(probe: number): Distribution {
+    const output = this.probe(probe);
+    if (output.tag !== "distribution") throw new TypeError(`probe ${probe} is no distribution`);
+    return output.val;
+  }
+
+  /** Base64 of little-endian float32, one for each id of the vocabulary. */
+  logits(probe: number): string {
+    const output = this.probe(probe);
+    if (output.tag !== "logits") throw new TypeError(`probe ${probe} has no logits`);
+    return output.val;
+  }
+
+  private probe(index: number): ProbeOutput {
+    const output = this.raw.probes[index];
+    if (output === undefined) throw new RangeError(`there is no probe ${index}`);
+    return output;
+  }
+}

@@ -1,0 +1,104 @@
+/** Streams of decoded tokens. */
+
+import { type Finish, Run } from "pie:inferlet/generation@0.1.0";
+
+import type { Context } from "./context";
+import { call, unwrap } from "./errors";
+import { dispose, ready } from "./reactor";
+import { sampler, type SamplerOptions } from "./sampler";
+
+export interface GenerateOptions {
+  sampler?: SamplerOptions;
+  /** Without it: until a stop id, or until the context is full. */
+  maxTokens?: number;
+  /** Ids that end it, instead of the model's own. */
+  stop?: number[];
+  /** The draws repeat for a given seed, up to 2^53. */
+  seed?: number;
+  /** How far the engine may run ahead; 1 is lockstep. */
+  window?: number;
+}
+
+export interface Step {
+  tokens: number[];
+  text: string;
+  /** Set on the last step. */
+  finish: Finish | null;
+}
+
+/**
+ * An asynchronous iterator of steps. The engine decodes ahead of it; leaving the loop early costs nothing: the context then
+ * ends at the last step that was taken.
+ */
+export class Generator implements AsyncIterableIterator<Step> {
+  /** Why it ended, once it has. */
+  finish: Finish | null = null;
+  private run: Run | undefined;
+
+  constructor(
+    private readonly context: Context,
+    private readonly options: GenerateOptions,
+  ) {}
+
+  [Symbol.asyncIterator](): this {
+    return this;
+  }
+
+  async next(): Promise<IteratorResult<Step>> {
+    if (this.finish !== null) return { done: true, value: undefined };
+    this.run ??= this.open();
+    const run = this.run;
+    let got = run.next();
+    while (got === null || got === undefined) {
+      await ready(run);
+      got = run.next();
+    }
+    const { tokens, text, finish } = unwrap<Step>(got);
+    this.context.wrote(tokens);
+    this.finish = finish ?? null;
+    if (this.finish !== null) {
+      this.close();
+      if (tokens.length === 0 && text === "") return { done: true, value: undefined };
+    }
+    return { done: false, value: { tokens, text, finish: this.finish } };
+  }
+
+  /** Leaving a `for await` loop ends up here. */
+  async return(): Promise<IteratorResult<Step>> {
+    this.close();
+    return { done: true, value: undefined };
+  }
+
+  /** Stop here; what the engine computed beyond the last step taken is discarded. */
+  close(): void {
+    if (this.run !== undefined) dispose(this.run);
+    this.run = undefined;
+  }
+
+  /** The rest, as text. */
+  async text(): Promise<string> {
+    let text = "";
+    for await (const step of this) text += step.text;
+    return text;
+  }
+
+  /** The rest, as ids. */
+  async tokens(): Promise<number[]> {
+    const tokens: number[] = [];
+    for await (const step of this) tokens.push(...step.tokens);
+    return tokens;
+  }
+
+  private open(): Run {
+    const { options } = this;
+    const spec = {
+      sampler: sampler(options.sampler),
+      seed: options.seed ?? null,
+      stopIds: options.stop ?? this.context.model.stopIds,
+      maxTokens: options.maxTokens ?? null,
+      window: options.window ?? null,
+      text: true,
+    };
+    return call(() => Run.open(this.context.raw, spec));
+  }
+}
