@@ -43,11 +43,12 @@ async def _ps(ended: bool, as_json: bool) -> None:
             age((process.ended_at or now) - process.created_at),
             str(process.last_seq),
             process.runner,
+            process.parent[:SHORT],
             process.error.code if process.error else "",
         ]
         for process in found
     ]
-    print_table(("PROCESS", "PROGRAM", "STATE", "RAN", "EVENTS", "RUNNER", "ERROR"), rows)
+    print_table(("PROCESS", "PROGRAM", "STATE", "RAN", "EVENTS", "RUNNER", "PARENT", "ERROR"), rows)
 
 
 @click.command()

@@ -16,10 +16,20 @@ from pie_gateway.policy import Policy
 from pie_wire.errors import HashMismatch, NotFound, PeerLost, PieError, StoreUnavailable, Terminated
 from pie_wire.hub import Answer, Hub, Incoming, Peer, Scope
 from pie_wire.membership import KVSTORE, Membership
-from pie_wire.messages.base import Done, Message, Request
+from pie_wire.messages.base import Done, Message, Push, Request
 from pie_wire.messages.client import ProcessEvents, Replaced
 from pie_wire.messages.common import TERMINAL_KINDS, Event, MemberInfo, ProcessInfo, Program, ProgramRef
-from pie_wire.messages.gateway import AckEvents, Announce, Attach, Events, Launch, Launched, Recovered, RunningProcess
+from pie_wire.messages.gateway import (
+    AckEvents,
+    Announce,
+    Attach,
+    Events,
+    Launch,
+    LaunchChild,
+    Launched,
+    Recovered,
+    RunningProcess,
+)
 from pie_wire.messages.kvstore import (
     ArtifactState,
     GetProgram,
@@ -30,6 +40,7 @@ from pie_wire.messages.kvstore import (
     ListMembers,
     ListPages,
     ListPrograms,
+    LocateSnapshot,
     MemberList,
     Members,
     PageList,
@@ -38,10 +49,11 @@ from pie_wire.messages.kvstore import (
     PutArtifact,
     PutProcesses,
     Renew,
+    SnapshotPlace,
     StatArtifact,
 )
 from pie_wire.messages.link import Identity
-from pie_wire.messages.runner import Credit, Deliver, Kill, Start
+from pie_wire.messages.runner import ChildEnded, Credit, Deliver, Kill, Start
 
 R = TypeVar("R", bound=Message)
 
@@ -61,6 +73,8 @@ class FakeKvstore:
         self.rows: dict[str, ProcessInfo] = {}
         self.asked: list[str] = []
         self.failing = False
+        self.places: dict[str, SnapshotPlace] = {}
+        """Of snapshots, by name."""
         self.version = 0
         self.hub: Hub
 
@@ -77,6 +91,7 @@ class FakeKvstore:
             PutProcesses: self._rows,
             ListMembers: lambda _: MemberList(self.members),
             ListPages: lambda _: PageList([]),
+            LocateSnapshot: self._locate,
         }.items():
             hub.on(message, self._logged(handler))
         hub.on(Renew, lambda _: None)
@@ -129,6 +144,11 @@ class FakeKvstore:
         self.programs.append(Program(incoming.message.ref, incoming.message.manifest))
         return ProgramRow(self.programs[-1])
 
+    def _locate(self, incoming: Incoming[LocateSnapshot]) -> SnapshotPlace:
+        if incoming.message.name not in self.places:
+            raise NotFound("no snapshot")
+        return self.places[incoming.message.name]
+
     def _rows(self, incoming: Incoming[PutProcesses]) -> Done:
         self.rows.update({row.pid: row for row in incoming.message.rows})
         return Done()
@@ -165,10 +185,13 @@ class FakeRunner:
         """End a process when told to."""
         self.on_start: Callable[[str, Start], None] = lambda pid, start: None
         self.peer: Peer | None = None
+        self.children: dict[str, ChildEnded] = {}
+        """What it was told of the ends of children."""
         self.hub: Hub
 
     def start(self, hub: Hub) -> None:
         self.hub = hub
+        hub.on(ChildEnded, lambda m: self.children.update({m.message.pid: m.message}))
         hub.on_up(self._up)
         hub.on_down(self._down)
         hub.on(Start, self._start)
@@ -188,6 +211,17 @@ class FakeRunner:
         """Send events as they are, without keeping them."""
         if self.peer is not None:
             self.hub.send(self.peer, Events([pid], [len(events)], list(events)))
+
+    def child(self, parent: str, pid: str, program: str = "hello", **fields: Any) -> list[Answer[Launched]]:
+        """Process `parent` launches a child."""
+        answers: list[Answer[Launched]] = []
+        assert self.peer is not None
+        self.hub.request(self.peer, LaunchChild(parent, pid, program, **fields), answers.append, timeout=60.0)
+        return answers
+
+    def tell(self, message: Push) -> None:
+        assert self.peer is not None
+        self.hub.send(self.peer, message)
 
     def _up(self, peer: Peer) -> None:
         held = [RunningProcess(pid, p.durable + 1, len(p.events), p.ended) for pid, p in self.processes.items()]

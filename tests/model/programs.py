@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from types import SimpleNamespace
+from typing import Any
 
 from pie_runner.testing import Api
 
@@ -41,4 +42,19 @@ async def decode(api: Api, text: str) -> str:
     return json.dumps({"produced": produced, "held": list(held)})
 
 
-PROGRAMS = {"decode": decode}
+async def family(api: Api, text: str) -> str:
+    """Launch children that decode, one of them detached, and wait for the others; each does the same while `depth`
+    lasts."""
+    given = json.loads(text)
+    children: list[Any] = []
+    for number, task in enumerate(given["tasks"]):
+        program = "family" if given["depth"] else "decode"
+        inner = {"depth": given["depth"] - 1, "tasks": given["tasks"]} if given["depth"] else task
+        request = SimpleNamespace(program=program, input=json.dumps(inner), near=None, detached=number == 0)
+        children.append(await api.call("children", "launch", request))
+    for child in children[1:]:
+        await api.wait("children.child", child)
+    return "null"
+
+
+PROGRAMS = {"decode": decode, "family": family}

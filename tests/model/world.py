@@ -18,10 +18,12 @@ from pie_engine.simulation.simulated import SimulatedDevice
 from pie_gateway.config import GatewayConfig
 from pie_gateway.core import GatewayCore
 from pie_gateway.memory_log import MemoryEventLog
+from pie_gateway.policy import Policy, Rule
 from pie_kvstore.core import KvstoreCore
 from pie_runner.core import RunnerCore
 from pie_runner.host import TABLE
 from pie_runner.testing import CoroutineHost
+from pie_wire.capabilities import Grants
 from pie_wire.errors import NotFound, PieError
 from pie_wire.hub import Answer, Hub, Incoming, Peer
 from pie_wire.membership import Membership
@@ -34,6 +36,7 @@ from programs import PROGRAMS
 VOCAB = 256
 PAGES = 64
 PAGE_SIZE = 4
+POLICY = Policy((Rule(Grants(children=True)),))
 
 
 def tokenizer_file() -> bytes:
@@ -260,7 +263,7 @@ class World:
         self.network.dial(node, "kvstore", "kvstore", "kvstore")
         membership = Membership(node.hub, endpoint="gateway")
         config = GatewayConfig(data="", http_host="")
-        self.gateway = GatewayCore(config, node.hub, self.log, membership, lambda: self.network.now)
+        self.gateway = GatewayCore(config, node.hub, self.log, membership, lambda: self.network.now, POLICY)
         node.core = self.gateway
 
     def start_runner(self, name: str) -> None:
@@ -339,7 +342,8 @@ class World:
             digest = hashlib.sha256(data).hexdigest()
             put = PutArtifact(digest, len(data), 0)
             node.hub.request("kvstore", put, answers.append, timeout=5.0, buffers=[data])
-            install = InstallProgram(ProgramRef(name, "1.0.0", "python", digest), "")
+            manifest = "[capabilities]\nchildren = true\n"
+            install = InstallProgram(ProgramRef(name, "1.0.0", "python", digest), manifest)
             node.hub.request("kvstore", install, answers.append, timeout=5.0)
         assert self.network.run(10.0, lambda: len(answers) == 2 * len(PROGRAMS))
         for answer in answers:

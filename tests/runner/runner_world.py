@@ -25,7 +25,16 @@ from pie_wire.hosts import Address
 from pie_wire.hub import Hub, Incoming, Peer
 from pie_wire.messages.base import Done
 from pie_wire.messages.common import Event, MemberInfo, ModelFacts, ProgramKind, ProgramRef
-from pie_wire.messages.gateway import Announce, Events, Recovered, RunnerLoad
+from pie_wire.messages.gateway import (
+    Announce,
+    DetachChild,
+    EndChild,
+    Events,
+    LaunchChild,
+    Launched,
+    Recovered,
+    RunnerLoad,
+)
 from pie_wire.messages.kvstore import (
     ArtifactChunk,
     DeleteSnapshot,
@@ -41,7 +50,7 @@ from pie_wire.messages.kvstore import (
     SnapshotRow,
 )
 from pie_wire.messages.link import Identity
-from pie_wire.messages.runner import Credit, Deliver, Kill, Start
+from pie_wire.messages.runner import ChildEnded, Credit, Deliver, Kill, Start
 
 VOCAB = 300
 PAGE = 16
@@ -113,10 +122,18 @@ class Gateway:
         self.hub.on(Announce, self._announce)
         self.hub.on(Events, self._events)
         self.hub.on(RunnerLoad, self._load)
+        self.hub.on(LaunchChild, self._launch_child)
+        self.hub.on(EndChild, lambda m: self.ended.append(m.message.pid))
+        self.hub.on(DetachChild, lambda m: self.detached.append(m.message.pid))
         self.hub.on_up(self._up)
         self.runner: Peer | None = None
         self.announced: list[Announce] = []
         self.loads: list[RunnerLoad] = []
+        self.launches: list[LaunchChild] = []
+        self.ended: list[str] = []
+        """Children that their parent cancelled."""
+        self.detached: list[str] = []
+        self.refuses_children: PieError | None = None
         self.pushes = 0
         self.refuses: PieError | None = None
         """What announcements are answered with, if anything."""
@@ -148,6 +165,18 @@ class Gateway:
             at += count
         if self.stores:
             self.credit(*message.pids)
+
+    def _launch_child(self, incoming: Incoming[LaunchChild]) -> Launched:
+        self.launches.append(incoming.message)
+        if self.refuses_children is not None:
+            raise self.refuses_children
+        return Launched(incoming.message.pid, incoming.message.program)
+
+    def child_ended(self, launch: LaunchChild, result: str = "", error: PieError | None = None) -> None:
+        """A child's end, as the gateway tells it."""
+        assert self.runner is not None
+        info = error.info() if error else None
+        self.hub.send(self.runner, ChildEnded(launch.parent, launch.pid, result, info))
 
     def _load(self, incoming: Incoming[RunnerLoad]) -> None:
         self.loads.append(incoming.message)

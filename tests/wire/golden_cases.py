@@ -11,6 +11,7 @@ from pie_wire.messages import client, common, engine, gateway, kvstore, link, ru
 from pie_wire.messages.base import Done, Message, Push, Request
 
 PID = "0123456789abcdef0123456789abcdef"
+CHILD = "fedcba9876543210fedcba9876543210"
 SHA = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 SESSION = 4503599627370497
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -83,10 +84,12 @@ PROCESS = common.ProcessInfo(
     9,
     9,
     ErrorInfo("process_lost", "runner runner-1 has died", retryable=True, scope="process"),
+    CHILD,
+    True,
 )
 POOL = common.PoolStats(1024, 1000, 4, 20, 16)
 ROW = common.PageRow(17, "runner-1", 4, PID, "acme", 3, 32, "a1b2c3d4e5f60718293a4b5c6d7e8f90", 320, 20, 1764000003.0)
-SNAPSHOT = kvstore.Snapshot("after-intro", "smollm2", [1, 2, 49151], 1764000004.0)
+SNAPSHOT = kvstore.Snapshot("after-intro", "smollm2", [1, 2, 49151], 1764000004.0, "engine-1")
 EVENTS = [
     common.Event(1, "started"),
     common.Event(2, "message", "Paris, mein Schatz: \u00e9\u4e16\U0001f967"),
@@ -197,6 +200,9 @@ CASES: list[Case] = [
     _numbered(gateway.Announce(2000, [gateway.RunningProcess(PID, 3, 9, True)])),
     _numbered(gateway.Recovered({PID: 8}, {PID: 5})),
     _numbered(gateway.RunnerLoad(12, 2000, 1.5)),
+    _numbered(gateway.LaunchChild(PID, CHILD, "worker@1.0.0", '{"n": 1}', "after-intro", True)),
+    _numbered(gateway.DetachChild(PID, CHILD)),
+    _numbered(gateway.EndChild(PID, CHILD)),
     _numbered(gateway.Events([PID], [5], EVENTS)),
     # To a client
     _numbered(client.ProcessEvents(PID, EVENTS)),
@@ -216,6 +222,11 @@ CASES: list[Case] = [
     _numbered(runner.Deliver(PID, "go on"), name="run.deliver with text"),
     _numbered(runner.Deliver(PID, binary=True), b"\xff", name="run.deliver with bytes"),
     _numbered(runner.Kill(PID, "terminated by its owner")),
+    _numbered(runner.ChildEnded(PID, CHILD, "42"), name="run.child-ended with a result"),
+    _numbered(
+        runner.ChildEnded(PID, CHILD, error=ErrorInfo("terminated", "it was killed", scope="process")),
+        name="run.child-ended with an error",
+    ),
     _numbered(runner.Credit([PID], [8], [5])),
     _numbered(
         runner.Step(
@@ -293,6 +304,8 @@ CASES: list[Case] = [
     _numbered(kvstore.GetSnapshot("after-intro", True)),
     _numbered(kvstore.SnapshotRow(SNAPSHOT)),
     _numbered(kvstore.DeleteSnapshot("after-intro")),
+    _numbered(kvstore.LocateSnapshot("after-intro")),
+    _numbered(kvstore.SnapshotPlace("smollm2", "engine-1")),
     _numbered(kvstore.ListSnapshots()),
     _numbered(kvstore.SnapshotNames(["after-intro"])),
 ]

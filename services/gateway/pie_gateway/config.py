@@ -28,6 +28,8 @@ class GatewayConfig:
     )
     queue: int = option(1024, "launches that may wait for a runner")
     queue_timeout: float = option(10.0, "how long a launch waits for a runner with room")
+    child_depth: int = option(8, "how deep programs may launch programs that launch programs")
+    tree_processes: int = option(256, "processes that one launch and its descendants may be at once")
     start_timeout: float = option(30.0, "how long a runner may take to accept a process")
     kill_timeout: float = option(5.0, "how long a runner may take to end a process")
     recovery_grace: float = option(5.0, "after a restart: how long runners have to announce their processes")

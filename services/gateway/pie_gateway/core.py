@@ -2,6 +2,7 @@
 
 clients --- Call ---> launcher, control, programs, uploads, reports
 runners --- Announce, Events, RunnerLoad ---> recovery, streams, runners
+runners --- LaunchChild, EndChild, DetachChild ---> children
 kvstore <-- names, artifacts, process index --- programs, uploads, process_index
 """
 
@@ -22,9 +23,12 @@ from pie_wire.messages.gateway import (
     Announce,
     Attach,
     Detach,
+    DetachChild,
+    EndChild,
     Events,
     Install,
     Launch,
+    LaunchChild,
     ListInstalled,
     ListProcesses,
     Pages,
@@ -36,6 +40,7 @@ from pie_wire.messages.gateway import (
     Upload,
 )
 
+from pie_gateway.children import Children
 from pie_gateway.config import GatewayConfig
 from pie_gateway.control import ProcessControl
 from pie_gateway.launcher import Launcher
@@ -56,6 +61,7 @@ from pie_gateway.uploads import UploadRelay
 CLIENTS = "clients"
 RUNNERS = "runners"
 
+M = TypeVar("M", bound=Message)
 R = TypeVar("R", bound=Message)
 
 
@@ -88,6 +94,9 @@ class GatewayCore:
         self.launcher = Launcher(config, hub, self.table, self.streams, self.runners, self.programs, policy, wall)
         self.control = ProcessControl(config, hub, self.table, self.streams, self.runners, self.launcher)
         self.recovery = Recovery(config, hub, self.table, self.streams, self.runners, self.control)
+        self.children = Children(
+            config, hub, self.table, self.streams, event_log, self.launcher, self.control, self.store
+        )
         self.uploads = UploadRelay(config, self.store, hub.clock)
         self.index = ProcessIndex(self.table, self.store, hub.clock)
         self.reports = Reports(self.table, self.store, membership, lambda: self.http)
@@ -111,6 +120,9 @@ class GatewayCore:
         hub.on(Announce, self._announce)
         hub.on(RunnerLoad, self._load)
         hub.on(Events, self._events)
+        hub.on(LaunchChild, self._of_runner(self.children.launch))
+        hub.on(DetachChild, self._of_runner(self.children.detach))
+        hub.on(EndChild, self._of_runner(self.children.end))
         hub.on_up(self._up)
         hub.on_down(self._down)
         membership.on_change(self._members)
@@ -210,6 +222,18 @@ class GatewayCore:
             self.streams.take(batch)
         except LogError as exc:
             self._fail(exc)
+
+    def _of_runner(self, handle: Callable[[Incoming[M]], None]) -> Callable[[Incoming[M]], None]:
+        """A handler of what runners ask, which may write to the log."""
+
+        def checked(incoming: Incoming[M]) -> None:
+            self._require_runner(incoming.peer)
+            try:
+                handle(incoming)
+            except LogError as exc:
+                self._fail(exc)
+
+        return checked
 
     def _require_runner(self, peer: Peer) -> None:
         if peer.port != RUNNERS or peer.kind != "runner":

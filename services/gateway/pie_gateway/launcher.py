@@ -39,6 +39,7 @@ from pie_wire.messages.gateway import Launch, Launched
 from pie_wire.messages.runner import Start
 
 from pie_gateway.config import GatewayConfig
+from pie_gateway.lineage import Lineage
 from pie_gateway.policy import Policy
 from pie_gateway.process import Process
 from pie_gateway.programs import ProgramCatalogue, Resolved
@@ -66,6 +67,8 @@ class _Pending:
     program: Resolved | None = None
     process: Process | None = None
     """Set once it has been placed."""
+    lineage: Lineage | None = None
+    """Set if a program launches it."""
 
 
 class Launcher:
@@ -97,8 +100,8 @@ class Launcher:
     def queued(self) -> int:
         return len(self._queue)
 
-    def launch(self, call: Call[Launch]) -> None:
-        """Accept a launch, or join the one with the same id.
+    def launch(self, call: Call[Launch], lineage: Lineage | None = None) -> None:
+        """Accept a launch, or join the one with the same id. `lineage` is that of a program's launch.
 
         Raises:
             BadField, TooLarge, Forbidden, Conflict, Gone, Overloaded
@@ -106,7 +109,7 @@ class Launcher:
         message, scope = call.message, call.scope
         _check(message)
         self._policy.check_allowed(message.allow)
-        print_ = fingerprint(message, scope.tenant, scope.user)
+        print_ = fingerprint(message, scope.tenant, scope.user, lineage.parent if lineage else "")
         process = self._table.get(message.pid)
         pending = self._pending.get(message.pid)
         known = process.record if process else self._table.expired(message.pid)
@@ -119,7 +122,7 @@ class Launcher:
         elif known is not None:
             raise Gone(f"process {message.pid} ended and its events are no longer kept: launch with a new id")
         else:
-            self._begin(call, print_)
+            self._begin(call, print_, lineage)
 
     def cancel(self, pid: str, scope: Scope, error: PieError) -> bool:
         """Give up a launch that has not been placed. False if there is none."""
@@ -128,6 +131,12 @@ class Launcher:
             return False
         self._fail(pending, error)
         return True
+
+    def give_up(self, pid: str, error: PieError) -> None:
+        """Fail a launch that has not been placed, if there is one."""
+        pending = self._pending.get(pid)
+        if pending is not None and pending.process is None:
+            self._fail(pending, error)
 
     def forget(self, session: Session) -> None:
         """The session has gone: launches that only it waits for and that have not been placed are dropped."""
@@ -159,12 +168,12 @@ class Launcher:
 
     # -- stages
 
-    def _begin(self, call: Call[Launch], print_: bytes) -> None:
+    def _begin(self, call: Call[Launch], print_: bytes, lineage: Lineage | None) -> None:
         if len(self._pending) >= self._config.queue:
             raise Overloaded(f"{self._config.queue} launches are waiting already: try again later")
         pid = call.message.pid
         deadline = self._hub.clock() + self._config.queue_timeout
-        pending = self._pending[pid] = _Pending(call.message, call.scope, print_, [call], deadline)
+        pending = self._pending[pid] = _Pending(call.message, call.scope, print_, [call], deadline, lineage=lineage)
 
         def resolved(program: Resolved) -> None:
             if self._pending.get(pid) is pending:
@@ -188,7 +197,12 @@ class Launcher:
         if program is None:
             raise BadRequest("a launch without a resolved program cannot be placed")
         ref = program.ref
-        granted = self._policy.granted(ref, pending.scope) | launch.allow
+        line = pending.lineage
+        allow = line.allow if line else launch.allow
+        granted = self._policy.granted(ref, pending.scope) | allow
+        capabilities = (
+            line.capabilities.of_child(program.asks, granted) if line else Capabilities(program.asks, granted)
+        )
         process = self._table.add(
             ProcessRecord(
                 pid=launch.pid,
@@ -200,6 +214,12 @@ class Launcher:
                 created_at=self._wall(),
                 runner=runner.name,
                 incarnation=runner.peer.identity.incarnation,
+                parent=line.parent if line else "",
+                root=line.root if line else "",
+                depth=line.depth if line else 0,
+                detached=line.detached if line else False,
+                capabilities=capabilities,
+                allow=allow,
             )
         )
         pending.process = process
@@ -215,7 +235,8 @@ class Launcher:
                     launch.input,
                     filename=launch.filename,
                     on_full=launch.on_full,
-                    capabilities=Capabilities(program.asks, granted),
+                    capabilities=capabilities,
+                    near=line.near if line else "",
                 ),
                 lambda answer: self._on_started(pending, process, runner, answer),
                 timeout=self._config.start_timeout,

@@ -6,6 +6,7 @@ import hashlib
 from typing import Literal
 
 import msgspec
+from pie_wire.capabilities import Capabilities, Grants
 from pie_wire.errors import ErrorInfo
 from pie_wire.messages.common import ProcessInfo
 from pie_wire.messages.gateway import Launch
@@ -37,6 +38,17 @@ class ProcessRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
     """The gateway wrote the terminal event, so the runner, should it come back, must end the process."""
     expired: bool = False
     """Only the id is kept, so that it is not executed again."""
+    parent: str = ""
+    """The process that launched it, if one did."""
+    root: str = ""
+    """The process at the head of that line."""
+    depth: int = 0
+    detached: bool = False
+    """It lives on when its parent ends."""
+    capabilities: Capabilities = Capabilities()
+    """What it may do, which bounds what its children may."""
+    allow: Grants = Grants()
+    """What the user granted to it and to its descendants."""
 
     @property
     def ended(self) -> bool:
@@ -56,11 +68,14 @@ class ProcessRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
             last_seq=self.last_seq,
             acked_seq=self.consumed,
             error=self.error,
+            parent=self.parent,
+            detached=self.detached,
         )
 
 
-def fingerprint(launch: Launch, tenant: str, user: str) -> bytes:
-    """Digest of what a launch executes and for whom. How its events are received is not part of it."""
+def fingerprint(launch: Launch, tenant: str, user: str, parent: str = "") -> bytes:
+    """Digest of what a launch executes and for whom (`parent`: for which
+    program). How its events are received is not part of it."""
     what = (
         launch.program,
         launch.input,
@@ -71,5 +86,6 @@ def fingerprint(launch: Launch, tenant: str, user: str) -> bytes:
         launch.allow,
         tenant,
         user,
+        parent,
     )
     return hashlib.sha256(msgspec.msgpack.encode(what)).digest()[:16]

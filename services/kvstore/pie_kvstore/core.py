@@ -125,6 +125,7 @@ class KvstoreCore:
         on(kv.PutSnapshot, self._put_snapshot)
         on(kv.GetSnapshot, self._get_snapshot)
         on(kv.DeleteSnapshot, self._delete_snapshot)
+        on(kv.LocateSnapshot, self._locate_snapshot)
         on(kv.ListSnapshots, lambda m: kv.SnapshotNames(self.snapshots.list(m.header.tenant, m.header.user)))
 
     # -- members
@@ -210,6 +211,10 @@ class KvstoreCore:
     def _get_snapshot(self, incoming: Incoming[kv.GetSnapshot]) -> kv.SnapshotRow:
         message, header = incoming.message, incoming.header
         return kv.SnapshotRow(self.snapshots.get(header.tenant, header.user, message.name, take=message.take))
+
+    def _locate_snapshot(self, incoming: Incoming[kv.LocateSnapshot]) -> kv.SnapshotPlace:
+        snapshot = self.snapshots.get(incoming.header.tenant, incoming.header.user, incoming.message.name, take=False)
+        return kv.SnapshotPlace(snapshot.model, snapshot.engine)
 
     def _delete_snapshot(self, incoming: Incoming[kv.DeleteSnapshot]) -> Done:
         self.snapshots.delete(incoming.header.tenant, incoming.header.user, incoming.message.name)

@@ -21,6 +21,7 @@ class RunnerConfig:
     wall_seconds: float = option(0.0, "time from a program's first step to its end; 0: no limit")
     tokens: int = option(0, "tokens that one program may append, feed and generate; 0: no limit")
     contexts: int = option(1024, "contexts that one program may have open; 0: no limit")
+    children: int = option(64, "programs that one program may have launched and running; 0: no limit")
     output_bytes: int = option(1 << 30, "output of one program's whole life; 0: no limit")
     output_rate: int = option(32 << 20, "bytes of output a second; a program that is faster waits; 0: no limit")
     http_requests: int = option(32, "HTTP requests of one program at once")

@@ -18,6 +18,7 @@ from pie_wire.messages.base import Done
 from pie_wire.messages.runner import Credit, Deliver, Kill, Start
 
 from pie_runner.artifacts import ArtifactCache, Artifacts
+from pie_runner.children import Children
 from pie_runner.engines import Dialer, Engines, Offload
 from pie_runner.facilities import Facilities
 from pie_runner.limits import ProcessLimits
@@ -71,11 +72,13 @@ class RunnerCore:
         self.membership = Membership(hub, info={"backend": backend, "capacity": capacity})
         self.membership.report(self._stats)
         self.membership.on_change(self.engines.update)
-        self.uplink = Uplink(hub, self.processes, capacity, self._forget)
+        self.children = Children(hub, lambda: self.uplink.peer, lambda: random_bytes(16).hex())
+        self.uplink = Uplink(hub, self.processes, capacity, self._forget, self.children.recovered)
         self.facilities = Facilities(
             name=hub.identity.name,
             hub=hub,
             engines=self.engines,
+            children=self.children,
             timers=self.timers,
             offload=offload,
             wall=wall,

@@ -111,8 +111,8 @@ class Engines:
         return forget
 
     def session(self, process: Process, model: str) -> Session:
-        """The live session with the process's home engine for a model, chosen at first use: the one with the fewest
-        processes of this runner.
+        """The live session with the process's home engine for a model, chosen at first use: the one it was launched
+        near to, else the one with the fewest processes of this runner.
 
         Raises:
             EngineLost: that engine is not there now.
@@ -126,7 +126,7 @@ class Engines:
             ]
             if not candidates:
                 raise EngineLost(f"no engine serves {model!r} now: try again when it is back")
-            link = min(candidates, key=lambda link: (link.homes, link.name))
+            link = min(candidates, key=lambda link: (link.name != process.near, link.homes, link.name))
             link.homes += 1
             process.homes[model] = link.name
         else:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from pie_wire.hub import Hub
 
+from pie_runner.children import Children
 from pie_runner.engines import Engines, Offload
 from pie_runner.limits import ProcessLimits
 from pie_runner.outside.process_outside import OutsideFacilities
@@ -21,6 +22,7 @@ class Facilities:
     """Of this runner."""
     hub: Hub
     engines: Engines
+    children: Children
     timers: Timers
     offload: Offload
     wall: Callable[[], float]

@@ -18,6 +18,8 @@ class ProcessLimits:
     """Appended to contexts, fed to passes or generated, all contexts together. Forks and snapshots are free."""
     contexts: int = 0
     """Open at once."""
+    children: int = 0
+    """Running at once, launched by it."""
     output_bytes: int = 0
     """Messages, stdout and stderr together, over its whole life."""
     output_rate: int = 0
@@ -63,6 +65,11 @@ class Usage:
         """Raises LimitExceeded when a process with `count` open contexts may have no other."""
         if self.limits.contexts and count >= self.limits.contexts:
             raise exceeded("contexts", self.limits.contexts, "close contexts that are no longer needed")
+
+    def check_children(self, count: int) -> None:
+        """Raises LimitExceeded when a process with `count` running children may have no other."""
+        if self.limits.children and count >= self.limits.children:
+            raise exceeded("children", self.limits.children, "wait for some to end, or cancel them")
 
     def spend_output(self, size: int) -> None:
         """Raises LimitExceeded when the whole life's output would be more than allowed."""

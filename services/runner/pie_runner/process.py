@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import msgspec
+from pie_wire.capabilities import Capabilities
 from pie_wire.errors import ErrorInfo, LimitExceeded, PieError, ProgramError, TooLarge
 from pie_wire.hub import Scope
 from pie_wire.messages.common import MAX_EVENT_BYTES, Account, EventKind, ProgramRef
@@ -22,6 +23,7 @@ from pie_runner.waitables import Waitables
 from pie_runner.wasm.hostcall import Pending
 
 if TYPE_CHECKING:
+    from pie_runner.children import Child
     from pie_runner.contexts import Context
     from pie_runner.facilities import Facilities
     from pie_runner.programs import Outcome, RunningProgram
@@ -70,6 +72,7 @@ class Process:
         self.input = start.input
         self.filename = start.filename
         self.account: Account = start.account
+        self.capabilities: Capabilities = start.capabilities
         self.scope = scope
         self.facilities = facilities
         self.state: State = "fetching"
@@ -80,6 +83,10 @@ class Process:
         self.draws = Draws(key)
         self.usage = Usage(facilities.limits, facilities.hub.clock)
         self.contexts: dict[Context, None] = {}
+        self.children: dict[str, Child] = {}
+        """Those whose end is not known yet, by pid."""
+        self.near = start.near
+        """The engine that is to be its home, if that serves the model."""
         self.homes: dict[str, str] = {}
         """Name of the home engine by model."""
         self.program: RunningProgram | None = None
@@ -148,6 +155,7 @@ class Process:
             program.kill(error)
         for context in list(self.contexts):
             context.close()
+        self.facilities.children.parent_ended(self)
         self.facilities.engines.release(self)
         self.outside.close()
         self._parked = None

@@ -80,6 +80,7 @@ class RunnerService:
                 wall_seconds=config.wall_seconds,
                 tokens=config.tokens,
                 contexts=config.contexts,
+                children=config.children,
                 output_bytes=config.output_bytes,
                 output_rate=config.output_rate,
             ),

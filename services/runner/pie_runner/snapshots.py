@@ -29,6 +29,7 @@ def save(fiber: Fiber, context: Context, name: str) -> Pending:
     """Waits until the engine has accepted what the context holds, then until kvstore has the snapshot."""
     process = process_of(fiber)
     pending = Pending(fiber)
+    session = context.session
 
     def accepted() -> None:
         if pending.done:
@@ -37,10 +38,12 @@ def save(fiber: Fiber, context: Context, name: str) -> Pending:
         if error is not None:
             pending.fail(error)
             return
-        snapshot = Snapshot(name, context.session.facts.name, list(context.tokens), process.facilities.wall())
+        snapshot = Snapshot(
+            name, session.facts.name, list(context.tokens), process.facilities.wall(), session.peer.name
+        )
         _request(fiber, pending, PutSnapshot(snapshot), lambda _: pending.resolve(Ok()))
 
-    context.session.after_ack(context.last_op, accepted)
+    session.after_ack(context.last_op, accepted)
     return pending
 
 

@@ -36,12 +36,19 @@ class Uplink:
     """Owns the order of pushes; the processes own their events."""
 
     def __init__(
-        self, hub: Hub, processes: dict[str, Process], capacity: int, forget: Callable[[Process], None]
+        self,
+        hub: Hub,
+        processes: dict[str, Process],
+        capacity: int,
+        forget: Callable[[Process], None],
+        recovered: Callable[[], None],
     ) -> None:
+        """`recovered` is called when the gateway knows the processes again, before their events are pushed."""
         self._hub = hub
         self._processes = processes
         self._capacity = capacity
         self._forget = forget
+        self._on_recovered = recovered
         self._peer: Peer | None = None
         self._recovered = False
         self._dirty: dict[str, Process] = {}
@@ -50,6 +57,11 @@ class Uplink:
         self._announced: set[str] = set()
         self._announce_at: float | None = None
         """When to announce again, after the gateway refused."""
+
+    @property
+    def peer(self) -> Peer | None:
+        """The gateway, while it knows our processes."""
+        return self._peer if self._recovered else None
 
     @property
     def connected(self) -> bool:
@@ -169,6 +181,7 @@ class Uplink:
             self._credit(process, durable, recovered.consumed.get(pid, 0))
             if process.pid in self._processes and process.events.has_unsent:
                 self._dirty[pid] = process
+        self._on_recovered()
 
     def _credit(self, process: Process, durable: int, consumed: int) -> None:
         freed = process.credit(durable, consumed)

@@ -98,6 +98,10 @@ class ProcessInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     last_seq: int = 0
     acked_seq: int = 0
     error: ErrorInfo | None = None
+    parent: str = ""
+    """The process that launched it, if one did."""
+    detached: bool = False
+    """It lives on when its parent ends."""
 
 
 class PageRow(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -216,6 +216,40 @@ class RunnerLoad(Push, frozen=True, omit_defaults=True):
     lag_ms: float = 0.0
 
 
+class LaunchChild(Request[Launched], frozen=True, omit_defaults=True):
+    """Process `parent`, which the sending runner has, launches a program by name. Answered when a runner has taken the
+    child on; its end is `run.child-ended`. Sent again after a link was lost, with the same `pid`: nothing runs twice,
+    and an end that was missed is told again."""
+
+    verb: ClassVar[str] = "gw.launch-child"
+    reply: ClassVar[type[Launched]] = Launched
+    parent: str
+    pid: str
+    """Of the child; chosen by the runner."""
+    program: str
+    input: str = "{}"
+    near: str = ""
+    """Name of a snapshot of the user: the child's home is the engine that has its KV."""
+    detached: bool = False
+    """It lives on when its parent ends. Sent again with true, it detaches the child."""
+
+
+class DetachChild(Push, frozen=True, omit_defaults=True):
+    """The child lives on when its parent ends."""
+
+    verb: ClassVar[str] = "gw.detach-child"
+    parent: str
+    pid: str
+
+
+class EndChild(Push, frozen=True, omit_defaults=True):
+    """End a child, whether it runs already or not."""
+
+    verb: ClassVar[str] = "gw.end-child"
+    parent: str
+    pid: str
+
+
 class Events(Push, frozen=True, omit_defaults=True):
     """Events of many processes: `counts[i]` consecutive items of `events` belong to `pids[i]`."""
 

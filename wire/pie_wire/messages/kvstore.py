@@ -184,6 +184,8 @@ class Snapshot(msgspec.Struct, frozen=True, omit_defaults=True):
     model: str
     tokens: list[int]
     saved_at: float = 0.0
+    engine: str = ""
+    """Name of the engine that held its KV when it was saved."""
 
 
 class SnapshotRow(Message, frozen=True, omit_defaults=True):
@@ -209,6 +211,22 @@ class GetSnapshot(Request[SnapshotRow], frozen=True, omit_defaults=True):
 
 class DeleteSnapshot(Request[Done], frozen=True, omit_defaults=True):
     verb: ClassVar[str] = "kv.delete-snapshot"
+    name: str
+
+
+class SnapshotPlace(Message, frozen=True, omit_defaults=True):
+    """`engine`: empty if it is not known."""
+
+    verb: ClassVar[str] = "kv.snapshot-place"
+    model: str
+    engine: str = ""
+
+
+class LocateSnapshot(Request[SnapshotPlace], frozen=True, omit_defaults=True):
+    """Where the KV of a snapshot was when it was saved."""
+
+    verb: ClassVar[str] = "kv.locate-snapshot"
+    reply: ClassVar[type[SnapshotPlace]] = SnapshotPlace
     name: str
 
 

@@ -24,6 +24,8 @@ class Start(Request[Done], frozen=True, omit_defaults=True):
     on_full: Literal["block", "drop"] = "block"
     capabilities: Capabilities = Capabilities()
     """What it may do outside of the sandbox."""
+    near: str = ""
+    """Name of the engine that is to be its home, if that serves the model it uses."""
 
 
 class Deliver(Request[Done], frozen=True, omit_defaults=True):
@@ -41,6 +43,16 @@ class Kill(Push, frozen=True, omit_defaults=True):
     verb: ClassVar[str] = "run.kill"
     pid: str
     reason: str
+
+
+class ChildEnded(Push, frozen=True, omit_defaults=True):
+    """A child of process `parent` has ended: with `result` (JSON text), or with `error`."""
+
+    verb: ClassVar[str] = "run.child-ended"
+    parent: str
+    pid: str
+    result: str = ""
+    error: ErrorInfo | None = None
 
 
 class Credit(Push, frozen=True, omit_defaults=True):

@@ -11,6 +11,7 @@
 """
 
 from inferlet import adapters, chat, http, runtime, scheduling, session
+from inferlet.children import Child, launch
 from inferlet.context import Context
 from inferlet.errors import PieError
 from inferlet.forward import Distribution, Forward, Logits, Output, ProbeHandle, SampleHandle
@@ -20,6 +21,7 @@ from inferlet.pages import PageCount, Receipt
 from inferlet.sample import Sampler
 
 __all__ = [
+    "Child",
     "Context",
     "Detokenizer",
     "Distribution",
@@ -39,6 +41,7 @@ __all__ = [
     "adapters",
     "chat",
     "http",
+    "launch",
     "runtime",
     "scheduling",
     "session",

@@ -15,6 +15,7 @@ from pie_wire.messages.link import Identity
 from pie_wire.messages.runner import Start
 
 from pie_runner.bench.programs import GUESTS, Guest
+from pie_runner.children import Children
 from pie_runner.engines import Engines
 from pie_runner.facilities import Facilities
 from pie_runner.host import TABLE
@@ -87,6 +88,7 @@ class Stand:
             name="bench",
             hub=hub,
             engines=Engines(hub, _NoDialer(), _no_offload),
+            children=Children(hub, lambda: None, lambda: ""),
             timers=Timers(),
             offload=_no_offload,
             wall=time.time,

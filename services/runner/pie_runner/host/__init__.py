@@ -9,6 +9,7 @@ from __future__ import annotations
 from pie_runner.host import (
     adapters,
     chat,
+    children,
     clocks,
     context,
     forward,
@@ -29,6 +30,7 @@ TABLE: dict[tuple[str, str], HostFunction] = {
     for interface, functions in {
         "adapters": adapters.FUNCTIONS,
         "chat": chat.FUNCTIONS,
+        "children": children.FUNCTIONS,
         "clocks": clocks.FUNCTIONS,
         "context": context.FUNCTIONS,
         "forward": forward.FUNCTIONS,
