@@ -44,6 +44,8 @@ class EngineConfig:
         100.0, "estimated work in one step, so that cancels and short requests need not wait longer"
     )
     max_rows: int = option(2048, "tokens in one step, whatever the estimate")
+    max_contexts: int = option(65_536, "contexts that one runner may have open")
+    max_account_contexts: int = option(65_536, "contexts that one account may have open, on all runners together")
     log_level: Literal["debug", "info", "warning", "error"] = option("info", "least severe log level shown")
     log_format: Literal["auto", "text", "json"] = option("auto", "log lines for people, for programs, or by terminal")
 
@@ -62,6 +64,8 @@ class EngineConfig:
             raise BadField(f"page_size must be between 1 and 256, not {self.page_size}")
         if self.threads < 0 or self.max_rows < 1 or not 1.0 <= self.step_ms <= 60_000.0:
             raise BadField("threads must be 0 or more, max_rows 1 or more, step_ms between 1 and 60000")
+        if self.max_contexts < 1 or self.max_account_contexts < 1:
+            raise BadField("max_contexts and max_account_contexts must be at least 1")
         self.kv_bytes()
         self.swap_pages(1, 0)
         parse_bytes(self.adapter_memory)

@@ -26,6 +26,10 @@ class Limits:
     """Runs may have their tokens guessed by one."""
     page_bytes: int = 0
     """Bytes of one page's content, as exports have it."""
+    max_contexts: int = 65_536
+    """Contexts of one runner."""
+    max_account_contexts: int = 65_536
+    """Contexts of one account, whoever runs its programs."""
     queue: int = 4096
     """Operations of one context that may wait behind an unfinished one."""
 

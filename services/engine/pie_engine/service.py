@@ -174,6 +174,8 @@ def build_core(
         vocab=info.vocab_size,
         step_ms=config.step_ms,
         max_rows=config.max_rows,
+        max_contexts=config.max_contexts,
+        max_account_contexts=config.max_account_contexts,
         swap_pages=config.swap_pages(model.page_bytes(config.page_size), pages),
         draft_model=bool(config.draft_model),
         adapter_memory=parse_bytes(config.adapter_memory),

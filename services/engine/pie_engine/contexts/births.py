@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from pie_wire.errors import BadField, Conflict, NotFound, Overloaded, PieError
+from pie_wire.errors import BadField, Conflict, LimitExceeded, NotFound, Overloaded, PieError
 from pie_wire.messages import engine as wire
 from pie_wire.messages.common import Account
 
@@ -22,10 +22,14 @@ from pie_engine.links.runner_link import RunnerLink
 from pie_engine.memory.kv_cache import KvCache
 from pie_engine.passes.page_moves import Buffer
 from pie_engine.runs.run_operations import RunOperations
-from pie_engine.schedule.work import Flush
+from pie_engine.schedule.work import Flush, Import
 
 MAX_PREFETCHES = 64
 """Of one runner, under way at once."""
+MOST_REFUSED = 1024
+"""Contexts beyond a runner's limit whose ids are kept, dead, so that what follows them learns why."""
+MOST_IMPORTED = 256 << 20
+"""Bytes of one runner's imports that wait for pages."""
 MAX_ID = (1 << 63) - 1
 """Of a context. Negative ids are the engine's own."""
 
@@ -61,8 +65,8 @@ class Births:
         if self._can_name(link, number, op.context):
             use = self._table.use_of(op.account)
             context = Context(op.context, link, op.process, op.tenant, use, since=self._table.clock())
-            self._table.enter(context)
-            done(link, number)
+            if self._enter(context, number):
+                done(link, number)
 
     def bring_in(self, link: RunnerLink, number: int, op: wire.Import, buffers: Sequence[Buffer]) -> None:
         """A context from an export's bytes."""
@@ -70,11 +74,16 @@ class Births:
             return
         use = self._table.use_of(op.account)
         context = Context(op.context, link, op.process, op.tenant, use, since=self._table.clock())
-        self._table.enter(context)
+        if not self._enter(context, number):
+            return
         try:
             if op.buffer < 0 or op.count < 1 or op.buffer + op.count > len(buffers):
                 raise BadField(f"an import of buffers {op.buffer} to {op.buffer + op.count}, of {len(buffers)}")
-            self._works.begin(self._transfers.imported(context, number, buffers[op.buffer : op.buffer + op.count]))
+            data = buffers[op.buffer : op.buffer + op.count]
+            waiting = sum(len(part) for work in _imports(link) for part in work.data)
+            if waiting and waiting + sum(map(len, data)) > MOST_IMPORTED:
+                raise Overloaded(f"imports of {waiting} bytes of this runner wait for pages: wait for some of them")
+            self._works.begin(self._transfers.imported(context, number, data))
         except PieError as exc:
             context.tokens = []
             self._ends.bury(context, number, exc)
@@ -90,7 +99,8 @@ class Births:
         child = Context(
             op.context, link, op.process, tenant, use, parent=op.parent, since=self._table.clock(), unborn=True
         )
-        self._table.enter(child)
+        if not self._enter(child, number):
+            return None
         if parent is None:
             unknown = NotFound(f"context {op.parent} does not exist: it was dropped or never created")
             self._ends.bury(child, number, unknown)
@@ -148,8 +158,31 @@ class Births:
             error: PieError = BadField(f"a context id is a number from 0 to {MAX_ID}, not {context}")
         elif context in link.contexts:
             error = Conflict(f"context id {context} is in use")
+        elif len(link.contexts) >= self._limits.max_contexts + MOST_REFUSED:
+            error = self._too_many("this runner", "max_contexts", self._limits.max_contexts)
         else:
             return True
         link.outbox.fail(number, context, 0, error.info())
         done(link, number)
         return False
+
+    def _enter(self, context: Context, number: int) -> bool:
+        """The context begins; False if it is one too many and therefore dead."""
+        error: PieError | None = None
+        if len(context.link.contexts) >= self._limits.max_contexts:
+            error = self._too_many("this runner", "max_contexts", self._limits.max_contexts)
+        elif context.use.contexts >= self._limits.max_account_contexts:
+            error = self._too_many("the account", "max_account_contexts", self._limits.max_account_contexts)
+        self._table.enter(context)
+        if error is not None:
+            self._ends.bury(context, number, error)
+        return error is None
+
+    def _too_many(self, who: str, setting: str, most: int) -> PieError:
+        return LimitExceeded(
+            f"{who} has {most} contexts open, as many as the engine's {setting} allows: drop some, or raise it"
+        )
+
+
+def _imports(link: RunnerLink) -> Iterator[Import]:
+    return (c.current for c in link.contexts.values() if isinstance(c.current, Import))

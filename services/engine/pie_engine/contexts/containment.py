@@ -7,8 +7,6 @@ error, and what is held by whom is counted anew from all others. They notice not
 
 from __future__ import annotations
 
-from collections import deque
-
 import structlog
 from pie_wire.errors import InternalError, PieError
 from pie_wire.messages import engine as wire
@@ -101,9 +99,10 @@ class Containment:
             generation=context.generation,
             cause=error,
             dead=True,
-            queue=deque(item for item in context.queue if item.number != number),
         )
-        context.queue.clear()
+        for item in context.queue.take_all():
+            if item.number != number:
+                grave.queue.append(item)
         self._table.replace(context, grave if context.id >= 0 else None)
         run, current = context.run, context.current
         if run is not None:

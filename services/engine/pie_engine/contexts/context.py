@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from array import array
-from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -11,6 +10,7 @@ from pie_wire.errors import PieError
 from pie_wire.messages.common import Account
 
 from pie_engine.adapters.spans import AdapterSpans
+from pie_engine.contexts.line import Line
 from pie_engine.contexts.lineage import Lineage
 from pie_engine.limits import Limits
 from pie_engine.memory.swap import Swapped
@@ -18,7 +18,7 @@ from pie_engine.memory.swap import Swapped
 if TYPE_CHECKING:
     from pie_engine.links.runner_link import RunnerLink
     from pie_engine.runs.run import Run
-    from pie_engine.schedule.work import Queued, Waiting, Work
+    from pie_engine.schedule.work import Waiting, Work
 
 _LEAST_WEIGHT = 1e-6
 
@@ -120,7 +120,7 @@ class Context:
     run: Run | None = None
     current: Waiting | None = None
     """The flush or pass being carried out; the operations behind it wait in `queue`."""
-    queue: deque[Queued] = field(default_factory=deque["Queued"])
+    queue: Line = field(init=False)
     last_step: int = 0
     """The last engine step that had a row of this context."""
     bid: float = 1.0
@@ -144,6 +144,9 @@ class Context:
     """It was dropped."""
     immune_until: int = 0
     """Not a victim of pressure before this step."""
+
+    def __post_init__(self) -> None:
+        self.queue = Line(self.link)
 
     @property
     def impure(self) -> bool:

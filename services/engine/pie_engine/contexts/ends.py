@@ -32,7 +32,7 @@ class Ends:
     def drop(self, link: RunnerLink, number: int, op: wire.Drop) -> None:
         """The runner needs the context no more. It goes at once, unless forks of it are still to be made."""
         context = link.contexts.get(op.context)
-        if context is None:
+        if context is None or any(isinstance(item.op, wire.Drop) for item in context.queue):
             done(link, number)
         elif any(isinstance(item.op, wire.Fork) for item in context.queue):
             # Its children are still to be made from what it will be.
@@ -51,8 +51,7 @@ class Ends:
             self._runs.end(context.run, "cancelled")
             link.runs.pop(context.run.id, None)
             context.run = None
-        waiting = list(context.queue)
-        context.queue.clear()
+        waiting = context.queue.take_all()
         if context.current is not None:
             waiting.insert(0, Queued(context.current.op, wire.Flush(context.id, context.generation)))
             context.current = None

@@ -6,7 +6,11 @@ from collections import deque
 from collections.abc import Callable
 
 from pie_engine.contexts.context import Context
+from pie_engine.contexts.line import weight
 from pie_engine.schedule.work import Queued
+
+MOST_WAITING = 262_144
+"""Operations of one runner in all lines, with their tokens (see `Line`)."""
 
 
 class Lines:
@@ -21,11 +25,11 @@ class Lines:
         self._advancing = False
 
     def submit(self, context: Context, item: Queued) -> bool:
-        """Carry out an operation now or when those before it are over; False when the line is full and it does
-        neither."""
+        """Carry out an operation now or when those before it are over; False when the line is full, or those of its
+        runner are together, and it does neither."""
         if context.current is None and not context.unborn and not context.queue:
             self._execute(context, item)
-        elif len(context.queue) < self._most:
+        elif len(context.queue) < self._most and context.link.waiting + weight(item.op) <= MOST_WAITING:
             context.queue.append(item)
         else:
             return False

@@ -167,7 +167,10 @@ class Operations:
     def _submit(self, context: Context, item: Queued) -> None:
         if self._lines.submit(context, item):
             return
-        overloaded = Overloaded(f"{len(context.queue)} operations wait on context {context.id}: wait for some of them")
+        overloaded = Overloaded(
+            f"{len(context.queue)} operations wait on context {context.id}, and {context.link.waiting} (with their "
+            "tokens) on all of its runner: wait for some of them"
+        )
         child = context.link.contexts.get(item.op.context) if isinstance(item.op, wire.Fork) else None
         if child is not None:
             self.ends.bury(child, item.number, overloaded)
