@@ -2,7 +2,8 @@
 
 from pie_bakery.build import build
 from pie_bakery.check import check_component
+from pie_bakery.new import new
 from pie_bakery.python_runtime import PythonRuntime, prepare_python_runtime
 from pie_bakery.tools import BuildError
 
-__all__ = ["BuildError", "PythonRuntime", "build", "check_component", "prepare_python_runtime"]
+__all__ = ["BuildError", "PythonRuntime", "build", "check_component", "new", "prepare_python_runtime"]

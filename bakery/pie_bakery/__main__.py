@@ -9,7 +9,7 @@ import click
 from pie_wire.config import pie_home
 from pie_wire.errors import PieError
 
-from pie_bakery.commands import build, check
+from pie_bakery.commands import build, check, new
 from pie_bakery.python_runtime import prepare_python_runtime
 
 
@@ -36,6 +36,7 @@ def runtime(home: Path | None) -> None:
     click.echo(prepare_python_runtime(home or pie_home(), lambda line: click.echo(line, err=True)))
 
 
+main.add_command(new)
 main.add_command(build)
 main.add_command(check)
 

@@ -9,6 +9,20 @@ from pie_wire.config import pie_home
 
 from pie_bakery.build import build as build_project
 from pie_bakery.check import check_component
+from pie_bakery.new import new as new_project
+from pie_bakery.project import LANGUAGES, Language
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path), metavar="NAME")
+@click.option(
+    "--lang", "language", type=click.Choice(LANGUAGES), default="python", show_default=True, help="What to write it in."
+)
+def new(folder: Path, language: Language) -> None:
+    """Begin a program: a folder with a manifest and a source to change, ready to be built."""
+    project = new_project(folder, language)
+    source = "src/lib.rs" if language == "rust" else project.entry.relative_to(folder)
+    click.echo(f"edit {folder / source}; build it by: pie build {folder}", err=True)
 
 
 @click.command()

@@ -58,7 +58,7 @@ def read_project(folder: Path) -> Project:
         raise NotFound(f"{folder} is no folder; build the folder with the program's sources.")
     package = _package(folder)
     name = package.get("name", folder.resolve().name)
-    language = package.get("language", _guess(folder))
+    language = package.get("language") or _guess(folder)
     if language not in LANGUAGES:
         raise BadField(f"{MANIFEST}: package.language is {language!r}, expected one of {', '.join(LANGUAGES)}")
     entries = _ENTRIES[language]

@@ -7,7 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from pie_bakery.folders import sdk_folder
+from pie_bakery.folders import place, sdk_folder, tree
 from pie_bakery.project import Project
 from pie_bakery.python_runtime import require_componentize
 from pie_bakery.tools import run_tool
@@ -18,9 +18,15 @@ REQUIREMENTS = "requirements.txt"
 _PYTHON_IN_COMPONENT = "3.14"
 
 
+def write_python_sdk(project: Project) -> None:
+    """Put the package `inferlet` into the project's SDK folder, for editors: a build takes the installed one."""
+    place(tree(sdk_folder() / "python" / "inferlet", "*.py"), project.sdk / "inferlet")
+
+
 def build_python(project: Project, output: Path) -> None:
     """Raises BuildError, Unsupported."""
     require_componentize()
+    write_python_sdk(project)
     sdk = sdk_folder()
     with tempfile.TemporaryDirectory() as scratch:
         packages = Path(scratch) / "packages"

@@ -40,6 +40,7 @@ COMMANDS: dict[str, dict[str, Entry]] = {
         "install": Entry("pie_cli.programs", "install", "Install a program from its folder."),
     },
     "Authoring": {
+        "new": Entry("pie_bakery.commands", "new", "Begin a program, in a folder of its own."),
         "build": Entry("pie_bakery.commands", "build", "Build a program's folder into a component."),
         "check": Entry("pie_bakery.commands", "check", "Check a component against what this version offers."),
     },
