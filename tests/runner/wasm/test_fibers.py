@@ -7,7 +7,6 @@ from importlib.resources import files
 
 import pytest
 from lab import Lab
-from pie_runner.wasm import ffi
 from pie_runner.wasm.driver import Driver
 from pie_runner.wasm.engine import WasmEngine
 from pie_runner.wasm.fiber import Fiber, Limits, Outcome, State
@@ -91,7 +90,6 @@ def tiny(engine: WasmEngine):
     yield made
     made.driver.close(KILLED)
     assert not made.things
-    assert ffi.parked_calls() == 0
     made.host.close()
 
 
@@ -116,7 +114,8 @@ def test_a_wrong_answer_traps_only_its_own_fiber(tiny: Tiny):
     tiny.waiting[0].resolve(6)
     tiny.waiting[1].resolve(7)
 
-    tiny.driver.run_ready()
+    while tiny.driver.run_ready():
+        pass
 
     assert isinstance(tiny.outcomes[first], Trapped)
     assert "unreachable" in str(tiny.outcomes[first])
@@ -295,4 +294,3 @@ def test_blocked_python_programs(lab: Lab, python: Program):
         lab.driver.kill(launch.fiber, KILLED)
 
     assert lab.fake.open_resources == 0
-    assert ffi.parked_calls() == 0

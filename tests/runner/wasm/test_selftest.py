@@ -21,7 +21,7 @@ def test_another_version_is_refused_with_the_way_out(monkeypatch: pytest.MonkeyP
 
 def test_a_wrong_value_layout_is_noticed(monkeypatch: pytest.MonkeyPatch):
     values.lifter.cache_clear()
-    monkeypatch.setitem(values._LIFT_SCALAR, "u64", lambda c, _: c.of.u32)
+    monkeypatch.setitem(values._NUMBERS, "u64", values._NUMBERS["u32"])
     try:
         with pytest.raises(InternalError, match="self-test"):
             self_test()

@@ -1,7 +1,8 @@
 """wasmtime's C API as far as fibers need it: the only module that declares C functions.
 
 The published bindings have no asynchronous component calls and declare a few wrong types, so this module
-opens the same library under its own handle with its own prototypes. Opaque pointers are plain integers (0 is null).
+opens the same library under its own handle with its own prototypes. Pointers are plain integers (0 is null);
+component values go by their address, and `memory` reads and writes them.
 
 Nothing in this module is safe on two threads at once, except `increment_epoch`.
 """
@@ -12,7 +13,7 @@ Nothing in this module is safe on two threads at once, except `increment_epoch`.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from ctypes import (
     CFUNCTYPE,
     POINTER,
@@ -20,32 +21,22 @@ from ctypes import (
     c_bool,
     c_char,
     c_char_p,
-    c_double,
-    c_float,
     c_int,
-    c_int8,
-    c_int16,
-    c_int32,
-    c_int64,
     c_size_t,
     c_ssize_t,
     c_uint8,
-    c_uint16,
     c_uint32,
     c_uint64,
     c_void_p,
 )
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
+from typing import Any, ClassVar, Protocol
 
 import wasmtime
 import wasmtime.component
 from wasmtime import _ffi as stock
 
-if TYPE_CHECKING:
-    from _ctypes import _Pointer
-
-    ValPointer: TypeAlias = "_Pointer[Val]"
+from pie_runner.wasm import memory
 
 KNOWN_VERSION = "50.0.1"
 VERSION = version("wasmtime")
@@ -63,116 +54,14 @@ class ByteVec(ctypes.Structure):
     _fields_: ClassVar = [("size", c_size_t), ("data", c_void_p)]
 
 
-class ValVec(ctypes.Structure):
-    """Lists and tuples: `size` values at `data`."""
-
-    size: int
-    data: _Pointer[Val]
-
-
-class RecordVec(ctypes.Structure):
-    """Records: `size` entries at `data`."""
-
-    size: int
-    data: _Pointer[RecordEntry]
-
-
-class FlagsVec(ctypes.Structure):
-    """The names of the flags that are set."""
-
-    size: int
-    data: _Pointer[ByteVec]
-    _fields_: ClassVar = [("size", c_size_t), ("data", POINTER(ByteVec))]
-
-
-class VariantVal(ctypes.Structure):
-    """A case name and its payload (null when it has none)."""
-
-    discriminant: ByteVec
-    val: _Pointer[Val]
-
-
-class ResultVal(ctypes.Structure):
-    """`val` is null when that side has no payload."""
-
-    is_ok: bool
-    val: _Pointer[Val]
-
-
-class ValUnion(ctypes.Union):
-    """The payload of a value; `Val.kind` says which field holds."""
-
-    boolean: bool
-    s8: int
-    u8: int
-    s16: int
-    u16: int
-    s32: int
-    u32: int
-    s64: int
-    u64: int
-    f32: float
-    f64: float
-    character: int
-    string: ByteVec
-    list: ValVec
-    record: RecordVec
-    tuple: ValVec
-    variant: VariantVal
-    enumeration: ByteVec
-    option: _Pointer[Val]
-    result: ResultVal
-    flags: FlagsVec
-    resource: int | None
-
-
-class Val(ctypes.Structure):
-    """wasmtime_component_val_t: one component-model value, 32 bytes."""
-
-    kind: int
-    of: ValUnion
-
-
-class RecordEntry(ctypes.Structure):
-    """A field name and its value."""
-
-    name: ByteVec
-    val: Val
-
-
-ValVec._fields_ = [("size", c_size_t), ("data", POINTER(Val))]
-RecordVec._fields_ = [("size", c_size_t), ("data", POINTER(RecordEntry))]
-VariantVal._fields_ = [("discriminant", ByteVec), ("val", POINTER(Val))]
-ResultVal._fields_ = [("is_ok", c_bool), ("val", POINTER(Val))]
-ValUnion._fields_ = [
-    ("boolean", c_bool),
-    ("s8", c_int8),
-    ("u8", c_uint8),
-    ("s16", c_int16),
-    ("u16", c_uint16),
-    ("s32", c_int32),
-    ("u32", c_uint32),
-    ("s64", c_int64),
-    ("u64", c_uint64),
-    ("f32", c_float),
-    ("f64", c_double),
-    ("character", c_uint32),
-    ("string", ByteVec),
-    ("list", ValVec),
-    ("record", RecordVec),
-    ("tuple", ValVec),
-    ("variant", VariantVal),
-    ("enumeration", ByteVec),
-    ("option", POINTER(Val)),
-    ("result", ResultVal),
-    ("flags", FlagsVec),
-    ("resource", c_void_p),
-]
-Val._fields_ = [("kind", c_uint8), ("of", ValUnion)]
-RecordEntry._fields_ = [("name", ByteVec), ("val", Val)]
-
-VAL_SIZE = ctypes.sizeof(Val)
-PAYLOAD_OFFSET: int = Val.of.offset  # type: ignore[attr-defined]
+# Where things lie in a wasmtime_component_val_t, and in an entry of a record (a name, then a value). Lists, tuples,
+# records and flags are (size, data); strings and enums too; a variant is its case's name, then a pointer; an option a
+# pointer; a result a flag, then a pointer.
+VAL_SIZE = ctypes.sizeof(stock.wasmtime_component_val_t)
+PAYLOAD: int = stock.wasmtime_component_val_t.of.offset  # type: ignore[attr-defined]
+ENTRY_SIZE = ctypes.sizeof(stock.wasmtime_component_valrecord_entry_t)
+ENTRY_VALUE: int = stock.wasmtime_component_valrecord_entry_t.val.offset  # type: ignore[attr-defined]
+VEC_SIZE = ctypes.sizeof(ByteVec)
 
 
 class Instance(ctypes.Structure):
@@ -187,28 +76,8 @@ class Func(ctypes.Structure):
     _fields_: ClassVar = [("opaque", c_uint64 * (ctypes.sizeof(stock.wasmtime_component_func_t) // 8))]
 
 
-class Continuation(ctypes.Structure):
-    """wasmtime_async_continuation_t: how the library asks whether a host call is complete."""
-
-    callback: int | None
-    env: int | None
-    finalizer: int | None
-    _fields_: ClassVar = [("callback", c_void_p), ("env", c_void_p), ("finalizer", c_void_p)]
-
-
-_HOST_CALL = CFUNCTYPE(
-    None,
-    c_void_p,
-    c_void_p,
-    c_void_p,
-    POINTER(Val),
-    c_size_t,
-    POINTER(Val),
-    c_size_t,
-    POINTER(c_void_p),
-    POINTER(Continuation),
-)
-_CONTINUE = CFUNCTYPE(c_bool, c_void_p)
+# Addresses are declared as numbers: ctypes then makes no pointer objects for arguments that are rarely looked at.
+_HOST_CALL = CFUNCTYPE(None, *[c_size_t] * 9)
 # Finalizers are not used (null): what crosses to C as a number is forgotten by its owner, at a moment that is known.
 _FINALIZER = c_void_p
 _DESTROY = CFUNCTYPE(c_size_t, c_void_p, c_void_p, c_uint32)
@@ -228,19 +97,19 @@ _error_new = _declare("wasmtime_error_new", c_void_p, c_char_p)
 _error_message = _declare("wasmtime_error_message", None, c_void_p, POINTER(ByteVec))
 _error_exit_status = _declare("wasmtime_error_exit_status", c_bool, c_void_p, POINTER(c_int))
 _error_delete = _declare("wasmtime_error_delete", None, c_void_p)
-_bytes_new = _declare("wasm_byte_vec_new", None, POINTER(ByteVec), c_size_t, c_char_p)
+_bytes_new = _declare("wasm_byte_vec_new", None, c_size_t, c_size_t, c_char_p)
 _bytes_delete = _declare("wasm_byte_vec_delete", None, POINTER(ByteVec))
-_val_new = _declare("wasmtime_component_val_new", POINTER(Val), POINTER(Val))
-_val_delete = _declare("wasmtime_component_val_delete", None, POINTER(Val))
-_list_new = _declare("wasmtime_component_vallist_new_uninit", None, POINTER(ValVec), c_size_t)
-_tuple_new = _declare("wasmtime_component_valtuple_new_uninit", None, POINTER(ValVec), c_size_t)
-_record_new = _declare("wasmtime_component_valrecord_new_uninit", None, POINTER(RecordVec), c_size_t)
-_flags_new = _declare("wasmtime_component_valflags_new_uninit", None, POINTER(FlagsVec), c_size_t)
-_any_to_host = _declare("wasmtime_component_resource_any_to_host", c_void_p, c_void_p, c_void_p, POINTER(c_void_p))
-_host_to_any = _declare("wasmtime_component_resource_host_to_any", c_void_p, c_void_p, c_void_p, POINTER(c_void_p))
-_host_new = _declare("wasmtime_component_resource_host_new", c_void_p, c_bool, c_uint32, c_uint32)
-_host_rep = _declare("wasmtime_component_resource_host_rep", c_uint32, c_void_p)
-_host_delete = _declare("wasmtime_component_resource_host_delete", None, c_void_p)
+_val_new = _declare("wasmtime_component_val_new", c_size_t, c_size_t)
+_val_delete = _declare("wasmtime_component_val_delete", None, c_size_t)
+_list_new = _declare("wasmtime_component_vallist_new_uninit", None, c_size_t, c_size_t)
+_tuple_new = _declare("wasmtime_component_valtuple_new_uninit", None, c_size_t, c_size_t)
+_record_new = _declare("wasmtime_component_valrecord_new_uninit", None, c_size_t, c_size_t)
+_flags_new = _declare("wasmtime_component_valflags_new_uninit", None, c_size_t, c_size_t)
+_any_to_host = _declare("wasmtime_component_resource_any_to_host", c_size_t, c_size_t, c_size_t, c_size_t)
+_host_to_any = _declare("wasmtime_component_resource_host_to_any", c_size_t, c_size_t, c_size_t, c_size_t)
+_host_new = _declare("wasmtime_component_resource_host_new", c_size_t, c_bool, c_uint32, c_uint32)
+_host_rep = _declare("wasmtime_component_resource_host_rep", c_uint32, c_size_t)
+_host_delete = _declare("wasmtime_component_resource_host_delete", None, c_size_t)
 _add_func = _declare(
     "wasmtime_component_linker_instance_add_func_async",
     c_void_p,
@@ -276,9 +145,9 @@ _call = _declare(
     c_void_p,
     POINTER(Func),
     c_void_p,
-    POINTER(Val),
     c_size_t,
-    POINTER(Val),
+    c_size_t,
+    c_size_t,
     c_size_t,
     POINTER(c_void_p),
 )
@@ -289,9 +158,9 @@ _export_index_delete = _declare("wasmtime_component_export_index_delete", None, 
 _get_func = _declare(
     "wasmtime_component_instance_get_func", c_bool, POINTER(Instance), c_void_p, c_void_p, POINTER(Func)
 )
-_future_poll = _declare("wasmtime_call_future_poll", c_bool, c_void_p)
+_future_poll = _declare("wasmtime_call_future_poll", c_bool, c_size_t)
 _future_delete = _declare("wasmtime_call_future_delete", None, c_void_p)
-_set_deadline = _declare("wasmtime_context_set_epoch_deadline", None, c_void_p, c_uint64)
+_set_deadline = _declare("wasmtime_context_set_epoch_deadline", None, c_size_t, c_uint64)
 # The published bindings declare an error pointer as its result; the C function returns nothing.
 _yield_on_deadline = _declare("wasmtime_context_epoch_deadline_async_yield_and_update", None, c_void_p, c_uint64)
 _increment_epoch = _declare("wasmtime_engine_increment_epoch", None, c_void_p)
@@ -336,92 +205,104 @@ def _check(pointer: int | None) -> None:
 
 def read_string(vec: ByteVec) -> str:
     """The text of a byte vector, which stays the owner of its memory."""
-    return ctypes.string_at(vec.data, vec.size).decode("utf-8", "replace") if vec.size and vec.data else ""
+    return memory.text(ctypes.addressof(vec))
 
 
-def write_string(vec: ByteVec, text: bytes) -> None:
-    """Fill an unowned byte vector with a copy."""
-    _bytes_new(byref(vec), len(text), text)
+def write_string(at: int, text: bytes) -> None:
+    """Fill the unowned byte vector at this address with a copy."""
+    _bytes_new(at, len(text), text)
 
 
-def _zero(pointer: Any, size: int) -> None:
-    # All zero bytes are `bool(false)`, which owns nothing: from here on the vector can be deleted at any time.
-    ctypes.memset(pointer, 0, size)
+def new_list(at: int, size: int) -> int:
+    """Make the value there a list of `size` values, each false until written. Returns their address."""
+    _list_new(at + PAYLOAD, size)
+    data = memory.u64[at + PAYLOAD + 8 >> 3]
+    clear(data, size * VAL_SIZE)
+    memory.u8[at] = LIST
+    return data
 
 
-def new_list(val: Val, size: int) -> _Pointer[Val]:
-    """Make `val` a list of `size` values, each false until written."""
-    vec = ValVec()
-    _list_new(byref(vec), size)
-    if size:
-        _zero(vec.data, size * VAL_SIZE)
-    val.of.list = vec
-    val.kind = LIST
-    return vec.data
+def new_tuple(at: int, size: int) -> int:
+    """Make the value there a tuple of `size` values, each false until written. Returns their address."""
+    _tuple_new(at + PAYLOAD, size)
+    data = memory.u64[at + PAYLOAD + 8 >> 3]
+    clear(data, size * VAL_SIZE)
+    memory.u8[at] = TUPLE
+    return data
 
 
-def new_tuple(val: Val, size: int) -> _Pointer[Val]:
-    """Make `val` a tuple of `size` values, each false until written."""
-    vec = ValVec()
-    _tuple_new(byref(vec), size)
-    if size:
-        _zero(vec.data, size * VAL_SIZE)
-    val.of.tuple = vec
-    val.kind = TUPLE
-    return vec.data
+def new_record(at: int, size: int) -> int:
+    """Make the value there a record of `size` unnamed fields, each false until written. Returns their address."""
+    _record_new(at + PAYLOAD, size)
+    data = memory.u64[at + PAYLOAD + 8 >> 3]
+    clear(data, size * ENTRY_SIZE)
+    memory.u8[at] = RECORD
+    return data
 
 
-def new_record(val: Val, size: int) -> _Pointer[RecordEntry]:
-    """Make `val` a record of `size` unnamed fields, each false until written."""
-    vec = RecordVec()
-    _record_new(byref(vec), size)
-    if size:
-        _zero(vec.data, size * ctypes.sizeof(RecordEntry))
-    val.of.record = vec
-    val.kind = RECORD
-    return vec.data
+def new_flags(at: int, names: list[bytes]) -> None:
+    """Make the value there the flags of these names."""
+    _flags_new(at + PAYLOAD, len(names))
+    data = memory.u64[at + PAYLOAD + 8 >> 3]
+    clear(data, len(names) * VEC_SIZE)
+    memory.u8[at] = FLAGS
+    for number, name in enumerate(names):
+        write_string(data + number * VEC_SIZE, name)
 
 
-def new_flags(val: Val, names: list[bytes]) -> None:
-    """Make `val` the flags of these names."""
-    vec = FlagsVec()
-    _flags_new(byref(vec), len(names))
-    for at, name in enumerate(names):
-        write_string(vec.data[at], name)
-    val.of.flags = vec
-    val.kind = FLAGS
+def clear(at: int, size: int) -> None:
+    """Zero bytes: as values they are false, as byte vectors empty. Both own nothing and may be deleted at any time."""
+    memory.u8[at : at + size] = bytes(size)
 
 
-def boxed(val: Val) -> _Pointer[Val]:
-    """Move a value to the library's heap, as payloads of options, results and variants need."""
-    return _val_new(byref(val))
+_false = (c_uint64 * (VAL_SIZE // 8))()
+_FALSE = ctypes.addressof(_false)
 
 
-NO_VALUE = POINTER(Val)()
+def new_box() -> int:
+    """A false value on the library's heap, for a payload of an option, result or variant, which owns it."""
+    box: int = _val_new(_FALSE)
+    return box
 
 
-def is_null(pointer: Any) -> bool:
-    """Whether a typed pointer is null."""
-    return not pointer
+def delete_val(at: int) -> None:
+    """Free what the value there owns; it is false afterwards."""
+    _val_delete(at)
 
 
-def delete_val(val: Val) -> None:
-    """Free a value and all it owns; it is false afterwards."""
-    _val_delete(byref(val))
+class Values:
+    """Room for component values, each false, which frees nothing by itself."""
 
+    __slots__ = ("_room", "at", "count")
 
-def list_memory(pointer: _Pointer[Val], size: int) -> memoryview:
-    """The raw bytes of `size` values, writable: valid as long as the list is."""
-    return memoryview((c_char * (size * VAL_SIZE)).from_address(ctypes.addressof(pointer.contents)))
+    def __init__(self, count: int) -> None:
+        self._room = (c_uint64 * (VAL_SIZE // 8 * count))()
+        self.at = ctypes.addressof(self._room)
+        self.count = count
+
+    @property
+    def kind(self) -> int:
+        """Of the first value."""
+        return memory.u8[self.at]
+
+    def delete(self) -> None:
+        """Free what the values own; they are false afterwards."""
+        for number in range(self.count):
+            _val_delete(self.at + number * VAL_SIZE)
 
 
 # Resources
 
+# Where C puts a pointer that is read at once.
+_answer = c_uint64()
+_ANSWER = ctypes.addressof(_answer)
+_ANSWER_INDEX = _ANSWER >> 3
 
-def resource_rep(context: int, resource: int | None) -> int:
+
+def resource_rep(context: int, resource: int) -> int:
     """The number the host gave a resource. A borrow must be asked exactly once."""
-    host = c_void_p()
-    _check(_any_to_host(context, resource, byref(host)))
+    _check(_any_to_host(context, resource, _ANSWER))
+    host = memory.u64[_ANSWER_INDEX]
     rep: int = _host_rep(host)
     _host_delete(host)
     return rep
@@ -430,11 +311,11 @@ def resource_rep(context: int, resource: int | None) -> int:
 def new_resource(context: int, rep: int, type_id: int) -> int:
     """An owned handle for the guest."""
     host = _host_new(True, rep, type_id)
-    handle = c_void_p()
-    error = _host_to_any(context, host, byref(handle))
+    error = _host_to_any(context, host, _ANSWER)
+    handle = memory.u64[_ANSWER_INDEX]
     _host_delete(host)
     _check(error)
-    return handle.value or 0
+    return handle
 
 
 # Host functions
@@ -443,12 +324,10 @@ def new_resource(context: int, rep: int, type_id: int) -> int:
 class HostEntry(Protocol):
     """A host function as the trampoline calls it."""
 
-    def call(self, context: int, args: _Pointer[Val], results: _Pointer[Val]) -> int:
-        """Write the answer to `results[0]` and return 0, or return the token of a parked call."""
-        ...
-
-    def resume(self, token: int) -> bool:
-        """Whether the parked call is answered by now; if so its answer has been written. May raise."""
+    def call(self, args: int, results: int, error: int) -> int:
+        """Write the answer and return 0, or return the address of a lowered flag: the call then waits until that is
+        raised. `args` and `results` are addresses of values, `error` is for `fail_call`; the last two stay valid until
+        the call is complete."""
         ...
 
 
@@ -468,10 +347,9 @@ class OutputSink(Protocol):
         ...
 
 
-_entries: dict[int, HostEntry] = {}
+_entries: dict[int, Callable[[int, int, int], int]] = {}
 _owners: dict[int, ResourceOwner] = {}
 _sinks: dict[int, OutputSink] = {}
-_parked: dict[int, tuple[HostEntry, Any]] = {}
 _next_id = 0
 
 
@@ -485,34 +363,50 @@ def _describe(error: BaseException) -> bytes:
     return f"host: {type(error).__name__}: {error}".encode().replace(b"\0", b"?")
 
 
+# A continuation is (callback, env, finalizer); the callback is asked, again and again, whether the call is complete.
+# Two functions of the C library answer without a way into Python and back: of a call that is complete at once, one that
+# returns the 1 it is given; of one that waits, the length of a text, which is empty until the answer has been written.
+_libc = ctypes.CDLL(None)
+_DONE = ctypes.cast(_libc.labs, c_void_p).value or 0
+_ASK = ctypes.cast(_libc.strlen, c_void_p).value or 0
+
+
 @_HOST_CALL
-def _on_call(index, context, _type, args, _count, results, _result_count, error, continuation):  # noqa: ANN001, ANN202
-    answer = continuation[0]
-    answer.callback = _TRUE
+def _on_call(index, _context, _type, args, _count, results, _result_count, error, continuation):  # noqa: ANN001, ANN202
+    answer = continuation >> 3
+    memory.u64[answer] = _DONE
+    memory.u64[answer + 1] = 1
     try:
-        entry = _entries[index]
-        token = entry.call(context, args, results)
-        if token:
-            _parked[token] = (entry, error)
-            answer.callback = _RESUME
-            answer.env = token
+        flag = _entries[index](args, results, error)
+        if flag:
+            memory.u64[answer] = _ASK
+            memory.u64[answer + 1] = flag
     except BaseException as exc:  # noqa: BLE001 - no exception may cross C; it becomes the guest's trap
-        error[0] = _error_new(_describe(exc))
+        fail_call(error, exc)
 
 
-@_CONTINUE
-def _on_resume(token):  # noqa: ANN001, ANN202
-    entry, error = _parked[token]
-    try:
-        return entry.resume(token)
-    except BaseException as exc:  # noqa: BLE001 - no exception may cross C; it becomes the guest's trap
-        error[0] = _error_new(_describe(exc))
-        return True
+def fail_call(error: int, cause: BaseException) -> None:
+    """Let a host call, now or when it is complete, trap. `error`: the address that the call came with."""
+    memory.u64[error >> 3] = _error_new(_describe(cause))
 
 
-@_CONTINUE
-def _on_true(_env):  # noqa: ANN001, ANN202
-    return True
+class Flag:
+    """Whether the call that a fiber waits in is complete, where C can read it. Must outlive that call."""
+
+    __slots__ = ("_text", "at")
+
+    def __init__(self) -> None:
+        self._text = c_uint64()
+        self.at = ctypes.addressof(self._text)
+
+    def lower(self) -> int:
+        """A call waits. Returns the address."""
+        memory.u8[self.at] = 0
+        return self.at
+
+    def raise_(self) -> None:
+        """Its answer has been written."""
+        memory.u8[self.at] = 1
 
 
 @_DESTROY
@@ -533,31 +427,17 @@ def _on_output(index, data, size):  # noqa: ANN001, ANN202
     return size
 
 
-_TRUE = ctypes.cast(_on_true, c_void_p).value
-_RESUME = ctypes.cast(_on_resume, c_void_p).value
-
-
 def forget(handles: Iterable[int]) -> None:
-    """Forget host functions, owners, sinks or parked calls. Nothing of C may use their numbers any more."""
+    """Forget host functions, owners or sinks. Nothing of C may use their numbers any more."""
     for handle in handles:
-        for table in (_entries, _owners, _sinks, _parked):
+        for table in (_entries, _owners, _sinks):
             table.pop(handle, None)
-
-
-def parked_calls() -> int:
-    """How many host calls wait for an answer, in the whole process."""
-    return len(_parked)
-
-
-def new_token() -> int:
-    """A number for a call that parks, unique in the process."""
-    return _new_id()
 
 
 def add_function(linker_instance: Any, name: str, entry: HostEntry) -> int:
     """Define a host function in an instance of a linker. Returns a handle to `forget` after the linker."""
     index = _new_id()
-    _entries[index] = entry
+    _entries[index] = entry.call
     raw = name.encode()
     _check(_add_func(address(linker_instance.ptr()), raw, len(raw), _on_call, index, None))
     return index
@@ -645,16 +525,11 @@ def exported_function(context: int, instance: Instance, name: str) -> Func | Non
     return func if found else None
 
 
-def call(context: int, func: Func, args: ctypes.Array[Val], result: Val) -> Call:
+def call(context: int, func: Func, args: Values, result: Values) -> Call:
     """Start a call. `args` stay the caller's to free; `result` is the caller's to free once the call is done."""
     error = c_void_p()
-    future = _call(byref(func), context, args, len(args), byref(result), 1, byref(error))
+    future = _call(byref(func), context, args.at, args.count, result.at, result.count, byref(error))
     return Call(future, error, (func, args, result))
-
-
-def new_args(count: int) -> ctypes.Array[Val]:
-    """Room for arguments, all false."""
-    return (Val * count)()
 
 
 # Stores and engines

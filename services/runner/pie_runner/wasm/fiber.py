@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from pie_wire.errors import BadProgram, InternalError, PieError, ProgramError
 from wasmtime import Store, WasiConfig
@@ -14,7 +14,7 @@ from pie_runner.wasm import ffi
 from pie_runner.wasm.engine import SLICE_TICKS
 from pie_runner.wasm.failures import failure_of
 from pie_runner.wasm.ffi import WasmError
-from pie_runner.wasm.hostcall import Err, Pending
+from pie_runner.wasm.hostcall import Err, Parked
 from pie_runner.wasm.program import RUN, Program
 from pie_runner.wasm.resources import ResourceTable
 from pie_runner.wasm.values import Codec
@@ -46,14 +46,6 @@ class State(Enum):
     RUNNING = auto()
     PARKED = auto()
     FINISHED = auto()
-
-
-class Parked(NamedTuple):
-    """A host call that waits for its answer."""
-
-    pending: Pending
-    results: ffi.ValPointer
-    token: int
 
 
 Outcome = str | PieError
@@ -97,6 +89,7 @@ class Fiber:
         self.on_exit = on_exit
         self.state = State.READY
         self.parked: Parked | None = None
+        """The host call that waits for its answer."""
         self.fault: BaseException | None = None
         """The last defect of a host function called by this fiber."""
         self.doomed: PieError | None = None
@@ -120,8 +113,9 @@ class Fiber:
         self.resources = ResourceTable(self._context, driver.host.type_ids)
         self._instance: ffi.Instance | None = None
         self._call: ffi.Call | None = None
-        self._args = ffi.new_args(1)
-        self._result = ffi.Val()
+        self._args = ffi.Values(1)
+        self._result = ffi.Values(1)
+        self._flag = ffi.Flag()
 
     @property
     def finished(self) -> bool:
@@ -132,13 +126,27 @@ class Fiber:
         """Its parked call has an answer."""
         self.driver.wake(self)
 
-    def park(self, pending: Pending, results: ffi.ValPointer) -> int:
-        """Remember the call that waits. Returns its token."""
-        self.parked = Parked(pending, results, ffi.new_token())
-        return self.parked.token
+    def park(self, parked: Parked) -> int:
+        """A host call waits. Returns the address of its flag."""
+        self.parked = parked
+        return self._flag.lower()
+
+    def _resume(self, parked: Parked) -> None:
+        """Give the guest the answer of the call that waited."""
+        self.parked = None
+        try:
+            parked.function.resume(self, parked)
+        except Exception as exc:  # noqa: BLE001 - it becomes the guest's trap
+            ffi.fail_call(parked.error, exc)
+        self._flag.raise_()
 
     def run_slice(self) -> Outcome | None:
         """Run until done (its outcome), parked or out of its slice (None). Only the driver calls this."""
+        parked = self.parked
+        if parked is not None:
+            if not parked.pending.done:
+                return None
+            self._resume(parked)
         ffi.set_slice(self._context, SLICE_TICKS)
         try:
             if self._call is None:
@@ -160,12 +168,12 @@ class Fiber:
         func = ffi.exported_function(self._context, self._instance, "run")
         if func is None:
             raise BadProgram("The component does not export `run`.")
-        _RUN.lower_params[0](self._text, self._args[0], self.resources)
+        _RUN.lower_params[0](self._text, self._args.at, self.resources)
         self._call = ffi.call(self._context, func, self._args, self._result)
 
     def _outcome(self) -> Outcome:
         lift = _RUN.lift_result
-        answer = lift(self._result, self.resources) if lift is not None else None
+        answer = lift(self._result.at, self.resources) if lift is not None else None
         if isinstance(answer, Err):
             return ProgramError(str(answer.error))
         return str(answer.value) if answer is not None else ""
@@ -184,10 +192,9 @@ class Fiber:
         if self._call is not None:
             self._call.delete()
         if parked is not None:
-            ffi.forget((parked.token,))
             parked.pending.abandon()
-        ffi.delete_val(self._args[0])
-        ffi.delete_val(self._result)
+        self._args.delete()
+        self._result.delete()
         self.resources.close_all()
         self._store.close()
         ffi.forget(self._sinks)

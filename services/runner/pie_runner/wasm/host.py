@@ -10,12 +10,14 @@ from wasmtime.component import Linker
 
 from pie_runner.wasm import ffi
 from pie_runner.wasm.engine import WasmEngine
-from pie_runner.wasm.hostcall import HostTable, Pending
+from pie_runner.wasm.hostcall import HostTable, Parked, Pending
 from pie_runner.wasm.types import base_name
 from pie_runner.wasm.wasi import shadowed_wasi
 
 if TYPE_CHECKING:
     from pie_runner.wasm.fiber import Fiber
+    from pie_runner.wasm.program import Program
+    from pie_runner.wasm.values import Codec, Lower
 
 PACKAGE = "pie:inferlet"
 VERSION = "0.1.0"
@@ -81,22 +83,29 @@ def _resources(interface: str, functions: Mapping[str, object]) -> set[str]:
 class _Entry:
     """One host function as the trampoline calls it."""
 
-    __slots__ = ("_function", "_host", "_key")
+    __slots__ = ("_codec", "_function", "_host", "_key", "_program")
 
     def __init__(self, host: Host, key: tuple[str, str], function: Callable[..., object]) -> None:
         self._host = host
         self._key = key
         self._function = function
+        # Of the program that called last, which calls next as a rule.
+        self._program: Program | None = None
+        self._codec: Codec
 
-    def call(self, context: int, args: ffi.ValPointer, results: ffi.ValPointer) -> int:
-        fiber = self._host.running()
-        codec = fiber.program.codecs[self._key]
+    def call(self, args: int, results: int, error: int) -> int:
+        fiber = self._host.current or self._host.running()
+        codec = self._codec if fiber.program is self._program else self._codec_of(fiber.program)
         resources = fiber.resources
         try:
-            answer = self._function(fiber, *[lift(args[i], resources) for i, lift in enumerate(codec.lift_params)])
+            if codec.lift_params:
+                lifted = [lift(args + offset, resources) for lift, offset in codec.lift_params]
+                answer = self._function(fiber, *lifted)
+            else:
+                answer = self._function(fiber)
             if isinstance(answer, Pending):
                 if not answer.done:
-                    return fiber.park(answer, results)
+                    return fiber.park(Parked(answer, self, results, error))
                 answer = _outcome(answer)
         except PieError as exc:
             if not codec.answers_errors:
@@ -105,36 +114,36 @@ class _Entry:
         except Exception as exc:
             fiber.fault = self._fault(exc)
             raise
-        self._write(fiber, answer, results)
+        if codec.lower_result is not None:
+            self._write(codec.lower_result, answer, results, fiber)
         return 0
 
-    def resume(self, token: int) -> bool:
-        fiber = self._host.running()
-        parked = fiber.parked
-        if parked is None or not parked.pending.done:
-            return False
-        fiber.parked = None
-        ffi.forget((token,))
+    def resume(self, fiber: Fiber, parked: Parked) -> None:
+        """Write the answer of a call that waited. Raises what becomes the guest's trap."""
+        codec = self._codec if fiber.program is self._program else self._codec_of(fiber.program)
         try:
             answer = _outcome(parked.pending)
         except PieError as exc:
-            if not fiber.program.codecs[self._key].answers_errors:
+            if not codec.answers_errors:
                 raise
             answer = exc
         except Exception as exc:
             fiber.fault = self._fault(exc)
             raise
-        self._write(fiber, answer, parked.results)
-        return True
+        if codec.lower_result is not None:
+            self._write(codec.lower_result, answer, parked.results, fiber)
 
-    def _write(self, fiber: Fiber, answer: object, results: ffi.ValPointer) -> None:
-        lower = fiber.program.codecs[self._key].lower_result
-        if lower is not None:
-            try:
-                lower(answer, results[0], fiber.resources)
-            except Exception as exc:
-                fiber.fault = self._fault(exc)
-                raise
+    def _codec_of(self, program: Program) -> Codec:
+        self._codec = program.codecs[self._key]
+        self._program = program
+        return self._codec
+
+    def _write(self, lower: Lower, answer: object, results: int, fiber: Fiber) -> None:
+        try:
+            lower(answer, results, fiber.resources)
+        except Exception as exc:
+            fiber.fault = self._fault(exc)
+            raise
 
     def _fault(self, cause: BaseException) -> HostDefectError:
         fault = HostDefectError(f"host function {self._key[0]}#{self._key[1]}: {type(cause).__name__}: {cause}")

@@ -104,5 +104,22 @@ class Pending:
                 self.on_abandon()
 
 
+class Resumable(Protocol):
+    """A host function that knows how to write its answer later."""
+
+    def resume(self, fiber: Fiber, parked: Parked) -> None:
+        """Write the answer of `parked.pending`. Raises what becomes the guest's trap."""
+        ...
+
+
+class Parked(NamedTuple):
+    """A host call that waits for its answer: where that goes, and where an error goes (addresses of the library)."""
+
+    pending: Pending
+    function: Resumable
+    results: int
+    error: int
+
+
 HostFunction = Callable[..., object]
 HostTable = Mapping[tuple[str, str], HostFunction]

@@ -30,7 +30,7 @@ class ResourceTable:
     def __len__(self) -> int:
         return len(self._objects)
 
-    def lift(self, handle: int | None) -> object:
+    def lift(self, handle: int) -> object:
         """The object behind a borrowed handle."""
         return self._objects[ffi.resource_rep(self._context, handle)]
 

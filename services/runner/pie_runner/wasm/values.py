@@ -1,7 +1,7 @@
 """Component values <-> Python values, by converters compiled once per WIT type.
 
-Lists of numbers move through strided numpy views of the library's value arrays instead of element by element: fifteen
-times faster at a thousand elements. What each type looks like in Python is stated in `hostcall`.
+Values go by their address. Lists of numbers move as strided slices of the library's value arrays instead of element by
+element. What each type looks like in Python is stated in `hostcall`.
 
 Lifting copies and takes nothing over: whoever owns the value frees it. Lowering writes into a value that is `false`; if
 it raises, what was written so far is still a valid value that its owner can delete.
@@ -10,17 +10,16 @@ it raises, what was written so far is still a valid value that its owner can del
 from __future__ import annotations
 
 import keyword
+from array import array
 from collections import namedtuple
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any, Protocol, cast
 
-import numpy as np
-from numpy.typing import NDArray
 from pie_wire.errors import PieError
 
-from pie_runner.wasm import ffi
-from pie_runner.wasm.ffi import Val
+from pie_runner.wasm import ffi, memory
+from pie_runner.wasm.ffi import ENTRY_SIZE, ENTRY_VALUE, PAYLOAD, VAL_SIZE
 from pie_runner.wasm.hostcall import Case, Err, Ok
 from pie_runner.wasm.types import (
     EnumOf,
@@ -42,7 +41,7 @@ from pie_runner.wasm.types import (
 class Handles(Protocol):
     """Where handles become objects and back: the resources of one fiber."""
 
-    def lift(self, handle: int | None) -> object:
+    def lift(self, handle: int) -> object:
         """The object behind a borrowed handle."""
         ...
 
@@ -51,25 +50,21 @@ class Handles(Protocol):
         ...
 
 
-Lift = Callable[[Val, Handles], Any]
-Lower = Callable[[Any, Val, Handles], None]
+Lift = Callable[[int, Handles], Any]
+Lower = Callable[[Any, int, Handles], None]
 
-_NUMBERS = {
-    "u8": (ffi.U8, "u1"),
-    "s8": (ffi.S8, "i1"),
-    "u16": (ffi.U16, "<u2"),
-    "s16": (ffi.S16, "<i2"),
-    "u32": (ffi.U32, "<u4"),
-    "s32": (ffi.S32, "<i4"),
-    "u64": (ffi.U64, "<u8"),
-    "s64": (ffi.S64, "<i8"),
-    "f32": (ffi.F32, "<f4"),
-    "f64": (ffi.F64, "<f8"),
-}
-_RANGES = {
-    f"{sign}{bits}": (0, 2**bits - 1) if sign == "u" else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
-    for sign in "us"
-    for bits in (8, 16, 32, 64)
+# Discriminant, typecode of `array`, the view of memory, and by how much an address is shifted to index it.
+_NUMBERS: dict[str, tuple[int, str, memoryview[Any], int]] = {
+    "u8": (ffi.U8, "B", memory.u8, 0),
+    "s8": (ffi.S8, "b", memory.s8, 0),
+    "u16": (ffi.U16, "H", memory.u16, 1),
+    "s16": (ffi.S16, "h", memory.s16, 1),
+    "u32": (ffi.U32, "I", memory.u32, 2),
+    "s32": (ffi.S32, "i", memory.s32, 2),
+    "u64": (ffi.U64, "Q", memory.u64, 3),
+    "s64": (ffi.S64, "q", memory.s64, 3),
+    "f32": (ffi.F32, "f", memory.f32, 2),
+    "f64": (ffi.F64, "d", memory.f64, 3),
 }
 
 
@@ -78,9 +73,12 @@ class Codec:
 
     __slots__ = ("answers_errors", "lift_params", "lift_result", "lower_params", "lower_result", "signature")
 
+    lift_params: list[tuple[Lift, int]]
+    """Each with the offset of its value from the first."""
+
     def __init__(self, signature: Signature) -> None:
         self.signature = signature
-        self.lift_params = [lifter(type_) for type_ in signature.params]
+        self.lift_params = [(lifter(type_), at * VAL_SIZE) for at, type_ in enumerate(signature.params)]
         self.lower_params = [lowerer(type_) for type_ in signature.params]
         result = signature.result
         self.lift_result: Lift | None = None if result is None else lifter(result)
@@ -112,7 +110,7 @@ def lifter(type_: Type) -> Lift:
         case VariantOf(cases):
             return _lift_variant({name: None if case is None else lifter(case) for name, case in cases})
         case EnumOf():
-            return lambda c, _: ffi.read_string(c.of.enumeration)
+            return _lift_string
         case FlagsOf():
             return _lift_flags
         case OptionOf(payload):
@@ -120,7 +118,7 @@ def lifter(type_: Type) -> Lift:
         case ResultOf(ok, err):
             return _lift_result(None if ok is None else lifter(ok), None if err is None else lifter(err))
         case Handle():
-            return lambda c, handles: handles.lift(c.of.resource)
+            return lambda at, handles: handles.lift(memory.u64[at + PAYLOAD >> 3])
         case Unknown(name):
             return _refuse(name)
 
@@ -164,25 +162,20 @@ def _refuse(name: str) -> Callable[..., Any]:
 
 # Scalars
 
-_LIFT_SCALAR: dict[str, Lift] = {
-    "bool": lambda c, _: c.of.boolean,
-    "u8": lambda c, _: c.of.u8,
-    "s8": lambda c, _: c.of.s8,
-    "u16": lambda c, _: c.of.u16,
-    "s16": lambda c, _: c.of.s16,
-    "u32": lambda c, _: c.of.u32,
-    "s32": lambda c, _: c.of.s32,
-    "u64": lambda c, _: c.of.u64,
-    "s64": lambda c, _: c.of.s64,
-    "f32": lambda c, _: c.of.f32,
-    "f64": lambda c, _: c.of.f64,
-    "char": lambda c, _: chr(c.of.character),
-    "string": lambda c, _: ffi.read_string(c.of.string),
-}
-
 
 def _lift_prim(name: str) -> Lift:
-    return _LIFT_SCALAR[name]
+    if name == "string":
+        return _lift_string
+    if name == "bool":
+        return lambda at, _: bool(memory.u8[at + PAYLOAD])
+    if name == "char":
+        return lambda at, _: chr(memory.u32[at + PAYLOAD >> 2])
+    _, _, view, shift = _NUMBERS[name]
+    return lambda at, _: view[at + PAYLOAD >> shift]
+
+
+def _lift_string(at: int, _: Handles) -> str:
+    return memory.text(at + PAYLOAD)
 
 
 def _lower_prim(name: str) -> Lower:
@@ -192,122 +185,101 @@ def _lower_prim(name: str) -> Lower:
         return _lower_bool
     if name == "char":
         return _lower_char
-    kind, _ = _NUMBERS[name]
-    if name in _RANGES:
-        low, high = _RANGES[name]
+    kind, _, view, shift = _NUMBERS[name]
 
-        def lower_int(value: Any, c: Val, _: Handles) -> None:
-            if not low <= value <= high:
-                raise ValueError(f"{value} does not fit {name}")
-            setattr(c.of, name, value)
-            c.kind = kind
+    def lower(value: Any, at: int, _: Handles) -> None:
+        try:
+            view[at + PAYLOAD >> shift] = value
+        except ValueError:
+            raise ValueError(f"{value} does not fit {name}") from None
+        memory.u8[at] = kind
 
-        return lower_int
-
-    def lower_float(value: Any, c: Val, _: Handles) -> None:
-        setattr(c.of, name, value)
-        c.kind = kind
-
-    return lower_float
+    return lower
 
 
-def _lower_string(value: Any, c: Val, _: Handles) -> None:
-    ffi.write_string(c.of.string, value.encode("utf-8", "replace"))
-    c.kind = ffi.STRING
+def _lower_string(value: Any, at: int, _: Handles) -> None:
+    ffi.write_string(at + PAYLOAD, value.encode("utf-8", "replace"))
+    memory.u8[at] = ffi.STRING
 
 
-def _lower_bool(value: Any, c: Val, _: Handles) -> None:
-    c.of.boolean = value
-    c.kind = ffi.BOOL
+def _lower_bool(value: Any, at: int, _: Handles) -> None:
+    memory.u8[at + PAYLOAD] = bool(value)
+    memory.u8[at] = ffi.BOOL
 
 
-def _lower_char(value: Any, c: Val, _: Handles) -> None:
-    c.of.character = ord(value)
-    c.kind = ffi.CHAR
+def _lower_char(value: Any, at: int, _: Handles) -> None:
+    memory.u32[at + PAYLOAD >> 2] = ord(value)
+    memory.u8[at] = ffi.CHAR
 
 
 # Lists
 
 
-# Up to here a plain loop is faster than setting up a view.
-_SHORT = 8
+def _slice(data: int, size: int, shift: int) -> slice:
+    """Indexes of the payloads of `size` values at `data`."""
+    first = data + PAYLOAD >> shift
+    step = VAL_SIZE >> shift
+    return slice(first, first + size * step, step)
 
 
-@lru_cache(maxsize=16)
-def _layout(name: str) -> np.dtype[Any]:
-    return np.dtype(
-        {
-            "names": ["kind", "value"],
-            "formats": ["u1", _NUMBERS[name][1]],
-            "offsets": [0, ffi.PAYLOAD_OFFSET],
-            "itemsize": ffi.VAL_SIZE,
-        }
-    )
-
-
-def _view(c: Val, name: str) -> NDArray[Any]:
-    vec = c.of.list
-    array: NDArray[Any] = np.frombuffer(ffi.list_memory(vec.data, vec.size), dtype=_layout(name))
-    return array
-
-
-def _lift_bytes(c: Val, _: Handles) -> bytes:
-    return _view(c, "u8")["value"].tobytes() if c.of.list.size else b""
+def _lift_bytes(at: int, _: Handles) -> bytes:
+    size = memory.u64[at + PAYLOAD >> 3]
+    return bytes(memory.u8[_slice(memory.u64[at + PAYLOAD + 8 >> 3], size, 0)]) if size else b""
 
 
 def _lift_numbers(name: str) -> Lift:
-    def lift(c: Val, _: Handles) -> list[Any]:
-        vec = c.of.list
-        size = vec.size
-        if size > _SHORT:
-            return _view(c, name)["value"].tolist()
-        data = vec.data
-        return [getattr(data[i].of, name) for i in range(size)]
+    _, _, view, shift = _NUMBERS[name]
+
+    def lift(at: int, _: Handles) -> list[Any]:
+        size = memory.u64[at + PAYLOAD >> 3]
+        return view[_slice(memory.u64[at + PAYLOAD + 8 >> 3], size, shift)].tolist() if size else []
 
     return lift
 
 
-def _lower_numbers(name: str) -> Lower:
-    kind, _ = _NUMBERS[name]
-    dtype = np.dtype(_NUMBERS[name][1])
-    one = _lower_prim(name)
-
-    def lower(value: Any, c: Val, handles: Handles) -> None:
-        if type(value) is list and len(cast("list[Any]", value)) <= _SHORT:
-            few = cast("list[Any]", value)
-            data = ffi.new_list(c, len(few))
-            for i, number in enumerate(few):
-                one(number, data[i], handles)
-            return
-        if isinstance(value, bytes | bytearray):
-            numbers: NDArray[Any] = np.frombuffer(value, dtype="u1")
+def _items(value: Iterable[Any], typecode: str) -> memoryview[Any]:
+    """Numbers as C items: a buffer of just these is taken as it is; out-of-range integers raise OverflowError."""
+    if type(value) is not list:
+        try:
+            raw: memoryview[Any] = memoryview(cast(Any, value))
+        except TypeError:
+            pass  # some other sequence
         else:
-            # From a list, out-of-range integers raise OverflowError here instead of wrapping.
-            numbers = np.asarray(value, dtype=dtype)
+            if raw.format == typecode and raw.ndim == 1:
+                return raw
+    numbers: array[Any] = array(typecode, [*value])
+    return memoryview(numbers)
+
+
+def _lower_numbers(name: str) -> Lower:
+    kind, typecode, view, shift = _NUMBERS[name]
+    raw = bytes([kind])
+
+    def lower(value: Any, at: int, _: Handles) -> None:
+        numbers = _items(value, typecode)
         size = len(numbers)
-        ffi.new_list(c, size)
+        data = ffi.new_list(at, size)
         if size:
-            view = _view(c, name)
-            view["value"] = numbers
-            view["kind"] = kind
+            view[_slice(data, size, shift)] = numbers
+            memory.u8[data : data + size * VAL_SIZE : VAL_SIZE] = raw * size
 
     return lower
 
 
 def _lift_list(element: Lift) -> Lift:
-    def lift(c: Val, handles: Handles) -> list[Any]:
-        vec = c.of.list
-        data = vec.data
-        return [element(data[i], handles) for i in range(vec.size)]
+    def lift(at: int, handles: Handles) -> list[Any]:
+        size = memory.u64[at + PAYLOAD >> 3]
+        data = memory.u64[at + PAYLOAD + 8 >> 3]
+        return [element(data + offset, handles) for offset in range(0, size * VAL_SIZE, VAL_SIZE)]
 
     return lift
 
 
 def _lower_list(element: Lower) -> Lower:
-    def lower(value: Sequence[Any], c: Val, handles: Handles) -> None:
-        data = ffi.new_list(c, len(value))
+    def lower(value: Sequence[Any], at: int, handles: Handles) -> None:
+        data = ffi.new_list(at, len(value))
         for i, item in enumerate(value):
-            element(item, data[i], handles)
+            element(item, data + i * VAL_SIZE, handles)
 
     return lower
 
@@ -316,20 +288,22 @@ def _lower_list(element: Lower) -> Lower:
 
 
 def _lift_tuple(elements: list[Lift]) -> Lift:
-    def lift(c: Val, handles: Handles) -> tuple[Any, ...]:
-        data = c.of.tuple.data
-        return tuple(element(data[i], handles) for i, element in enumerate(elements))
+    parts = [(element, i * VAL_SIZE) for i, element in enumerate(elements)]
+
+    def lift(at: int, handles: Handles) -> tuple[Any, ...]:
+        data = memory.u64[at + PAYLOAD + 8 >> 3]
+        return tuple([element(data + offset, handles) for element, offset in parts])
 
     return lift
 
 
 def _lower_tuple(elements: list[Lower]) -> Lower:
-    def lower(value: Sequence[Any], c: Val, handles: Handles) -> None:
+    def lower(value: Sequence[Any], at: int, handles: Handles) -> None:
         if len(value) != len(elements):
             raise ValueError(f"a tuple of {len(elements)} elements is wanted, not {len(value)}")
-        data = ffi.new_tuple(c, len(elements))
+        data = ffi.new_tuple(at, len(elements))
         for i, element in enumerate(elements):
-            element(value[i], data[i], handles)
+            element(value[i], data + i * VAL_SIZE, handles)
 
     return lower
 
@@ -340,76 +314,70 @@ def _named_tuple(names: tuple[str, ...]) -> Callable[..., Any]:
 
 
 def _lift_record(fields: tuple[tuple[str, Type], ...]) -> Lift:
-    lifts = [lifter(type_) for _, type_ in fields]
+    parts = [(lifter(type_), i * ENTRY_SIZE + ENTRY_VALUE) for i, (_, type_) in enumerate(fields)]
     make: Callable[..., Any] = _named_tuple(tuple(python_name(name) for name, _ in fields))
 
-    def lift(c: Val, handles: Handles) -> Any:
-        data = c.of.record.data
-        return make(*[element(data[i].val, handles) for i, element in enumerate(lifts)])
+    def lift(at: int, handles: Handles) -> Any:
+        data = memory.u64[at + PAYLOAD + 8 >> 3]
+        return make(*[element(data + offset, handles) for element, offset in parts])
 
     return lift
 
 
 def _lower_record(fields: tuple[tuple[str, Type], ...]) -> Lower:
-    parts = [(name.encode(), python_name(name), lowerer(type_)) for name, type_ in fields]
+    parts = [
+        (i * ENTRY_SIZE, name.encode(), python_name(name), lowerer(type_)) for i, (name, type_) in enumerate(fields)
+    ]
 
-    def lower(value: Any, c: Val, handles: Handles) -> None:
-        data = ffi.new_record(c, len(parts))
-        for i, (name, attribute, element) in enumerate(parts):
-            entry = data[i]
-            ffi.write_string(entry.name, name)
-            element(getattr(value, attribute), entry.val, handles)
+    def lower(value: Any, at: int, handles: Handles) -> None:
+        data = ffi.new_record(at, len(parts))
+        for offset, name, attribute, element in parts:
+            ffi.write_string(data + offset, name)
+            element(getattr(value, attribute), data + offset + ENTRY_VALUE, handles)
 
     return lower
 
 
-def _lift_flags(c: Val, _: Handles) -> frozenset[str]:
-    vec = c.of.flags
-    return frozenset(ffi.read_string(vec.data[i]) for i in range(vec.size))
+def _lift_flags(at: int, _: Handles) -> frozenset[str]:
+    size = memory.u64[at + PAYLOAD >> 3]
+    data = memory.u64[at + PAYLOAD + 8 >> 3]
+    return frozenset(memory.text(data + i * ffi.VEC_SIZE) for i in range(size))
 
 
 def _lower_flags(names: tuple[str, ...]) -> Lower:
-    def lower(value: Any, c: Val, _: Handles) -> None:
+    def lower(value: Any, at: int, _: Handles) -> None:
         unknown = set(value) - set(names)
         if unknown:
             raise ValueError(f"no such flags: {sorted(unknown)}; there are {list(names)}")
-        ffi.new_flags(c, [name.encode() for name in names if name in value])
+        ffi.new_flags(at, [name.encode() for name in names if name in value])
 
     return lower
 
 
-# Sums
-
-
-def _lower_boxed(lower: Lower, value: Any, handles: Handles) -> Any:
-    box = Val()
-    try:
-        lower(value, box, handles)
-    except BaseException:
-        ffi.delete_val(box)
-        raise
-    return ffi.boxed(box)
+# Sums. What holds a payload is whole before the payload is written: if that fails, it is deleted with its holder.
 
 
 def _lift_variant(cases: dict[str, Lift | None]) -> Lift:
-    def lift(c: Val, handles: Handles) -> Case:
-        tag = ffi.read_string(c.of.variant.discriminant)
+    def lift(at: int, handles: Handles) -> Case:
+        tag = memory.text(at + PAYLOAD)
         payload = cases[tag]
-        return Case(tag, None if payload is None else payload(c.of.variant.val[0], handles))
+        return Case(tag, None if payload is None else payload(memory.u64[at + PAYLOAD + 16 >> 3], handles))
 
     return lift
 
 
 def _lower_variant(cases: dict[str, Lower | None]) -> Lower:
-    def lower(value: Any, c: Val, handles: Handles) -> None:
+    def lower(value: Any, at: int, handles: Handles) -> None:
         tag, payload = value
         if tag not in cases:
             raise ValueError(f"no case {tag!r}; there are {list(cases)}")
         element = cases[tag]
-        box = ffi.NO_VALUE if element is None else _lower_boxed(element, payload, handles)
-        ffi.write_string(c.of.variant.discriminant, tag.encode())
-        c.of.variant.val = box
-        c.kind = ffi.VARIANT
+        box = 0 if element is None else ffi.new_box()
+        ffi.write_string(at + PAYLOAD, tag.encode())
+        memory.u64[at + PAYLOAD + 16 >> 3] = box
+        memory.u8[at] = ffi.VARIANT
+        if element is not None:
+            element(payload, box, handles)
 
     return lower
 
@@ -417,49 +385,54 @@ def _lower_variant(cases: dict[str, Lower | None]) -> Lower:
 def _lower_enum(names: tuple[str, ...]) -> Lower:
     raw = {name: name.encode() for name in names}
 
-    def lower(value: Any, c: Val, _: Handles) -> None:
+    def lower(value: Any, at: int, _: Handles) -> None:
         if value not in raw:
             raise ValueError(f"no case {value!r}; there are {list(names)}")
-        ffi.write_string(c.of.enumeration, raw[value])
-        c.kind = ffi.ENUM
+        ffi.write_string(at + PAYLOAD, raw[value])
+        memory.u8[at] = ffi.ENUM
 
     return lower
 
 
 def _lift_option(payload: Lift) -> Lift:
-    def lift(c: Val, handles: Handles) -> Any:
-        box = c.of.option
-        return None if ffi.is_null(box) else payload(box[0], handles)
+    def lift(at: int, handles: Handles) -> Any:
+        box = memory.u64[at + PAYLOAD >> 3]
+        return payload(box, handles) if box else None
 
     return lift
 
 
 def _lower_option(payload: Lower) -> Lower:
-    def lower(value: Any, c: Val, handles: Handles) -> None:
-        c.of.option = ffi.NO_VALUE if value is None else _lower_boxed(payload, value, handles)
-        c.kind = ffi.OPTION
+    def lower(value: Any, at: int, handles: Handles) -> None:
+        box = 0 if value is None else ffi.new_box()
+        memory.u64[at + PAYLOAD >> 3] = box
+        memory.u8[at] = ffi.OPTION
+        if box:
+            payload(value, box, handles)
 
     return lower
 
 
 def _lift_result(ok: Lift | None, err: Lift | None) -> Lift:
-    def lift(c: Val, handles: Handles) -> Ok | Err:
-        result = c.of.result
-        if result.is_ok:
-            return Ok(None if ok is None else ok(result.val[0], handles))
-        return Err(None if err is None else err(result.val[0], handles))
+    def lift(at: int, handles: Handles) -> Ok | Err:
+        box = memory.u64[at + PAYLOAD + 8 >> 3]
+        if memory.u8[at + PAYLOAD]:
+            return Ok(None if ok is None else ok(box, handles))
+        return Err(None if err is None else err(box, handles))
 
     return lift
 
 
 def _lower_result(ok: Lower | None, err: Lower | None) -> Lower:
-    def lower(value: Any, c: Val, handles: Handles) -> None:
+    def lower(value: Any, at: int, handles: Handles) -> None:
         failed = isinstance(value, Err | PieError)
         side, payload = (err, _error_of(value)) if failed else (ok, value.value if isinstance(value, Ok) else value)
-        box = ffi.NO_VALUE if side is None else _lower_boxed(side, payload, handles)
-        c.of.result.is_ok = not failed
-        c.of.result.val = box
-        c.kind = ffi.RESULT
+        box = 0 if side is None else ffi.new_box()
+        memory.u8[at + PAYLOAD] = not failed
+        memory.u64[at + PAYLOAD + 8 >> 3] = box
+        memory.u8[at] = ffi.RESULT
+        if side is not None:
+            side(payload, box, handles)
 
     return lower
 
@@ -470,8 +443,8 @@ def _error_of(value: Any) -> object:
 
 
 def _lower_handle(resource: str) -> Lower:
-    def lower(value: Any, c: Val, handles: Handles) -> None:
-        c.of.resource = handles.lower(value, resource)
-        c.kind = ffi.RESOURCE
+    def lower(value: Any, at: int, handles: Handles) -> None:
+        memory.u64[at + PAYLOAD >> 3] = handles.lower(value, resource)
+        memory.u8[at] = ffi.RESOURCE
 
     return lower
