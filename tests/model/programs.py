@@ -8,6 +8,20 @@ from typing import Any
 
 from pie_runner.testing import Api
 
+GREEDY = SimpleNamespace(
+    temperature=0.0,
+    top_p=1.0,
+    top_k=0,
+    min_p=0.0,
+    typical_p=1.0,
+    repetition_penalty=1.0,
+    presence_penalty=0.0,
+    frequency_penalty=0.0,
+    bias=[],
+    mask=None,
+    min_tokens=0,
+)
+
 
 async def decode(api: Api, text: str) -> str:
     """Append a prompt and decode it in parts, a message per token; with `fork`, go on in a fork after each part."""
@@ -18,9 +32,13 @@ async def decode(api: Api, text: str) -> str:
     produced: list[int] = []
     for part in given["parts"]:
         spec = SimpleNamespace(
-            sampler=SimpleNamespace(temperature=0.0, top_p=1.0, top_k=0),
+            sampler=GREEDY,
             seed=None,
             stop_ids=[],
+            stop_strings=[],
+            grammar=None,
+            speculation=None,
+            probes=[],
             max_tokens=part,
             window=given["window"],
             text=False,

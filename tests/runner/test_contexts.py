@@ -21,7 +21,7 @@ GREEDY = Sampler(0.0, 1.0, 0, 0)
 
 
 def run_spec(max_tokens=8, window=4, stop=()):
-    return RunSpec(SamplerSpec(), 0, stop, max_tokens, window, None)
+    return RunSpec(SamplerSpec(), 0, stop, max_tokens, window)
 
 
 @pytest.fixture

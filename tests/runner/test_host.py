@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import base64
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from pie_engine.simulation.simulated import next_logits
 from pie_runner.host import TABLE
 from pie_runner.testing import CallError
-from pie_runner.wasm.hostcall import Case
 from pie_runner.wasm.world import offered_world
 from pie_wire.errors import ProgramError
 from pie_wire.hub import Incoming
 from pie_wire.messages.engine import GetModel
 from pie_wire.messages.kvstore import Snapshot
-from runner_programs import GREEDY, generating, spec
+from runner_programs import distribution, draw, generating, pass_, probe, sampler, spec
 from runner_world import MAX_CONTEXT, VOCAB
 
 
@@ -34,10 +32,6 @@ async def code_of(call):
     except CallError as exc:
         return exc.code
     return "ok"
-
-
-def sampler(**fields):
-    return SimpleNamespace(**(vars(GREEDY) | fields))
 
 
 NAN = float("nan")
@@ -58,15 +52,7 @@ async def bad_arguments(api, text):
         return api.call("generation", "[static]run.open", where, spec(**fields))
 
     def forward(**fields):
-        request = {"tokens": [], "draws": [], "probes": []} | fields
-        return api.call("forward", "execute", context, SimpleNamespace(**request))
-
-    def draw(rows, **fields):
-        return SimpleNamespace(rows=rows, sampler=sampler(**fields), seed=None)
-
-    def probe(temperature, k=1):
-        kind = Case("distribution", SimpleNamespace(temperature=temperature, k=k))
-        return SimpleNamespace(row=0, kind=kind)
+        return api.call("forward", "execute", context, pass_(**fields))
 
     calls = {
         "load": api.call("model", "[static]model.load", "nosuch"),
@@ -82,11 +68,11 @@ async def bad_arguments(api, text):
         "run-zero": run(max_tokens=0),
         "run-window": run(window=0),
         "run-stop": run(stop_ids=[VOCAB + 5]),
-        "run-stops": run(stop_ids=[1] * 1000),
+        "run-stops": run(stop_ids=[1] * 2000),
         "pass-row": forward(tokens=[1], draws=[draw([1])]),
         "pass-token": forward(tokens=[VOCAB]),
-        "pass-nan": forward(draws=[draw([0], temperature=NAN)]),
-        "pass-probe": forward(probes=[probe(0.0)]),
+        "pass-nan": forward(draws=[draw([0], sampler(temperature=NAN))]),
+        "pass-probe": forward(probes=[probe(0, "distribution", distribution(0.0, 1))]),
         "pass-many": forward(draws=[draw([0] * 5000)]),
         "decode": api.call("model", "[method]tokenizer.decode", tokenizer, [VOCAB], False),
         "encode": api.call("model", "[method]tokenizer.encode", tokenizer, "x" * (5 << 20)),
@@ -102,7 +88,7 @@ async def bad_arguments(api, text):
 def test_bad_arguments_get_typed_errors(world):
     codes = json.loads(world.outcome(bad_arguments).text)
 
-    large = {"append-long", "pass-many", "encode", "send"}
+    large = {"append-long", "pass-many", "encode", "send", "run-stops"}
     assert codes.pop("load") == "not_found"
     assert codes == {name: "too_large" if name in large else "bad_request" for name in codes}
 
@@ -111,16 +97,13 @@ async def passes(api, text):
     model = await api.call("model", "[static]model.load", "")
     context = await api.call("context", "[static]context.create", model)
     await api.call("context", "[method]context.append", context, [1, 2])
-    request = SimpleNamespace(
+    request = pass_(
         tokens=[3, 4],
-        draws=[
-            SimpleNamespace(rows=[0, 1], sampler=GREEDY, seed=None),
-            SimpleNamespace(rows=[1], sampler=GREEDY, seed=7),
-        ],
+        draws=[draw([0, 1]), draw([1], seed=7)],
         probes=[
-            SimpleNamespace(row=1, kind=Case("logits")),
-            SimpleNamespace(row=1, kind=Case("distribution", SimpleNamespace(temperature=0.5, k=3))),
-            SimpleNamespace(row=0, kind=Case("distribution", SimpleNamespace(temperature=1.0, k=2))),
+            probe(1, "logits"),
+            probe(1, "distribution", distribution(0.5, 3)),
+            probe(0, "distribution", distribution(1.0, 2)),
         ],
     )
     pending = await api.call("forward", "execute", context, request)

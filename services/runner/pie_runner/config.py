@@ -29,6 +29,7 @@ class RunnerConfig:
     http_seconds: float = option(300.0, "time from an HTTP request to the end of its response")
     http_bytes: int = option(64 << 20, "largest body of an HTTP request, and of a response")
     http_ca: str = option("", "file of certificates that programs' HTTPS trusts besides the usual ones")
+    logits_bytes: int = option(64 << 20, "raw rows of logits that one program may hold at once; 0: no limit")
     window: int = option(32, "tokens the engine may decode ahead of a program that does not say")
     slice_budget: float = option(0.005, "how long programs run before messages are looked at again")
     model_wait: float = option(10.0, "how long a program's model.load waits for an engine that is starting")

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from pie_wire.errors import BadRequest, Closed, PieError, TooLarge
+from pie_wire.errors import BadRequest, Closed, Conflict, PieError, TooLarge
 from pie_wire.messages import engine as ops
 from pie_wire.messages.runner import OpFailure, Receipt
 
@@ -72,6 +72,8 @@ class Context:
         self.cause: PieError | None = None
         """The last failure: what operations of an older generation were skipped for."""
         self.closed = False
+        self._verification: PendingOutput | None = None
+        """The last one: what it appends is not known before it has its answer."""
         self._journal: deque[_Undo] = deque()
         session.contexts[self.id] = self
         owner.contexts[self] = None
@@ -230,30 +232,67 @@ class Context:
             self.run = run
         return run
 
-    def forward(self, tokens: Sequence[int], outputs: list[ops.Output], shape: Shape) -> PendingOutput:
-        """One explicit pass; `shape` tells what its outputs are.
+    def forward(
+        self,
+        tokens: Sequence[int],
+        outputs: list[ops.Output],
+        shape: Shape,
+        *,
+        positions: Sequence[int] = (),
+        mask: ops.Mask = ops.Mask(),  # noqa: B008 - immutable
+        rows: int = 0,
+    ) -> PendingOutput:
+        """One explicit pass; `shape` tells what its outputs are, `rows` how many bytes those have that are whole rows.
 
         Raises:
             TooLarge: the model's context would overflow. BadRequest: nothing to run on.
         """
+        pending = self._begin(shape, len(tokens), rows, empty_allowed=bool(tokens))
+        op = ops.Forward(self.id, self.generation, list(tokens), outputs, list(positions), mask)
+        if self._pass(op, pending):
+            self.tokens.extend(tokens)
+        return pending
+
+    def verify(self, tokens: Sequence[int], parents: Sequence[int], output: ops.Output) -> PendingOutput:
+        """One pass over guesses of what follows. The path of right ones is appended when the answer comes; until then
+        other operations raise Conflict.
+
+        Raises:
+            TooLarge: the model's context would overflow. BadRequest: the context is empty.
+        """
+        pending = self._begin(Shape(None), len(tokens), 0, empty_allowed=False)
+        op = ops.Verify(self.id, self.generation, list(tokens), list(parents), output)
+        if self._pass(op, pending):
+            self._verification = pending
+            pending.on_tokens = self._verified
+        return pending
+
+    def _begin(self, shape: Shape, count: int, rows: int, *, empty_allowed: bool) -> PendingOutput:
+        """The answer of a pass over `count` tokens, once it is known that it can be asked for."""
         self._check_open()
-        pending = PendingOutput(self.owner.waitables, shape)
+        usage = self.owner.usage
+        usage.check_rows(rows)
         if self.dead is None and self.fault is None:
-            if not tokens and not self.tokens:
+            if not empty_allowed and not self.tokens:
                 raise BadRequest("the context is empty: a pass needs at least one token")
-            self.check_room(len(tokens))
+            self.check_room(count)
+            usage.spend_tokens(count)
+        return PendingOutput(self.owner.waitables, shape, usage, rows)
+
+    def _pass(self, op: ops.Forward | ops.Verify, pending: PendingOutput) -> bool:
+        """Send it, unless an error waits for the program, which the pass then fails with."""
         self.close_run()
         error = self.take_fault()
         if error is not None:
             pending.fail(error)
-            return pending
-        self.owner.usage.spend_tokens(len(tokens))
-        keep = len(self.tokens)
-        op = ops.Forward(self.id, self.generation, list(tokens), outputs)
-        number = self._record(op, keep, [])
-        self.tokens.extend(tokens)
-        self.session.passes[number] = pending
-        return pending
+            return False
+        self.session.passes[self._record(op, len(self.tokens), [])] = pending
+        return True
+
+    def _verified(self, tokens: list[int]) -> None:
+        """A verification was answered: the path, and the token behind it, which is not appended."""
+        self._verification = None
+        self.tokens.extend(tokens[:-1])
 
     def close_run(self) -> None:
         """Cancel the open run, if any: the context ends at the last consumed token."""
@@ -291,9 +330,15 @@ class Context:
                 "truncate the context or shorten the input"
             )
 
+    def check_settled(self) -> None:
+        """Raise Conflict while nobody knows what the context holds."""
+        if self._verification is not None and not self._verification.settled:
+            raise Conflict("guesses are being verified on this context: wait for the output first")
+
     def _check_open(self) -> None:
         if self.closed:
             raise Closed("the context has been dropped")
+        self.check_settled()
 
     def check_usable(self) -> None:
         """Raise why no operation on it can succeed, if so."""

@@ -20,3 +20,7 @@ class Draws:
     def seed(self) -> int:
         """A fresh seed of 63 bits for a generation that names none."""
         return int.from_bytes(self.take(8), "little") >> 1
+
+    def uniform(self) -> float:
+        """A number in (0, 1) for a draw of the host's."""
+        return ((int.from_bytes(self.take(8), "little") >> 12) + 0.5) * 2.0**-52

@@ -11,13 +11,14 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from pie_wire.codec import Buffer
-from pie_wire.errors import EngineLost, PeerLost, PieError, from_info
+from pie_wire.errors import EngineLost, PeerLost, PieError
 from pie_wire.hub import Answer, Hub, Peer
 from pie_wire.messages import engine as ops
 from pie_wire.messages.base import Message, Request
 from pie_wire.messages.common import ModelFacts
 from pie_wire.messages.runner import OpFailure, Step
 
+from pie_runner.engine_errors import engine_error
 from pie_runner.pressure import PressureWatch
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ class Session:
         self.acked = 0
         self.contexts: dict[int, Context] = {}
         self.runs: dict[int, Run] = {}
+        self.ending: dict[int, Run] = {}
+        """Runs that were closed and whose end the engine has yet to tell."""
         self.openings: dict[int, Run] = {}
         """Runs by the number of their opening operation, until it is acknowledged."""
         self.flushes: dict[int, Completion] = {}
@@ -154,6 +157,10 @@ class Session:
         for context_id, failed in failures.items():
             self._refuse(context_id, failed)
         self._acknowledge(step.acked)
+        for probed in step.probes:
+            run = self.runs.get(probed.run)
+            if run is not None:
+                run.push_answers(probed.slots, buffers)
         at = 0
         for number, count in zip(step.runs, step.counts, strict=True):
             run = self.runs.get(number)
@@ -162,13 +169,13 @@ class Session:
             at += count
         for end in step.ends:
             self.wasted += end.wasted
-            run = self.runs.get(end.run)
+            run = self.runs.get(end.run) or self.ending.pop(end.run, None)
             if run is not None:
                 run.end(end)
         for done in step.outputs:
             pending = self.passes.pop(done.op, None)
             if pending is not None:
-                pending.deliver(done.slots, buffers)
+                pending.deliver(done, buffers)
         for number in step.flushed:
             self.completed(number)
         for receipt in step.receipts:
@@ -194,7 +201,7 @@ class Session:
         barriers, self._barriers = self._barriers, []
         for _, then in barriers:
             then()
-        for table in (self.contexts, self.runs, self.openings, self.flushes, self.passes):
+        for table in (self.contexts, self.runs, self.ending, self.openings, self.flushes, self.passes):
             table.clear()
         self.unreported.clear()
         self.journaled.clear()
@@ -203,11 +210,11 @@ class Session:
         context = self.contexts.get(context_id)
         roots = [f for f in failed if f.error.code != "skipped"]
         if roots:
-            error = from_info(roots[0].error)
+            error = engine_error(roots[0].error)
         elif context is not None and context.cause is not None:
             error = context.cause
         else:
-            error = from_info(failed[0].error)
+            error = engine_error(failed[0].error)
         told = False
         for failure in failed:
             run = self.openings.pop(failure.op, None)
@@ -248,8 +255,21 @@ def _weight(op: ops.Op) -> int:
         case ops.Append():
             return 16 + len(op.tokens)
         case ops.Forward():
-            return 16 + len(op.tokens) + 16 * len(op.outputs)
+            rows = sum(len(row) for row in op.mask.runs) + len(op.mask.parents)
+            return 16 + len(op.tokens) + len(op.positions) + rows + sum(map(_output_weight, op.outputs))
+        case ops.Verify():
+            return 16 + 2 * len(op.tokens) + _output_weight(op.sampler)
         case ops.OpenRun():
-            return 32 + len(op.stop)
+            grammar = 0 if op.grammar is None else len(op.grammar.text)
+            return 32 + len(op.stop) + _sampler_weight(op.sampler) + sum(map(_output_weight, op.probes)) + grammar
         case _:
             return 64
+
+
+def _output_weight(output: ops.Output) -> int:
+    return 16 + len(output.ids) + len(output.stop) + (_sampler_weight(output.sampler) if output.kind == "token" else 0)
+
+
+def _sampler_weight(spec: ops.SamplerSpec) -> int:
+    mask = 0 if spec.mask is None else len(spec.mask)
+    return 8 + 3 * len(spec.bias) + mask

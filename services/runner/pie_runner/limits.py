@@ -24,6 +24,8 @@ class ProcessLimits:
     """Messages, stdout and stderr together, over its whole life."""
     output_rate: int = 0
     """Bytes of output a second; a burst of one second's worth is free. Who is faster waits."""
+    logits_bytes: int = 0
+    """Rows of raw logits and hidden states that it may hold or have asked for at once."""
 
 
 def exceeded(name: str, amount: float, what: str) -> LimitExceeded:
@@ -31,6 +33,20 @@ def exceeded(name: str, amount: float, what: str) -> LimitExceeded:
     return LimitExceeded(
         f"the program passed its limit {name} = {amount:g} ({what}); the operator can raise it (`{name}` of the runner)"
     )
+
+
+class RowLease:
+    """Bytes of rows that count as held until `close`, which may be called again."""
+
+    __slots__ = ("_size", "_usage")
+
+    def __init__(self, usage: Usage, size: int) -> None:
+        self._usage = usage
+        self._size = size
+
+    def close(self) -> None:
+        self._usage.rows -= self._size
+        self._size = 0
 
 
 class Usage:
@@ -41,6 +57,8 @@ class Usage:
         self._clock = clock
         self.tokens = 0
         self.output = 0
+        self.rows = 0
+        """Bytes of rows held or asked for now."""
         self._spent_until = clock()
         """When the output so far would have been written at the allowed rate; at most a second behind the clock."""
 
@@ -78,6 +96,22 @@ class Usage:
         self.output += size
         if self.limits.output_rate:
             self._spent_until = max(self._spent_until, self._clock() - 1.0) + size / self.limits.output_rate
+
+    def check_rows(self, size: int) -> None:
+        """Raises LimitExceeded when rows of `size` bytes more may not be held."""
+        if self.limits.logits_bytes and self.rows + size > self.limits.logits_bytes:
+            raise exceeded(
+                "logits_bytes",
+                self.limits.logits_bytes,
+                f"{self.rows} bytes of rows are held or asked for, and {size} more were wanted: drop rows, or give "
+                "runs a smaller window",
+            )
+
+    def lease_rows(self, size: int) -> RowLease:
+        """Hold rows of so many bytes. Raises LimitExceeded."""
+        self.check_rows(size)
+        self.rows += size
+        return RowLease(self, size)
 
     @property
     def output_resumes_at(self) -> float:

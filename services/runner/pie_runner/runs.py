@@ -7,17 +7,34 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from pie_wire.errors import Closed, InternalError, LimitExceeded, PieError, from_info
-from pie_wire.messages.engine import CloseRun, Consume, OpenRun, SamplerSpec
-from pie_wire.messages.runner import RunEnd
+import msgspec
+from pie_wire.codec import Buffer
+from pie_wire.errors import Closed, InternalError, LimitExceeded, PieError
+from pie_wire.messages.engine import (
+    CloseRun,
+    Consume,
+    Grammar,
+    OpenRun,
+    PauseRun,
+    ResumeRun,
+    SamplerSpec,
+    Speculation,
+)
+from pie_wire.messages.runner import RunEnd, Slot
 
+from pie_runner.engine_errors import engine_error
+from pie_runner.probes import Answer, Probe, answered, received, resident_bytes, row_bytes
 from pie_runner.waitables import Waitable
+from pie_runner.wasm.hostcall import Case
 
 if TYPE_CHECKING:
     from pie_runner.contexts import Context
-    from pie_runner.detokenizer import Detokenizer
+    from pie_runner.text_stream import TextStream
 
-Finish = Literal["stop", "length", "context-full"]
+Finish = Literal["stop", "stop-string", "length", "context-full"]
+
+_NO_SPECULATION = Speculation()
+_NO_PROBES: list[Case] = []
 
 
 @dataclass(frozen=True)
@@ -29,7 +46,10 @@ class RunSpec:
     stop: Sequence[int]
     max_tokens: int | None
     window: int
-    detokenizer: Detokenizer | None
+    text: TextStream | None = None
+    grammar: Grammar | None = None
+    speculation: Speculation = _NO_SPECULATION
+    probes: Sequence[Probe] = ()
 
 
 class StepResult(NamedTuple):
@@ -37,15 +57,30 @@ class StepResult(NamedTuple):
 
     tokens: list[int]
     text: str
+    probes: list[Case]
     finish: Finish | None
 
 
+class RunStats(NamedTuple):
+    """The WIT's `run-stats`."""
+
+    cached_tokens: int
+    drafted: int
+    accepted: int
+
+
 class Run(Waitable):
-    """The WIT's `run`. Steps do not depend on how tokens travel: one token each; `length` and `context-full` come with
-    the last token, `stop` as a step of its own."""
+    """The WIT's `run`. Steps do not depend on how tokens travel: one token each; `length`, `context-full` and
+    `stop-string` come with the last token, `stop` as a step of its own."""
 
     def __init__(self, context: Context, spec: RunSpec) -> None:
+        """Raises LimitExceeded when the process may not hold the rows that its probes can be ahead by."""
+        vocab = context.session.facts.vocab
+        ahead = spec.window * row_bytes(spec.probes, vocab)
+        context.owner.usage.check_rows(ahead)
         super().__init__(context.owner.waitables)
+        self._lease = context.owner.usage.lease_rows(ahead)
+        self._resident_bytes = resident_bytes(spec.probes, vocab)
         self.context = context
         self.spec = spec
         room = context.session.facts.max_context - len(context.tokens)
@@ -53,6 +88,8 @@ class Run(Waitable):
         self._last: Finish = "length" if spec.max_tokens is not None and spec.max_tokens <= room else "context-full"
         self.number = 0
         self._buffer: deque[int] = deque()
+        self._answers: deque[list[Answer]] = deque()
+        """What the probes saw, for each token of the buffer."""
         self.consumed = 0
         self._reported = 0
         self._cut: Finish | None = None
@@ -60,21 +97,31 @@ class Run(Waitable):
         self._finish: Finish | None = None
         self._error: PieError | None = None
         self._closed = False
+        self._paused = False
+        self.stats: RunStats | None = None
+        """None until the engine has ended it."""
 
     def open(self) -> None:
         """Send it to the engine."""
         session, context = self.context.session, self.context
         self.number = session.next_run()
         session.runs[self.number] = self
+        most = min(self._budget, context.owner.usage.tokens_left or self._budget)
+        sampler = self.spec.sampler
+        if sampler.min_tokens > most:
+            sampler = msgspec.structs.replace(sampler, min_tokens=most)
         op = OpenRun(
             context.id,
             context.generation,
             self.number,
-            self.spec.sampler,
+            sampler,
             self.spec.seed,
             list(self.spec.stop),
-            min(self._budget, context.owner.usage.tokens_left or self._budget),
+            most,
             self.spec.window,
+            self.spec.speculation,
+            [probe.output for probe in self.spec.probes],
+            self.spec.grammar,
         )
         session.openings[session.submit(op)] = self
 
@@ -86,11 +133,11 @@ class Run(Waitable):
         """Consume one token; None when none is here.
 
         Raises:
-            Closed: the run was cancelled. LimitExceeded: the process may have no more tokens. Or the run's own error,
-            once its tokens are consumed.
+            Closed: the run was cancelled. LimitExceeded: the process may have no more tokens, or hold no more rows (the
+            token is still there). Or the run's own error, once its tokens are consumed.
         """
         if self._finish is not None:
-            return StepResult([], "", self._finish)
+            return StepResult([], "", _NO_PROBES, self._finish)
         if self._closed:
             raise Closed("the run has been closed: open another one")
         if self._buffer or self._cut == "context-full":
@@ -100,19 +147,36 @@ class Run(Waitable):
                 self._end()
                 raise
         if self._buffer:
-            return self._consume(self._buffer.popleft())
+            return self._consume()
         if self._error is not None:
             error = self._error
             self._end()
             raise error
         if self._cut is not None:
-            return self._finished(self._cut, [], "")
+            return self._finished(self._cut, [], "", _NO_PROBES)
         return None
 
+    def pause(self) -> None:
+        """Decode no further for now. Repeats, and a run that is over, are harmless."""
+        if not self._paused and not self._closed:
+            self._paused = True
+            self.context.session.submit(PauseRun(self.context.id, self.number))
+
+    def resume(self) -> None:
+        """Go on after a pause."""
+        if self._paused and not self._closed:
+            self._paused = False
+            self.context.session.submit(ResumeRun(self.context.id, self.number))
+
+    def cancel(self) -> None:
+        """The context ends at the last consumed token. Repeats are harmless."""
+        self._end()
+
     def close(self) -> None:
-        """Cancel: the context ends at the last consumed token. Repeats are harmless."""
+        """The program dropped its handle: cancel."""
         super().close()
         self._end()
+        self.context.session.ending.pop(self.number, None)
 
     def forget(self) -> None:
         """The context is being dropped: nothing needs to be said to the engine."""
@@ -132,8 +196,20 @@ class Run(Waitable):
         self._buffer.extend(tokens)
         self.notify()
 
+    def push_answers(self, slots: Sequence[Slot], buffers: Sequence[Buffer]) -> None:
+        """What the probes saw when the tokens that come with it were drawn."""
+        width = len(self.spec.probes)
+        try:
+            if not width or len(slots) % width:
+                raise InternalError("the engine's answers do not fit the run's probes")
+            for at in range(0, len(slots), width):
+                self._answers.append(received(slots[at : at + width], buffers))
+        except InternalError as exc:
+            self.fail(exc)
+
     def end(self, end: RunEnd) -> None:
         """No more tokens will come."""
+        self.stats = RunStats(end.cached_tokens, end.drafted, end.accepted)
         match end.reason:
             case "stop":
                 self._cut = "stop"
@@ -141,7 +217,7 @@ class Run(Waitable):
                 self._cut = "context-full"  # read only if the budget is not reached: the engine's own limit is lower
             case "error" | "cancelled":
                 fallback = InternalError(f"the engine ended a run: {end.reason}")
-                self._error = fallback if end.error is None else from_info(end.error)
+                self._error = fallback if end.error is None else engine_error(end.error)
         self.notify()
 
     def fail(self, error: PieError) -> None:
@@ -150,23 +226,42 @@ class Run(Waitable):
             self._error = error
         self.notify()
 
-    def _consume(self, token: int) -> StepResult:
+    def _consume(self) -> StepResult:
+        owner = self.context.owner
+        probes = self._probed() if self.spec.probes else _NO_PROBES
+        token = self._buffer.popleft()
         self.consumed += 1
-        self.context.owner.usage.spend_tokens(1)
+        owner.usage.spend_tokens(1)
         self.context.tokens.append(token)
-        detokenizer = self.spec.detokenizer
-        text = detokenizer.feed([token]) if detokenizer is not None else ""
+        text = ""
+        if self.spec.text is not None:
+            text = self.spec.text.feed(token)
+            if self.spec.text.stopped:
+                return self._finished("stop-string", [token], text, probes)
         if self.consumed >= self._budget:
-            return self._finished(self._last, [token], text)
+            return self._finished(self._last, [token], text, probes)
         self.context.session.unreported[self] = None
-        return StepResult([token], text, None)
+        return StepResult([token], text, probes, None)
 
-    def _finished(self, finish: Finish, tokens: list[int], text: str) -> StepResult:
+    def _probed(self) -> list[Case]:
+        """Answers for the token that is consumed next."""
+        usage = self.context.owner.usage
+        usage.check_rows(self._resident_bytes)
+        if not self._answers:
+            raise InternalError("the engine sent a token without the answers of its probes")
+        return [
+            answered(probe, answer, usage)
+            for probe, answer in zip(self.spec.probes, self._answers.popleft(), strict=True)
+        ]
+
+    def _finished(self, finish: Finish, tokens: list[int], text: str, probes: list[Case]) -> StepResult:
+        if self.spec.text is not None:
+            text += self.spec.text.finish()
+            if self.spec.text.stopped:
+                finish = "stop-string"
         self._finish = finish
-        if self.spec.detokenizer is not None:
-            text += self.spec.detokenizer.finish()
         self._end()
-        return StepResult(tokens, text, finish)
+        return StepResult(tokens, text, probes, finish)
 
     def _end(self) -> None:
         if not self._closed:
@@ -179,8 +274,11 @@ class Run(Waitable):
 
     def _detach(self) -> None:
         session = self.context.session
-        session.runs.pop(self.number, None)
+        if session.runs.pop(self.number, None) is not None and self.stats is None:
+            session.ending[self.number] = self
         session.unreported.pop(self, None)
         self._buffer.clear()
+        self._answers.clear()
+        self._lease.close()
         if self.context.run is self:
             self.context.run = None

@@ -83,6 +83,7 @@ class RunnerService:
                 children=config.children,
                 output_bytes=config.output_bytes,
                 output_rate=config.output_rate,
+                logits_bytes=config.logits_bytes,
             ),
             backend=f"wasmtime {ffi.VERSION}",
         )

@@ -27,6 +27,7 @@ R = TypeVar("R", bound=Message)
 
 def save(fiber: Fiber, context: Context, name: str) -> Pending:
     """Waits until the engine has accepted what the context holds, then until kvstore has the snapshot."""
+    context.check_settled()
     process = process_of(fiber)
     pending = Pending(fiber)
     session = context.session

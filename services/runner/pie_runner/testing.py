@@ -76,9 +76,17 @@ class Api:
             raise CallError(answer.error)
         if isinstance(answer, Ok):
             answer = answer.value
-        if callable(getattr(answer, "close", None)) and answer not in self._owned:
-            self._owned.append(cast(HostResource, answer))
+        self._adopt(answer)
         return answer
+
+    def _adopt(self, answer: Any) -> None:
+        """Own the resources of an answer, wherever they are in it."""
+        if isinstance(answer, HostResource):
+            if answer not in self._owned:
+                self._owned.append(answer)
+        elif isinstance(answer, list | tuple):
+            for part in cast("list[Any] | tuple[Any, ...]", answer):
+                self._adopt(part)
 
     async def wait(self, resource: str, item: Any, getter: str = "get") -> Any:
         """The value of a waitable, parking until it has one. `resource` as in `futures.done`."""

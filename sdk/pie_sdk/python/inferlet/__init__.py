@@ -14,10 +14,13 @@ from inferlet import adapters, chat, http, runtime, scheduling, session
 from inferlet.children import Child, launch
 from inferlet.context import Context
 from inferlet.errors import PieError
-from inferlet.forward import Distribution, Forward, Logits, Output, ProbeHandle, SampleHandle
-from inferlet.generation import Generator, GenStep
+from inferlet.forward import Forward, Output, ProbeHandle, SampleHandle
+from inferlet.generation import Generator, GenStep, RunStats, Speculation
+from inferlet.grammar import Ebnf, JsonSchema, Lark, Regex
+from inferlet.logits import LogitsRow
 from inferlet.model import Detokenizer, Model, Tokenizer
 from inferlet.pages import PageCount, Receipt
+from inferlet.probes import Distribution, Entropy, Hidden, Logits, LogProbs, Resident
 from inferlet.sample import Sampler
 
 __all__ = [
@@ -25,18 +28,29 @@ __all__ = [
     "Context",
     "Detokenizer",
     "Distribution",
+    "Ebnf",
+    "Entropy",
     "Forward",
     "GenStep",
     "Generator",
+    "Hidden",
+    "JsonSchema",
+    "Lark",
+    "LogProbs",
     "Logits",
+    "LogitsRow",
     "Model",
     "Output",
     "PageCount",
     "PieError",
     "ProbeHandle",
     "Receipt",
+    "Regex",
+    "Resident",
+    "RunStats",
     "SampleHandle",
     "Sampler",
+    "Speculation",
     "Tokenizer",
     "adapters",
     "chat",

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from wit_world.imports import context as raw
 
 from inferlet import loop
 from inferlet.errors import host_errors, unwrap
-from inferlet.forward import Forward
-from inferlet.generation import Generator
+from inferlet.forward import Forward, verify
+from inferlet.generation import Generator, Speculation
+from inferlet.grammar import GrammarSource
 from inferlet.model import Model
 from inferlet.pages import Pages
+from inferlet.probes import Probe
 from inferlet.sample import Sampler
 from inferlet.turns import Turns
 
@@ -160,21 +162,38 @@ class Context(Pages):
         stop: Iterable[int | str] | None = None,
         seed: int | None = None,
         window: int | None = None,
+        grammar: GrammarSource | None = None,
+        speculation: Speculation | None = None,
+        probes: Iterable[Probe] = (),
         auto_flush: bool = True,
     ) -> Generator:
         """Decode from here: `async for step in ctx.generate(...)`, or `await ctx.generate(...).text()`.
 
         `stop`: ids that end the generation, instead of the model's own (none if empty); or strings, besides them.
-        `window`: how far the engine may run ahead (1: lockstep). After turns, the assistant's turn is opened first
-        unless `auto_flush` is False.
+        `window`: how far the engine may run ahead (1: lockstep). `grammar`: what the text must spell. `probes`:
+        answered with every token, in `step.probes`. After turns, the assistant's turn is opened first unless
+        `auto_flush` is False.
         """
         if auto_flush and self._turns is not None and self._turns.wants_cue:
             self.cue()
-        return Generator(self, sampler or Sampler(), max_tokens, stop, seed, window)
+        return Generator(self, sampler or Sampler(), max_tokens, stop, seed, window, grammar, speculation, probes)
 
     def forward(self) -> Forward:
         """One explicit pass of the model."""
         return Forward(self)
+
+    async def verify(
+        self,
+        tokens: Sequence[int],
+        sampler: Sampler | None = None,
+        *,
+        parents: Sequence[int] | None = None,
+        seed: int | None = None,
+    ) -> list[int]:
+        """One pass over guesses of what follows: `tokens[i]` after guess `parents[i]` (-1: after the context's last
+        token; None: each after the one before it). The longest path of guesses that are the tokens drawn in their
+        places joins the context. Returns that path, and the token drawn behind it, which does not."""
+        return await verify(self, tokens, parents, sampler or Sampler.greedy(), seed)
 
     # Ending
 

@@ -3,29 +3,61 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from wit_world.imports import generation as raw
 
 from inferlet import loop
 from inferlet.errors import host_errors, unwrap
+from inferlet.grammar import GrammarSource
+from inferlet.probes import Probe, answer
 from inferlet.sample import Sampler
-from inferlet.stops import StopStrings
 
 if TYPE_CHECKING:
     from inferlet.context import Context
 
+_REASONS = {
+    raw.Finish.STOP: "stop",
+    raw.Finish.STOP_STRING: "stop",
+    raw.Finish.LENGTH: "length",
+    raw.Finish.CONTEXT_FULL: "context_full",
+}
+
+
+@dataclass(frozen=True)
+class Speculation:
+    """Guesses ahead: from the context itself (its last `ngram` tokens; 0: not), from the engine's draft model. They
+    change the speed, never the tokens."""
+
+    ngram: int = 3
+    drafts: int = 8
+    model: bool = False
+
+
+@dataclass(frozen=True)
+class RunStats:
+    """Why a generation was fast or slow: prompt tokens found instead of computed, guesses tried and right."""
+
+    cached_tokens: int
+    drafted: int
+    accepted: int
+
 
 class GenStep:
-    """What one step brought: `tokens`, their `text`, and on the last step the `finish_reason`."""
+    """What one step brought: `tokens`, their `text`, for each token the answers of the probes, and on the last step the
+    `finish_reason` (`stop`, `length`, `context_full`)."""
 
-    __slots__ = ("finish_reason", "text", "tokens")
+    __slots__ = ("finish_reason", "probes", "text", "tokens")
 
-    def __init__(self, tokens: list[int], text: str, finish_reason: str | None) -> None:
+    def __init__(
+        self, tokens: list[int], text: str, finish_reason: str | None, probes: Sequence[Sequence[Any]] = ()
+    ) -> None:
         self.tokens = tokens
         self.text = text
         self.finish_reason = finish_reason
+        self.probes = probes
 
     async def execute(self) -> GenStep:
         """The step itself: iterating has run it already."""
@@ -47,18 +79,25 @@ class Generator:
         stop: Iterable[int | str] | None,
         seed: int | None,
         window: int | None,
+        grammar: GrammarSource | None = None,
+        speculation: Speculation | None = None,
+        probes: Iterable[Probe] = (),
     ) -> None:
         self._context = context
         self._sampler = sampler
         self._max_tokens = max_tokens
-        self._strings: StopStrings | None = None
+        self._strings: list[str] = []
         self._stop: list[int] = context.model.stop_ids
         if stop is not None:
             self.stop(stop)
         self._seed = seed
         self._window = window
+        self._grammar = grammar
+        self._speculation = speculation
+        self._probes = list(probes)
         self._run: raw.Run | None = None
         self._id = 0
+        self._stats: RunStats | None = None
         self.tokens_generated = 0
         self.finish_reason: str | None = None
 
@@ -73,7 +112,7 @@ class Generator:
         stops = [stops] if isinstance(stops, str) else list(stops)
         strings = [stop for stop in stops if isinstance(stop, str) and stop]
         ids = [stop for stop in stops if not isinstance(stop, str)]
-        self._strings = StopStrings(strings) if strings else None
+        self._strings = strings
         if ids or not strings:
             self._stop = ids
         return self
@@ -100,30 +139,57 @@ class Generator:
         if step.tokens:
             self.tokens_generated += len(step.tokens)
             self._context._wrote(step.tokens)
-        text = step.text
+        probes: Sequence[Sequence[Any]] = ()
+        if step.probes:
+            width = len(self._probes)
+            answers = [answer(output) for output in step.probes]
+            probes = [answers[at : at + width] for at in range(0, len(answers), width)]
         if step.finish is not None:
-            self.finish_reason = step.finish.name.lower()
-        if self._strings is not None:
-            text, found = self._strings.feed(text)
-            if found:
-                self.finish_reason = "stop"
-            elif self.finish_reason is not None:
-                text += self._strings.finish()
-        if self.finish_reason is not None:
+            self.finish_reason = _REASONS[step.finish]
             self.close()
-            if not step.tokens and not text:
+            if not step.tokens and not step.text:
                 raise StopAsyncIteration
-        return GenStep(step.tokens, text, self.finish_reason)
+        return GenStep(step.tokens, step.text, self.finish_reason, probes)
 
     def _open(self) -> raw.Run:
-        spec = raw.Spec(self._sampler.wit, self._seed, self._stop, self._max_tokens, self._window, True)
+        guessing = self._speculation
+        spec = raw.Spec(
+            self._sampler.wit,
+            self._seed,
+            self._stop,
+            self._strings,
+            None if self._grammar is None else self._grammar.wit,
+            None if guessing is None else raw.Speculation(guessing.ngram, guessing.drafts, guessing.model),
+            [probe.wit for probe in self._probes],
+            self._max_tokens,
+            self._window,
+            True,
+        )
         with host_errors():
             run = self._run = raw.Run.open(self._context.handle, spec)
         self._id = run.id()
         return run
 
+    def pause(self) -> None:
+        """Let the engine decode no further for now; its pages are the first to go when they run out."""
+        if self._run is not None:
+            self._run.pause()
+
+    def resume(self) -> None:
+        """Go on after `pause`."""
+        if self._run is not None:
+            self._run.resume()
+
+    @property
+    def stats(self) -> RunStats | None:
+        """None until the engine has no more to do for it, and for a generation that was left early."""
+        if self._stats is None and self._run is not None and (found := self._run.stats()) is not None:
+            self._stats = RunStats(found.cached_tokens, found.drafted, found.accepted)
+        return self._stats
+
     def close(self) -> None:
         """Stop here. The engine's work beyond the last step taken is discarded."""
+        _ = self.stats
         run, self._run = self._run, None
         if run is not None:
             run.__exit__(None, None, None)
@@ -140,5 +206,6 @@ class Generator:
     collect_tokens = tokens
 
     async def collect_json(self, *, parse: Callable[[str], Any] = json.loads) -> Any:
-        """The rest, parsed. Nothing forces the model to write JSON yet: the parser's error is raised if it did not."""
+        """The rest, parsed. A `JsonSchema` as grammar makes sure that it is JSON; without one the parser's error is
+        raised where it is not."""
         return parse(await self.text())

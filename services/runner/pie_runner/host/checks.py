@@ -2,38 +2,16 @@
 
 from __future__ import annotations
 
-import math
+import base64
+import binascii
 from collections.abc import Sequence
-from typing import Protocol
 
 from pie_wire.errors import BadRequest, TooLarge
-from pie_wire.messages.engine import SamplerSpec
 
 MAX_TEXT = 4 << 20
-MAX_STOP_IDS = 256
+MAX_IDS = 1024
+"""Of one list beside tokens: stop ids, biases, log-probabilities."""
 MAX_NAME = 200
-
-
-class SamplerRecord(Protocol):
-    """The WIT's `sampler`."""
-
-    @property
-    def temperature(self) -> float: ...
-    @property
-    def top_p(self) -> float: ...
-    @property
-    def top_k(self) -> int: ...
-
-
-def sampler(record: SamplerRecord) -> SamplerSpec:
-    """A sampler with numbers in range."""
-    if not (math.isfinite(record.temperature) and record.temperature >= 0):
-        raise BadRequest(f"temperature is {record.temperature}: it must be 0 (greedy) or positive")
-    if not 0 < record.top_p <= 1:
-        raise BadRequest(f"top_p is {record.top_p}: it must be above 0 and at most 1 (1 keeps all tokens)")
-    if record.top_k < 0:
-        raise BadRequest(f"top_k is {record.top_k}: it must be 0 (keeps all tokens) or positive")
-    return SamplerSpec(record.temperature, record.top_p, record.top_k)
 
 
 def text(value: str, what: str, limit: int = MAX_TEXT) -> str:
@@ -53,3 +31,22 @@ def name(value: str) -> str:
 def plain(ids: Sequence[int]) -> list[int]:
     """Token ids as a list of ints (the sandbox may hand over an array of numbers)."""
     return [int(i) for i in ids]
+
+
+def ids(values: Sequence[int], what: str, vocab: int) -> list[int]:
+    """Ids of the vocabulary, not too many."""
+    found = plain(values)
+    if len(found) > MAX_IDS:
+        raise TooLarge(f"{what}: at most {MAX_IDS} are allowed, not {len(found)}")
+    if found and not (min(found) >= 0 and max(found) < vocab):
+        wrong = next(i for i in found if not 0 <= i < vocab)
+        raise BadRequest(f"{what}: token id {wrong} is outside the vocabulary of {vocab}")
+    return found
+
+
+def binary(value: str, what: str) -> bytes:
+    """The bytes of base64 text."""
+    try:
+        return base64.b64decode(value, validate=True)
+    except (binascii.Error, ValueError) as exc:
+        raise BadRequest(f"{what} is not base64: {exc}") from exc
