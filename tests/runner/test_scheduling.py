@@ -10,7 +10,7 @@ from pie_engine.passes.device import AdapterFacts
 from pie_runner.testing import CallError
 from pie_wire.messages.kvstore import Snapshot
 from pie_wire.messages.runner import Kill
-from runner_programs import spec
+from runner_programs import output_of, spec
 from runner_world import PAGE, World
 
 
@@ -87,8 +87,7 @@ async def suspending(api, text):
     gone = await api.call("scheduling", "receipts", context)
     flush = await api.call("context", "[method]context.flush", context)
     await api.wait("futures.done", flush)
-    request = SimpleNamespace(tokens=[2], draws=[], probes=[])
-    await api.wait("forward.pending-output", await api.call("forward", "execute", context, request))
+    await output_of(api, context, tokens=[2])
     back = await api.call("scheduling", "receipts", context)
     none = await api.call("scheduling", "receipts", context)
     return json.dumps([[r.restored for r in gone], gone[0].reason, [r.restored for r in back], none])

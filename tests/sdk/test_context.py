@@ -280,8 +280,3 @@ def test_released_contexts_are_gone_at_once(lab: Lab, python: Program):
     """
 
     assert run(lab, python, body) == ["closed", "This context was released."]
-
-
-def test_min_p_says_what_to_do(lab: Lab, python: Program):
-    with pytest.raises(Exception, match="use top_p or top_k"):
-        run(lab, python, "Sampler.min_p()")

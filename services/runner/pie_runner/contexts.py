@@ -249,7 +249,9 @@ class Context:
         """
         pending = self._begin(shape, len(tokens), rows, empty_allowed=bool(tokens))
         op = ops.Forward(self.id, self.generation, list(tokens), outputs, list(positions), mask)
-        if self._pass(op, pending):
+        special = positions or mask.kind != "causal"
+        layout = self.layout.mark(max(0, len(self.tokens) - (not tokens))) if special else None
+        if self._pass(op, pending, layout):
             self.tokens.extend(tokens)
         return pending
 
@@ -279,14 +281,14 @@ class Context:
             usage.spend_tokens(count)
         return PendingOutput(self.owner.waitables, shape, usage, rows)
 
-    def _pass(self, op: ops.Forward | ops.Verify, pending: PendingOutput) -> bool:
+    def _pass(self, op: ops.Forward | ops.Verify, pending: PendingOutput, layout: Layout | None = None) -> bool:
         """Send it, unless an error waits for the program, which the pass then fails with."""
         self.close_run()
         error = self.take_fault()
         if error is not None:
             pending.fail(error)
             return False
-        self.session.passes[self._record(op, len(self.tokens), [])] = pending
+        self.session.passes[self._record(op, len(self.tokens), [], layout)] = pending
         return True
 
     def _verified(self, tokens: list[int]) -> None:

@@ -7,11 +7,16 @@ import itertools
 import json
 import random
 import time
+from base64 import b64decode
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+from pie_runner.host import logits
+from pie_runner.logits import Logits
+from pie_runner.stop_strings import StopStrings
 from pie_runner.wasm.hostcall import Case, HostTable, Ok, Pending
 from pie_runner.wasm.world import offered_world
 from pie_wire.errors import BadRequest, NotFound, Unsupported
@@ -68,6 +73,8 @@ class Run(Waitable):
         self.context = context
         self.spec = spec
         self.steps: list[Any] = []
+        self.stops = StopStrings(spec.stop_strings)
+        self.paused = False
         self.produced = 0
         self.finish: str | None = None
         host.runs.append(self)
@@ -78,18 +85,24 @@ class Run(Waitable):
 
     def produce(self) -> None:
         """One token, as an engine's step would."""
-        if self.finish is not None:
+        if self.finish is not None or self.paused:
             return
         limit = self.spec.max_tokens
         last = self.context.tokens[-1] if self.context.tokens else FIRST_TOKEN - 1
         token = (last + 1 + len(self.steps)) % 128  # after the last letter comes STOP
         if token in self.spec.stop_ids:
             self.finish = "stop"
-            self.steps.append(SimpleNamespace(tokens=[], text="", finish="stop"))
+            self.steps.append(SimpleNamespace(tokens=[], text=self.stops.finish(), probes=[], finish="stop"))
         else:
             self.produced += 1
-            self.finish = "length" if limit is not None and self.produced >= limit else None
-            self.steps.append(SimpleNamespace(tokens=[token], text=chr(token), finish=self.finish))
+            text = self.stops.feed(chr(token)) if self.spec.stop_strings else chr(token)
+            if self.stops.found:
+                self.finish = "stop-string"
+            elif limit is not None and self.produced >= limit:
+                self.finish = "length"
+                text += self.stops.finish()
+            probes = [probed(self.host, probe) for probe in self.spec.probes]
+            self.steps.append(SimpleNamespace(tokens=[token], text=text, probes=probes, finish=self.finish))
         self.host.notify(self.fiber)
 
     def take(self) -> object:
@@ -97,7 +110,8 @@ class Run(Waitable):
             step = self.steps.pop(0)
             self.context.tokens += step.tokens
             return Ok(step)
-        return Ok(SimpleNamespace(tokens=[], text="", finish=self.finish)) if self.finish is not None else None
+        last = SimpleNamespace(tokens=[], text="", probes=[], finish=self.finish)
+        return Ok(last) if self.finish is not None else None
 
     def close(self) -> None:
         super().close()
@@ -114,6 +128,36 @@ class Simple:
 
     def close(self) -> None:
         self.host.open_resources -= 1
+
+
+class Row(Simple):
+    """A row of logits in the host."""
+
+    def __init__(self, host: FakeHost, row: Logits) -> None:
+        super().__init__(host)
+        self.row = row
+
+    def fork(self) -> Row:
+        return Row(self.host, self.row.fork())
+
+
+def probed(host: FakeHost, kind: Case) -> Case:
+    """An answer to a probe: of logits that are the ids themselves."""
+    row = np.arange(256, dtype="<f4")
+    match kind.tag:
+        case "logits":
+            return Case("logits", "AACAPwAAAEA=")
+        case "hidden":
+            return Case("hidden", "AACAPwAAAEA=")
+        case "resident":
+            return Case("resident", Row(host, Logits(row)))
+        case "logprobs":
+            return Case("logprobs", [-0.5] * len(kind.value))
+        case "entropy":
+            return Case("entropy", 1.5)
+        case _:
+            k = kind.value.k
+            return Case("distribution", SimpleNamespace(ids=list(range(k)), probabilities=[1 / k] * k))
 
 
 class Context(Simple):
@@ -374,21 +418,32 @@ class FakeHost:
         def execute(fiber: Any, context: Context, pass_: Any) -> Waitable:
             context.tokens += pass_.tokens
             rows = pass_.tokens or context.tokens[-1:]
-            probes: list[Case] = []
-            for probe in pass_.probes:
-                if probe.kind.tag == "logits":
-                    probes.append(Case("logits", "AACAPwAAAEA="))
-                else:
-                    k = probe.kind.value.k
-                    distribution = SimpleNamespace(ids=list(range(k)), probabilities=[1 / k] * k)
-                    probes.append(Case("distribution", distribution))
+            probes = [probed(self, probe.kind) for probe in pass_.probes]
             drawn = [[rows[row] + 1 for row in draw.rows] for draw in pass_.draws]
+            return answered(fiber, SimpleNamespace(tokens=drawn, probes=probes, cached_tokens=0))
+
+        def verify(fiber: Any, context: Context, guesses: Any) -> Waitable:
+            right: list[int] = []
+            at = -1
+            for i, (token, parent) in enumerate(zip(guesses.tokens, guesses.parents, strict=True)):
+                if parent == at and token == context.tokens[-1] + 1 + len(right):
+                    right.append(token)
+                    at = i
+            context.tokens += right
+            return answered(
+                fiber, SimpleNamespace(tokens=[[*right, context.tokens[-1] + 1]], probes=[], cached_tokens=0)
+            )
+
+        def answered(fiber: Any, value: object) -> Waitable:
             waitable = Waitable(self, fiber)
             heapq.heappush(self.timers, (time.monotonic(), waitable.id, waitable))
-            output = Ok(SimpleNamespace(tokens=drawn, probes=probes))
-            waitable.answer = lambda _: Waitable.answer(waitable, output)  # type: ignore[method-assign]
+            waitable.answer = lambda _: Waitable.answer(waitable, Ok(value))  # type: ignore[method-assign]
             return waitable
 
+        def pause(run: Run, paused: bool) -> None:
+            run.paused = paused
+
+        stats = SimpleNamespace(cached_tokens=1, drafted=2, accepted=3)
         return {
             ("context", "[static]context.create"): lambda f, m: Context(self, []),
             ("context", "[static]context.open"): lambda f, m, name: None,
@@ -404,7 +459,15 @@ class FakeHost:
             ("generation", "[static]run.open"): lambda f, c, spec: Run(self, f, c, spec),
             ("generation", "[method]run.next"): lambda f, run: run.take(),
             ("generation", "[method]run.close"): lambda f, run: None,
+            ("generation", "[method]run.pause"): lambda f, run: pause(run, True),
+            ("generation", "[method]run.resume"): lambda f, run: pause(run, False),
+            ("generation", "[method]run.stats"): lambda f, run: stats if run.finish is not None else None,
             ("forward", "execute"): execute,
+            ("forward", "verify"): verify,
+            **{("logits", name): function for name, function in logits.FUNCTIONS.items()},
+            ("logits", "[static]logits.from-bytes"): lambda f, data: Row(self, Logits.of_bytes(b64decode(data))),
+            ("logits", "[method]logits.fork"): lambda f, row: row.fork(),
+            ("logits", "[method]logits.draw"): lambda f, row: row.row.sample(0.5),
         }
 
 
