@@ -71,17 +71,9 @@ def test_everything_a_sampler_says_arrives(lab: Lab, python: Program):
         )
         return await gen.text()
     """
-    specs = []
-    make = lab.fake.table()["generation", "[static]run.open"]
-    lab.host.close()
-    lab.fake.table = lambda table=lab.fake.table: {  # type: ignore[method-assign]
-        **table(),
-        ("generation", "[static]run.open"): lambda f, c, spec: specs.append(spec) or make(f, c, spec),
-    }
-    lab.__init__(lab.host.engine)
 
     assert run(lab, python, body) == "b"
-    [spec] = specs
+    [spec] = lab.fake.specs
     assert tuple(spec.sampler)[:8] == (0.5, 1.0, 0, 0.25, 0.5, 2.0, 0.5, 0.25)
     assert spec.sampler.bias == [(3, 1.5)]
     assert (spec.sampler.mask.tag, spec.sampler.min_tokens) == ("bits", 2)

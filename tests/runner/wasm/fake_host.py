@@ -78,6 +78,7 @@ class Run(Waitable):
         self.produced = 0
         self.finish: str | None = None
         host.runs.append(self)
+        host.specs.append(spec)
 
     @property
     def ready(self) -> bool:
@@ -190,6 +191,8 @@ class FakeHost:
         self.ids = itertools.count(1)
         self.timers: list[tuple[float, int, Waitable]] = []
         self.runs: list[Run] = []
+        self.specs: list[Any] = []
+        """Of all runs that were opened."""
         self.open_resources = 0
         self.random = random.Random(7)
         self.slept = 0.0

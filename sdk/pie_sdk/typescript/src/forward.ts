@@ -1,13 +1,7 @@
 /** Explicit passes of the model, for programs that decide each token themselves. */
 
-import {
-  type Distribution,
-  type Draw,
-  execute,
-  type Output as RawOutput,
-  type Probe,
-  type ProbeOutput,
-} from "pie:inferlet/forward@0.1.0";
+import { type AttentionMask, type Draw, execute, type Output as RawOutput, type Probe } from "pie:inferlet/forward@0.1.0";
+import type { Distribution, ProbeOutput } from "pie:inferlet/generation@0.1.0";
 
 import type { Context } from "./context";
 import { call } from "./errors";
@@ -17,6 +11,8 @@ import { sampler, type SamplerOptions } from "./sampler";
 /** One pass, built up and then executed once. Input tokens join the context; drawn tokens do not. */
 export class Forward {
   private readonly tokens: number[] = [];
+  private positions: number[] = [];
+  private mask: AttentionMask = { tag: "causal" };
   private readonly draws: Draw[] = [];
   private readonly probes: Probe[] = [];
 
@@ -28,9 +24,21 @@ export class Forward {
     return this;
   }
 
+  /** Positions of all input tokens. */
+  at(positions: number[]): this {
+    this.positions = positions;
+    return this;
+  }
+
+  /** What the rows see. */
+  attend(mask: AttentionMask): this {
+    this.mask = mask;
+    return this;
+  }
+
   /** Draw a token at each of these rows; the index of the draws in the output. */
   sample(rows: number[], options: SamplerOptions = {}, seed?: number): number {
-    return this.draws.push({ rows, sampler: sampler(options), seed: seed ?? null }) - 1;
+    return this.draws.push({ rows, sampler: sampler(options), seed: seed ?? null, start: null, stopIds: [] }) - 1;
   }
 
   /** The most probable tokens of a row (k = 0: all); the index of the probe in the output. */
@@ -46,8 +54,8 @@ export class Forward {
 
   /** Run the pass, batched with everyone else's. */
   async execute(): Promise<Output> {
-    const { tokens, draws, probes } = this;
-    const pending = call(() => execute(this.context.raw, { tokens, draws, probes }));
+    const { tokens, positions, mask, draws, probes } = this;
+    const pending = call(() => execute(this.context.raw, { tokens, positions, mask, draws, probes }));
     this.context.wrote(tokens);
     return new Output(await resultOnce<RawOutput>(pending));
   }

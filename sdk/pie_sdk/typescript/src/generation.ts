@@ -1,6 +1,6 @@
 /** Streams of decoded tokens. */
 
-import { type Finish, Run } from "pie:inferlet/generation@0.1.0";
+import { type Finish, type GrammarSource, Run, type Speculation } from "pie:inferlet/generation@0.1.0";
 
 import type { Context } from "./context";
 import { call, unwrap } from "./errors";
@@ -13,6 +13,12 @@ export interface GenerateOptions {
   maxTokens?: number;
   /** Ids that end it, instead of the model's own. */
   stop?: number[];
+  /** Strings that end it; they are not part of the text. */
+  stopStrings?: string[];
+  /** What the text must spell. */
+  grammar?: GrammarSource;
+  /** Guesses ahead: they change the speed, never the tokens. */
+  speculation?: Speculation;
   /** The draws repeat for a given seed, up to 2^53. */
   seed?: number;
   /** How far the engine may run ahead; 1 is lockstep. */
@@ -95,6 +101,10 @@ export class Generator implements AsyncIterableIterator<Step> {
       sampler: sampler(options.sampler),
       seed: options.seed ?? null,
       stopIds: options.stop ?? this.context.model.stopIds,
+      stopStrings: options.stopStrings ?? [],
+      grammar: options.grammar ?? null,
+      speculation: options.speculation ?? null,
+      probes: [],
       maxTokens: options.maxTokens ?? null,
       window: options.window ?? null,
       text: true,
