@@ -9,7 +9,7 @@ from pie_engine.schedule.cost import CostModel
 
 
 def truth(load: Load) -> float:
-    return 8.0 + 0.4 * load.rows + 3e-4 * load.slots + 4e-6 * load.area
+    return 8.0 + 0.4 * load.rows + 3e-4 * load.slots + 4e-6 * load.area + 0.7 * load.outputs
 
 
 def trained(noise: float = 0.0) -> CostModel:
@@ -18,16 +18,22 @@ def trained(noise: float = 0.0) -> CostModel:
     for _ in range(400):
         load = Load()
         for _ in range(chance.randrange(20)):
-            load = load.plus(1, chance.randrange(1, 2000))
+            load = load.plus(1, chance.randrange(1, 2000), chance.choice([1, 1, 1, 5, 17]))
         if chance.random() < 0.5:
-            load = load.plus(chance.randrange(16, 300), chance.randrange(300, 4000))
+            load = load.plus(chance.randrange(16, 300), chance.randrange(300, 4000), chance.choice([0, 0, 1, 64]))
         model.observe(load, truth(load) * (1 + noise * chance.uniform(-1, 1)))
     return model
 
 
 def test_estimates_come_close():
     model = trained(noise=0.2)
-    for load in (Load(1, 256, 0), Load(16, 16 * 256, 0), Load(512, 0, 512 * 512), Load(80, 4096, 64 * 2000)):
+    for load in (
+        Load(1, 256, 0, 1),
+        Load(16, 16 * 256, 0, 16),
+        Load(16, 16 * 256, 0, 160),
+        Load(512, 0, 512 * 512),
+        Load(80, 4096, 64 * 2000, 80),
+    ):
         assert 0.8 < model.estimate(load) / truth(load) < 1.25
 
 
@@ -39,6 +45,13 @@ def test_a_chunk_fits_the_time():
         assert rows > 50
         assert truth(load.plus(rows, first + rows)) < 115
         assert truth(load.plus(rows + 30, first + rows + 30)) > 88
+
+
+def test_a_chunk_whose_rows_are_asked_fits_the_time_too():
+    model = trained()
+    rows = model.rows_within(100.0, Load(8, 8 * 300, 0, 8), 500, 0.5)
+    assert rows > 30
+    assert 85 < truth(Load(8, 8 * 300, 0, 8).plus(rows, 500 + rows, rows // 2)) < 115
 
 
 def test_no_room_gives_no_rows():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 import hypothesis.strategies as st
+import measure_schedule
 import pytest
 from hypothesis import HealthCheck, given, settings
 from measure_schedule import Clocked, by_arrival, tokens
@@ -79,6 +80,29 @@ def test_gaps_between_tokens_are_bounded(benches, seed, streams, prompts):
         runs.append(bench.open_run(bench.create(tokens(chance.randrange(1, 1500), 20 + number)), 2))
     clocked.settle()
     assert set(runs) <= set(bench.runner.ends)
+    assert max(clocked.gaps) <= 1.5 * STEP
+
+
+def test_gaps_are_bounded_beside_passes_that_ask_much_of_every_row(benches, monkeypatch):
+    """Probes of whole prompts take longer than their rows do; streams feel a step of it at most."""
+    monkeypatch.setattr(measure_schedule, "pass_ms", lambda batch: 8.0 + 0.2 * batch.rows + 0.5 * len(batch.outputs))
+    clocked = Clocked(benches, pages=8192, page_size=16)
+    bench = clocked.bench
+    bench.pass_ms = measure_schedule.pass_ms
+    outputs = [wire.Output(row, kind) for row in range(200) for kind in ("entropy", "entropy", "token")]
+
+    def ask(number: int) -> int:
+        return bench.send(wire.Forward(bench.create([number, 1]), 0, tokens(200, number), outputs))
+
+    for number in range(4):
+        ask(90 + number)
+    clocked.settle()
+    clocked.gaps.clear()
+    runs = [bench.open_run(bench.create(tokens(30, i)), 60) for i in range(4)]
+    asked = [ask(number) for number in range(6)]
+    clocked.settle()
+    assert all(run in bench.runner.ends for run in runs)
+    assert all(len(bench.runner.outputs[number]) == 600 for number in asked)
     assert max(clocked.gaps) <= 1.5 * STEP
 
 

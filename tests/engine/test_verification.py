@@ -178,3 +178,28 @@ def test_a_verification_larger_than_a_step_is_served(benches):
     bench.settle()
     assert number in bench.runner.outputs
     assert bench.runner.ends[run].reason == "length"
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    rows=st.sampled_from([8, 12, 16, 32]),
+    lengths=st.lists(st.integers(1, 50), min_size=1, max_size=5),
+    guesses=st.integers(1, 7),
+    streams=st.integers(0, 3),
+)
+def test_no_pass_has_more_rows_than_it_may_with_guesses(benches, rows, lengths, guesses, streams):
+    bench = benches(pages=512, max_rows=rows)
+    runs = [bench.open_run(bench.create([7, number]), 6) for number in range(streams)]
+    wanted = {}
+    for index, length in enumerate(lengths):
+        known = [(index * 13 + 5 * i) % VOCAB for i in range(length)]
+        right = continuation(known, guesses + 1)
+        op = wire.Verify(bench.create(known), 0, right[:guesses], list(range(-1, guesses - 1)), GREEDY)
+        wanted[bench.send(op)] = right
+    widths = []
+    execute = bench.device.execute
+    bench.device.execute = lambda batch: widths.append(batch.rows) or execute(batch)
+    bench.settle(2000)
+    assert max(widths) <= rows
+    assert {number: [slot.token for slot in slots] for number, slots in bench.runner.outputs.items()} == wanted
+    assert all(len(bench.runner.tokens[run]) == 6 for run in runs)

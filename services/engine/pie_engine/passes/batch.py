@@ -47,24 +47,26 @@ class Unknown:
 
 @dataclass(slots=True)
 class Load:
-    """What a pass costs: rows; KV slots read by one-row segments; rows times slots of longer ones."""
+    """What a pass costs: rows; KV slots read by one-row segments; rows times slots of longer ones; outputs."""
 
     rows: int = 0
     slots: int = 0
     area: int = 0
+    outputs: int = 0
 
-    def add(self, rows: int, stop: int) -> None:
-        """One more segment of `rows` rows that ends at slot `stop`."""
+    def add(self, rows: int, stop: int, outputs: int = 0) -> None:
+        """One more segment of `rows` rows that ends at slot `stop`, asked so much."""
         self.rows += rows
+        self.outputs += outputs
         if rows == 1:
             self.slots += stop
         else:
             self.area += rows * stop
 
-    def plus(self, rows: int, stop: int) -> Load:
+    def plus(self, rows: int, stop: int, outputs: int = 0) -> Load:
         """With one more segment."""
-        more = Load(self.rows, self.slots, self.area)
-        more.add(rows, stop)
+        more = Load(self.rows, self.slots, self.area, self.outputs)
+        more.add(rows, stop, outputs)
         return more
 
 
@@ -124,7 +126,7 @@ class Batch:
         counts = np.diff(self.segment_rows).astype(np.int64)
         ends = self.row_slots[self.segment_rows[1:] - 1].astype(np.int64) + 1
         single = counts == 1
-        return Load(self.rows, int(ends[single].sum()), int((counts * ends)[~single].sum()))
+        return Load(self.rows, int(ends[single].sum()), int((counts * ends)[~single].sum()), len(self.outputs))
 
     def part(self, rows: NDArray[np.bool_], outputs: Sequence[Output]) -> Batch:
         """The rows that are true in `rows` `[T]`, at least one of every segment, with other outputs (tokens only)

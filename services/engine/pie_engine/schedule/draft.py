@@ -22,7 +22,8 @@ from pie_engine.schedule.plan import Entry, Plan
 from pie_engine.schedule.work import Import, Work
 
 MOST_PROBES = 4096
-"""Outputs other than tokens after which nobody who wants any joins a pass: their time is no part of the estimate."""
+"""Outputs other than tokens after which nobody who wants any joins a pass: kinds of them differ in what they take, and
+the estimate knows one kind."""
 NO_GUESSES = Guesses()
 
 
@@ -100,7 +101,7 @@ class Draft:
         self._segments.append(segment)
         self.entries.append(Entry(work, start, stop, len(outputs), copy, drafts, self.load.rows + stop - start))
         self.planned.add(context)
-        self.load.add(end - start, end)
+        self.load.add(end - start, end, len(outputs))
         if len(outputs) > 1 or not is_run:
             self._probes += probes(outputs)
 

@@ -21,6 +21,15 @@ def rows_of(work: Work) -> int:
     return 1 if isinstance(work, Run) or not isinstance(work, Verification) else 1 + len(work.tokens)
 
 
+def asked(work: Work) -> int:
+    """Outputs that are wanted of it before it is done; of a run, of its next row."""
+    if isinstance(work, Run):
+        return 1 + len(work.probes)
+    if isinstance(work, Pass):
+        return len(work.wanted) - work.answered
+    return rows_of(work) if isinstance(work, Verification) else 0
+
+
 def reach(work: Work) -> int:
     """Slots that the request needs in the end, those of guesses that it must have included."""
     return work.end + len(work.tokens) if isinstance(work, Verification) else work.end

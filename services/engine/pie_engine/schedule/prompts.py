@@ -9,10 +9,11 @@ from pie_engine.limits import Limits
 from pie_engine.memory.eviction import Eviction
 from pie_engine.memory.kv_cache import KvCache
 from pie_engine.memory.room import Room
+from pie_engine.runs.verification import Verification
 from pie_engine.schedule.cost import CostModel
 from pie_engine.schedule.draft import Draft
 from pie_engine.schedule.fairness import Seniority, Turns
-from pie_engine.schedule.needs import findable, reach
+from pie_engine.schedule.needs import asked, findable, reach
 from pie_engine.schedule.work import Import, Work
 
 _MIN_CHUNK = 64
@@ -86,10 +87,7 @@ class Prompts:
             self._seniority.served((work,), draft.step)
             return True
         chunk = self._chunk(draft, work, budget)
-        stop = min(work.end, context.kv_length + chunk)
-        border = context.adapters.border(context.kv_length)
-        if border is not None:
-            stop = min(stop, border)
+        stop = self._stop(draft, work, chunk)
         if chunk <= 0 or not self._has_room(draft, room, work, begun):
             if not begun:
                 # Whoever waits pins nothing.
@@ -97,6 +95,9 @@ class Prompts:
                 context.found = found
                 self._full = True
             return chunk > 0
+        if stop == context.kv_length < work.end:
+            # Its last row decodes in the next pass, with its guesses.
+            return True
         self._prefills += 1
         self._announce(context, work)
         self._turns.charge(context.use, stop - context.kv_length)
@@ -130,12 +131,24 @@ class Prompts:
         """Rows that may be added within so many milliseconds; 0 when a chunk worth its while does not fit."""
         first = work.context.kv_length
         copying = self._eviction.copy_ms(self._cache.swap.moves)
-        rows = self._cost.rows_within(budget - copying, draft.load, first)
+        rows = self._cost.rows_within(budget - copying, draft.load, first, asked(work) / max(1, work.end - first))
         if not self._prefills:
             rows = max(rows, _MIN_CHUNK)
         elif rows < min(_MIN_CHUNK, work.end - first):
             return 0
         return min(rows, self._limits.max_rows - draft.load.rows)
+
+    def _stop(self, draft: Draft, work: Work, chunk: int) -> int:
+        """Where a chunk of so many rows ends."""
+        first = work.context.kv_length
+        stop = min(work.end, first + chunk)
+        border = work.context.adapters.border(first)
+        if border is not None:
+            stop = min(stop, border)
+        if stop == work.end and isinstance(work, Verification) and stop - first + len(work.tokens) > chunk:
+            # The last row brings the guesses along: it goes with another pass, unless all passes are as small.
+            return max(stop - 1, first) if stop - 1 > first or draft.entries else stop
+        return stop
 
     def _has_room(self, draft: Draft, room: Room, work: Work, begun: bool) -> bool:
         """Make room for the whole prompt: whoever begins must be able to finish, beside those who have begun and do not

@@ -18,7 +18,7 @@ from pie_engine.runs.run import Guesses, Run
 from pie_engine.schedule.cost import CostModel
 from pie_engine.schedule.draft import NO_GUESSES, Draft
 from pie_engine.schedule.fairness import Seniority, Turns
-from pie_engine.schedule.needs import decodes, reach, rows_of
+from pie_engine.schedule.needs import asked, decodes, reach, rows_of
 from pie_engine.schedule.plan import Plan
 from pie_engine.schedule.prompts import Prompts
 from pie_engine.schedule.work import Import, Work
@@ -109,7 +109,7 @@ class Scheduler:
             asked += rows * (len(draft.entries) - planned)
 
     def _fits(self, draft: Draft, work: Work, budget: float) -> bool:
-        return self._cost.estimate(draft.load.plus(rows_of(work), reach(work))) <= budget
+        return self._cost.estimate(draft.load.plus(rows_of(work), reach(work), asked(work))) <= budget
 
     def _decode(self, draft: Draft, room: Room, work: Work, budget: float, works: int) -> None:
         context, end = work.context, work.end
@@ -131,7 +131,8 @@ class Scheduler:
         if context.kv_length >= end:
             # A pending token whose KV is there may lie in a shared page: its step writes nothing.
             return NO_GUESSES
-        rows = min(self._limits.max_rows - draft.load.rows, self._cost.rows_within(budget, draft.load, end - 1))
+        fitting = self._cost.rows_within(budget, draft.load, end - 1, asked(work))
+        rows = min(self._limits.max_rows - draft.load.rows, fitting)
         guesses = work.guess(rows - 1)
         count = len(guesses.tokens)
         # A page for every request keeps guesses from costing anybody else theirs.

@@ -45,6 +45,11 @@ class Pass:
         return self.context.length
 
     @property
+    def answered(self) -> int:
+        """Outputs that it has."""
+        return sum(result is not None for result in self.results)
+
+    @property
     def first_output(self) -> int | None:
         missing = [wanted.row for wanted, result in zip(self.wanted, self.results, strict=True) if result is None]
         return min(missing, default=None)
