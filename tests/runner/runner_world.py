@@ -7,6 +7,7 @@ import hashlib
 import ipaddress
 import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from pie_runner.core import RunnerCore
 from pie_runner.host import TABLE
 from pie_runner.limits import ProcessLimits
 from pie_runner.outside.aside import Aside
+from pie_runner.outside.file_rooms import FileRooms, FileSettings
 from pie_runner.outside.http_client import HttpSettings, HttpShared
 from pie_runner.outside.process_outside import OutsideFacilities
 from pie_runner.testing import CoroutineHost
@@ -306,6 +308,8 @@ class World:
         self.addresses: dict[str, list[str]] = {}
         """What names mean to programs."""
         self.http = HttpShared(http or HttpSettings(), self._resolve)
+        self.rooms: FileRooms | None = None
+        self._disks = 0
         self.runner = self._runner()
 
     def _runner(self) -> RunnerCore:
@@ -322,7 +326,7 @@ class World:
             offload=self._offload,
             random_bytes=random.Random(7).randbytes,
             wall=lambda: self.wires.now,
-            outside=OutsideFacilities(self.aside, self.http),
+            outside=OutsideFacilities(self.aside, self.http, self.rooms),
             capacity=8,
             limits=self.limits,
         )
@@ -393,6 +397,13 @@ class World:
             self.turn()
         if callable(until) and not until():
             pytest.fail(f"not within {limit} simulated seconds")
+
+    def keep_files(self, home: Path, settings: FileSettings | None = None) -> None:
+        """Start the runner anew, with a disk."""
+        self._disks += 1
+        self.rooms = FileRooms(home, f"runner-{self._disks}", settings or FileSettings(), self._offload)
+        self.wires.kill("runner")
+        self.runner = self._runner()
 
     # -- what a gateway does
 

@@ -137,6 +137,41 @@ def test_a_program_speaks_http(wasm):
     assert web.seen[0].headers["content-type"] == "application/json"
 
 
+KEEPS = """
+from inferlet import PieError, files
+
+def main(n):
+    files.make_folder("/scratch/a")
+    files.write("/scratch/a/text", "line\\n")
+    files.append("/scratch/a/text", b"more")
+    files.write("/data/big", bytes(n))
+    files.append("/data/big", b"end")
+    files.rename("/scratch/a/text", "/scratch/text")
+    listed = [(e.name, e.is_folder, e.size) for e in files.list("/scratch")]
+    big = files.read("/data/big")
+    assert files.read("/data/big", n) == b"end" and files.read("/data/big", 0, 2) == bytes(2)
+    assert files.exists("/data/big") and not files.exists("/data/none")
+    files.remove("/scratch/a", recursive=True)
+    try:
+        files.read("/data/../etc/passwd")
+    except PieError as exc:
+        return [files.read_text("/scratch/text"), listed, len(big), exc.code]
+"""
+
+
+def test_a_program_keeps_files(wasm, tmp_path):
+    host, cache = wasm.host, wasm.runner.artifacts.cache
+    wasm.keep_files(tmp_path)
+    wasm.host = wasm.runner.host = host
+    wasm.runner.artifacts.cache = cache
+    granted = Grants(filesystem=["scratch", "data"])
+    last = wasm.outcome(KEEPS, text=json.dumps({"n": 9 << 20}), capabilities=Capabilities(granted, granted))
+
+    assert last.kind == "return", last
+    listed = [["a", True, 0], ["text", False, 9]]
+    assert json.loads(last.text) == ["line\nmore", listed, (9 << 20) + 3, "forbidden"]
+
+
 def test_many_run_side_by_side(wasm):
     for i in range(8):
         wasm.start(STREAM, pid=f"p{i}", text=json.dumps({"n": 3 + i}), name="stream")

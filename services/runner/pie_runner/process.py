@@ -18,6 +18,7 @@ from pie_runner.draws import Draws
 from pie_runner.events import EventLog
 from pie_runner.limits import Usage, exceeded
 from pie_runner.mailbox import Mailbox
+from pie_runner.outside.files import ProcessFiles
 from pie_runner.outside.process_outside import ProcessOutside
 from pie_runner.waitables import Waitables
 from pie_runner.wasm.hostcall import Pending
@@ -79,7 +80,8 @@ class Process:
         self.events = EventLog()
         self.waitables = Waitables()
         self.mailbox = Mailbox(self.waitables)
-        self.outside = ProcessOutside(start.capabilities, facilities.outside, self.waitables)
+        files = ProcessFiles(start.capabilities, facilities.outside.files, start.pid, scope, start.program)
+        self.outside = ProcessOutside(start.capabilities, facilities.outside, self.waitables, files)
         self.draws = Draws(key)
         self.usage = Usage(facilities.limits, facilities.hub.clock)
         self.contexts: dict[Context, None] = {}

@@ -20,6 +20,7 @@ from pie_runner.disk_cache import DiskCache
 from pie_runner.host import TABLE
 from pie_runner.limits import ProcessLimits
 from pie_runner.outside.aside import Aside
+from pie_runner.outside.file_rooms import FileRooms, FileSettings
 from pie_runner.outside.http_client import HttpSettings, HttpShared
 from pie_runner.outside.process_outside import OutsideFacilities
 from pie_runner.uplink import PORT as GATEWAY
@@ -53,6 +54,8 @@ class RunnerService:
         self._workers = Workers(1, self._transport.wake, "work")
         self._preparers = Workers(1, self._transport.wake, "prepare")
         self._aside = Aside(self._transport.wake)
+        self._disk = Workers(2, self._transport.wake, "disk")
+        self._files = self._file_rooms(config)
         self._wasm = WasmEngine()
         self._driver = Driver(Host(self._wasm, TABLE))
         artifacts = DiskCache(home / "cache" / "programs", config.cache_bytes)
@@ -108,6 +111,7 @@ class RunnerService:
         self._workers.drain()
         self._preparers.drain()
         self._aside.drain()
+        self._disk.drain()
         self.core.tick()
         self._driver.run_ready(self._budget)
         self.core.flush()
@@ -122,6 +126,8 @@ class RunnerService:
         self._workers.close()
         self._preparers.close()
         self._aside.close()
+        self._disk.close()
+        self._files.close()
         self._wasm.close()
 
     def _outside(self, config: RunnerConfig) -> OutsideFacilities:
@@ -132,7 +138,12 @@ class RunnerService:
             bytes=config.http_bytes,
             ca_file=config.http_ca,
         )
-        return OutsideFacilities(self._aside, HttpShared(http))
+        return OutsideFacilities(self._aside, HttpShared(http), self._files)
+
+    def _file_rooms(self, config: RunnerConfig) -> FileRooms:
+        settings = FileSettings(config.file_bytes, config.scratch_bytes, config.data_bytes, config.file_entries)
+        me = self._hub.identity
+        return FileRooms(Path(config.files), f"{me.name}-{me.incarnation}", settings, self._disk)
 
     def _wait(self) -> float:
         due = self.core.next_due()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from pie_runner.engines import Offload
 from pie_runner.process import process_of
 from pie_runner.tokenizers import INLINE_CHARACTERS, Tokenizer
 from pie_runner.wasm.hostcall import Pending
@@ -13,8 +14,9 @@ if TYPE_CHECKING:
     from pie_runner.wasm.fiber import Fiber
 
 
-def offloaded(fiber: Fiber, work: Callable[[], object]) -> Pending:
-    """A Pending for the result of `work`, which runs on a worker thread and must touch nothing that changes."""
+def offloaded(fiber: Fiber, work: Callable[[], object], offload: Offload | None = None) -> Pending:
+    """A Pending for the result of `work`, which runs on a worker thread (of `offload`, else the general one) and must
+    touch nothing that changes."""
     pending = Pending(fiber)
 
     def then(result: object, error: Exception | None) -> None:
@@ -23,7 +25,7 @@ def offloaded(fiber: Fiber, work: Callable[[], object]) -> Pending:
         else:
             pending.fail(error)
 
-    process_of(fiber).facilities.offload(work, then)
+    (offload or process_of(fiber).facilities.offload)(work, then)
     return pending
 
 

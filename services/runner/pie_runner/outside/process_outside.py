@@ -11,6 +11,8 @@ from pie_wire.errors import LimitExceeded
 
 from pie_runner.outside.aside import Aside
 from pie_runner.outside.fetches import Fetch, PendingResponse
+from pie_runner.outside.file_rooms import FileRooms
+from pie_runner.outside.files import ProcessFiles
 from pie_runner.outside.http_client import HttpClient, HttpShared
 from pie_runner.outside.http_rights import HttpRights
 from pie_runner.waitables import Waitables
@@ -22,15 +24,19 @@ class OutsideFacilities:
 
     aside: Aside
     http: HttpShared
+    files: FileRooms | None = None
 
 
 class ProcessOutside:
     """See the module's text."""
 
-    def __init__(self, capabilities: Capabilities, shared: OutsideFacilities, waitables: Waitables) -> None:
+    def __init__(
+        self, capabilities: Capabilities, shared: OutsideFacilities, waitables: Waitables, files: ProcessFiles
+    ) -> None:
         self.capabilities = capabilities
         self._shared = shared
         self._waitables = waitables
+        self.files = files
         self._requests = 0
         self._total = 0
 
@@ -63,6 +69,7 @@ class ProcessOutside:
         """The process has ended; what its program held has been closed."""
         if "_http" in self.__dict__:
             self._shared.aside.start(self._http.close())
+        self.files.close()
 
     @property
     def requests_under_way(self) -> int:

@@ -1,0 +1,106 @@
+"""Where the files of programs lie on a runner's disk.
+
+HOME/scratch/RUNNER-INCARNATION/PID/   of one process
+HOME/data/DIGEST/                      of a user and a program; `owner.json` says of whom
+
+A runner holds a lock on its own folder of scratch as long as it lives; whoever starts removes those that nobody holds.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import msgspec
+import structlog
+from pie_wire.hub import Scope
+from pie_wire.messages.common import ProgramRef
+
+from pie_runner.engines import Offload
+from pie_runner.outside.tree import Tree, TreeLimits
+
+log = structlog.get_logger("pie.files")
+
+
+@dataclass(frozen=True)
+class FileSettings:
+    """Sizes in bytes."""
+
+    file_bytes: int = 64 << 20
+    """One file."""
+    scratch_bytes: int = 256 << 20
+    """All files of a process in /scratch."""
+    data_bytes: int = 1 << 30
+    """All files of a user and a program in /data."""
+    entries: int = 10_000
+    """Files and folders, in each of the two."""
+
+
+class FileRooms:
+    """`offload` runs what takes the disk's time."""
+
+    def __init__(self, home: Path, member: str, settings: FileSettings, offload: Offload) -> None:
+        """`member` is unique to this incarnation of the runner. Removes what dead runners have left."""
+        self.offload = offload
+        self._settings = settings
+        self._data = home / "data"
+        self._scratch = home / "scratch" / member
+        self._lock = _claim(self._scratch)
+
+    def scratch(self, pid: str) -> Tree:
+        """The tree of a process; nothing is made before it is used."""
+        limits = self._limits("scratch_bytes", self._settings.scratch_bytes)
+        return Tree(self._scratch / _plain(pid), limits, durable=False)
+
+    def data(self, scope: Scope, ref: ProgramRef) -> Tree:
+        """The tree of a user and a program, all its versions. An uploaded file is another program than an installed one
+        of the same name. Touches the disk."""
+        owner = {"tenant": scope.tenant, "user": scope.user, "program" if ref.version else "file": ref.name}
+        text = msgspec.json.encode(owner, order="deterministic")
+        folder = self._data / hashlib.sha256(text).hexdigest()[:32]
+        if not (folder / "owner.json").exists():
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            (folder / "owner.json").write_bytes(text)
+        return Tree(folder, self._limits("data_bytes", self._settings.data_bytes), durable=True)
+
+    def close(self) -> None:
+        """The runner ends: nothing of scratch is left."""
+        shutil.rmtree(self._scratch, ignore_errors=True)
+        self._lock.close()
+
+    def _limits(self, name: str, size: int) -> TreeLimits:
+        return TreeLimits(name, size, self._settings.entries, self._settings.file_bytes)
+
+
+def _claim(folder: Path) -> IO[str]:
+    """Make and lock a folder of scratch; the others that nobody holds are removed."""
+    parent = folder.parent
+    parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with (parent / "lock").open("w") as gate:  # nobody sees a folder that is made and not locked yet
+        fcntl.flock(gate, fcntl.LOCK_EX)
+        for other in parent.iterdir():
+            if other.is_dir() and not other.is_symlink():
+                _remove_if_dead(other)
+        folder.mkdir(mode=0o700)
+        lock = (folder / "lock").open("w")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    return lock
+
+
+def _remove_if_dead(folder: Path) -> None:
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        log.info("removing files that a dead runner has left", folder=str(folder))
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _plain(pid: str) -> str:
+    """A process id as a folder's name."""
+    return pid if pid.isalnum() and len(pid) <= 64 else hashlib.sha256(pid.encode()).hexdigest()
