@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import fakeredis
-from pie_kvstore.core import PORT, KvstoreCore
+from pie_kvstore.core import PORT, SNAPSHOT_BYTES, KvstoreCore
 from pie_wire.errors import PeerLost
 from pie_wire.hub import Answer, Hub, Peer, Scope
 from pie_wire.membership import Membership
@@ -68,7 +68,8 @@ class Service:
 class World:
     """Time, one Redis server, one kvstore, and the services around it."""
 
-    def __init__(self) -> None:
+    def __init__(self, snapshot_bytes: int = SNAPSHOT_BYTES) -> None:
+        self.snapshot_bytes = snapshot_bytes
         self.now = 1000.0
         self.unix = 1_700_000_000.0
         self.server = fakeredis.FakeServer()
@@ -82,6 +83,7 @@ class World:
         self.core = KvstoreCore(
             self.hub,
             fakeredis.FakeRedis(server=self.server),
+            snapshot_bytes=self.snapshot_bytes,
             now=lambda: self.unix,
             is_dead=lambda who: who.incarnation in self.dead,
         )

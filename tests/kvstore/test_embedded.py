@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -21,7 +22,7 @@ from pie_kvstore.embedded import EmbeddedRedis, find_server
 from pie_wire.errors import BadRequest, PeerLost, PieError, Unavailable
 from pie_wire.hub import Answer, Hub
 from pie_wire.messages.base import Message, Request
-from pie_wire.messages.kvstore import GetSnapshot, ListSnapshots, PutSnapshot, Snapshot
+from pie_wire.messages.kvstore import GetArtifact, GetSnapshot, ListSnapshots, PutArtifact, PutSnapshot, Snapshot
 from pie_wire.process import identity
 from pie_wire.transport import Transport
 
@@ -140,10 +141,10 @@ class Kvstore:
         self.process.kill()
         self.process.wait()
 
-    def ask(self, request: Request[Message], timeout: float = 15.0) -> Answer[Message]:
+    def ask(self, request: Request[Message], *buffers: bytes, timeout: float = 15.0) -> Answer[Message]:
         self.transport.dial("kvstore", self.endpoint)
         found: list[Answer[Message]] = []
-        self.transport.hub.request("kvstore", request, found.append, timeout=timeout)
+        self.transport.hub.request("kvstore", request, found.append, timeout=timeout, buffers=buffers)
         wait_until(lambda: bool(self.transport.poll(0.05) or found), timeout + 5)
         return found[0]
 
@@ -190,7 +191,9 @@ class TestProcess:
 
     def test_a_dead_redis_is_started_again_with_all_its_data(self, kvstore: Kvstore):
         kvstore.start()
-        kvstore.ask(PutSnapshot(Snapshot("s", "m", [1, 2, 3]))).value()
+        digest = hashlib.sha256(b"pages").hexdigest()
+        kvstore.ask(PutArtifact(digest, 5, 0, snapshot=True), b"pages").value()
+        kvstore.ask(PutSnapshot(Snapshot("s", "m", [1, 2, 3], data=digest))).value()
         os.kill(kvstore.redis_pid(), signal.SIGKILL)
 
         def back() -> bool:
@@ -200,6 +203,7 @@ class TestProcess:
 
         wait_until(back)
         assert kvstore.ask(GetSnapshot("s")).value().snapshot.tokens == [1, 2, 3]
+        assert bytes(kvstore.ask(GetArtifact(digest, 0, snapshot=True)).buffers[0]) == b"pages"
 
     def test_sigterm_stops_both(self, kvstore: Kvstore):
         kvstore.start()

@@ -14,6 +14,7 @@ import pytest
 from pie_engine.core import EngineCore
 from pie_engine.limits import Limits
 from pie_engine.simulation.simulated import SimulatedDevice
+from pie_engine.simulation.simulated_adapters import SimulatedAdapter
 from pie_runner.core import RunnerCore
 from pie_runner.host import TABLE
 from pie_runner.limits import ProcessLimits
@@ -22,7 +23,7 @@ from pie_runner.outside.file_rooms import FileRooms, FileSettings
 from pie_runner.outside.http_client import HttpSettings, HttpShared
 from pie_runner.outside.process_outside import OutsideFacilities
 from pie_runner.testing import CoroutineHost
-from pie_wire.errors import NotFound, PeerLost, PieError
+from pie_wire.errors import Conflict, NotFound, PeerLost, PieError
 from pie_wire.hosts import Address
 from pie_wire.hub import Hub, Incoming, Peer
 from pie_wire.messages.base import Done
@@ -39,12 +40,14 @@ from pie_wire.messages.gateway import (
 )
 from pie_wire.messages.kvstore import (
     ArtifactChunk,
+    ArtifactState,
     DeleteSnapshot,
     GetArtifact,
     GetSnapshot,
     Join,
     Joined,
     Members,
+    PutArtifact,
     PutPages,
     PutSnapshot,
     Renew,
@@ -201,6 +204,7 @@ class Kvstore:
         self.hub.on(Join, self._join)
         self.hub.on(Renew, lambda _: None)
         self.hub.on(GetArtifact, self._artifact)
+        self.hub.on(PutArtifact, self._put_data)
         self.hub.on(PutPages, lambda _: Done())
         self.hub.on(PutSnapshot, self._put)
         self.hub.on(GetSnapshot, self._get)
@@ -217,9 +221,21 @@ class Kvstore:
         for peer in self.hub.peers():
             self.hub.send(peer, Members(self.world.epochs, self.world.members()))
 
+    def _put_data(self, incoming: Incoming[PutArtifact]) -> ArtifactState:
+        message, user = incoming.message, incoming.scope.user
+        assert message.snapshot
+        so_far = self.world.archives.setdefault((user, message.sha256), b"")
+        if message.offset == len(so_far):
+            self.world.archives[user, message.sha256] = so_far + bytes(incoming.buffers[0])
+        stored = len(self.world.archives[user, message.sha256])
+        return ArtifactState(stored, stored == message.size)
+
     def _artifact(self, incoming: Incoming[GetArtifact]) -> None:
         self.artifact_requests += 1
-        data = self.world.artifacts.get(incoming.message.sha256)
+        if incoming.message.snapshot:
+            data = self.world.archives.get((incoming.scope.user, incoming.message.sha256))
+        else:
+            data = self.world.artifacts.get(incoming.message.sha256)
         if data is None:
             raise NotFound("no such artifact")
         offset = incoming.message.offset
@@ -236,6 +252,8 @@ class Kvstore:
             raise NotFound("no such snapshot")
         row = SnapshotRow(self.world.snapshots[key])
         if incoming.message.take:
+            if incoming.message.data != row.snapshot.data:
+                raise Conflict("replaced meanwhile")
             del self.world.snapshots[key]
         return row
 
@@ -251,10 +269,11 @@ class Engine:
     def __init__(self, world: World, name: str, files: dict[str, bytes], pages: int) -> None:
         self.hub = world.wires.hub("engine", name)
         self.hub.listen("runners")
-        limits = Limits(pages=pages, page_size=PAGE, max_context=MAX_CONTEXT, vocab=VOCAB)
+        self.device = SimulatedDevice(pages, PAGE, VOCAB)
+        size = self.device.page_bytes
+        limits = Limits(pages=pages, page_size=PAGE, max_context=MAX_CONTEXT, vocab=VOCAB, page_bytes=size)
         facts = ModelFacts("tiny", VOCAB, MAX_CONTEXT, PAGE, eos=[2])
         self.core = EngineCore(self.hub, facts, files, "sim", limits, lambda: 0.0)
-        self.device = SimulatedDevice(pages, PAGE, VOCAB)
         self.fails: Exception | None = None
         self.paused = False
 
@@ -270,6 +289,13 @@ class Engine:
             self.core.fail(error)
         else:
             self.core.finish(self.device.execute(batch), 0.01)
+
+    def load_adapter(self, name: str) -> None:
+        """As if the operator had loaded it."""
+        adapter = SimulatedAdapter(name.encode())
+        requests = self.core.adapters
+        version, _ = requests._table.add(name, adapter.facts)
+        self.device.keep_adapter(version.slot, adapter)
 
     @property
     def pages_owned(self) -> int:
@@ -294,6 +320,8 @@ class World:
         self.chunk = 64
         self.artifacts: dict[str, bytes] = {}
         self.snapshots: dict[tuple[str, str], Snapshot] = {}
+        self.archives: dict[tuple[str, str], bytes] = {}
+        """Data of snapshots, by user and digest."""
         self.logs: dict[str, list[Event]] = {}
         """Durable events, as gateways (this one and its successors) hold them."""
         self.engines: dict[str, Engine] = {}

@@ -6,7 +6,6 @@ import json
 from types import SimpleNamespace
 
 import pytest
-from pie_engine.passes.device import AdapterFacts
 from pie_runner.testing import CallError
 from pie_wire.messages.kvstore import Snapshot
 from pie_wire.messages.runner import Kill
@@ -191,10 +190,9 @@ async def listing(api, text):
 
 
 def test_adapters_are_listed_and_used(world):
-    table = world.engine.core.adapters._table
-    table.add("style", AdapterFacts(b"1" * 16, 100, 8, 2))
+    world.engine.load_adapter("style")
 
-    assert json.loads(world.outcome(listing).text) == [["style", 8, True], "not_found", "bad_request"]
+    assert json.loads(world.outcome(listing).text) == [["style", 1, True], "not_found", "bad_request"]
 
 
 async def parked(api, text):

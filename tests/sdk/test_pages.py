@@ -77,3 +77,12 @@ def test_scheduling_of_the_whole_program(lab: Lab, python: Program):
 
 def test_adapters_are_listed(lab: Lab, python: Program):
     assert run(lab, python, "return [[a.name, a.current] for a in adapters.available()]") == [["style", True]]
+
+
+def test_a_context_leaves_and_comes_back_as_bytes(lab: Lab, python: Program):
+    body = """
+        data = await Context().append_text("abcd").export()
+        return data.decode(), Context.from_export(Model.load(), data).text()
+    """
+
+    assert run(lab, python, body) == ["abcd", "abcd"]

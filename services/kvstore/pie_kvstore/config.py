@@ -22,6 +22,7 @@ class Config:
     data: str = option("", "Folder of the embedded Redis. Empty: kvstore in the Pie home.")
     socket: str = option("", "Unix socket of the embedded Redis. Empty: run/redis.sock in the Pie home.")
     prefix: str = option("pie", "First part of every key, so that several deployments can share one Redis.")
+    snapshot_bytes: int = option(1 << 30, "Data that the snapshots of one user may need beside their tokens.")
     log_level: Literal["debug", "info", "warning", "error"] = option("info", "Least severe log level shown.")
     log_format: Literal["auto", "text", "json"] = option("auto", "Log lines for people, for programs, or by terminal.")
 

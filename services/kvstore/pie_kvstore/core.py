@@ -8,6 +8,7 @@ What crosses here, and who keeps it:
     gateway       -> PutProcesses, ListProcessRows       processes.py  what a new gateway must know
     engine        -> PutPages                            pages.py      who holds which pages
     runner        -> PutSnapshot, GetSnapshot, ...       snapshots.py  named contexts
+    runner        -> PutArtifact, GetArtifact            archives.py   what some of them need beside their tokens
 """
 
 from __future__ import annotations
@@ -23,17 +24,20 @@ from pie_wire.messages.base import Done
 from pie_wire.messages.common import MemberInfo
 from pie_wire.messages.link import Identity
 
+from pie_kvstore import names
+from pie_kvstore.archives import Archives
 from pie_kvstore.artifacts import Artifacts
 from pie_kvstore.members import MemberTable
 from pie_kvstore.pages import PageRows
 from pie_kvstore.processes import Processes
 from pie_kvstore.programs import Programs
-from pie_kvstore.schema import SCHEMA_VERSION
+from pie_kvstore.schema import SCHEMA_VERSION, owner_key
 from pie_kvstore.snapshots import Snapshots
 from pie_kvstore.store import Redis, Store
 
 PORT = "kvstore"
 LEASE_SECONDS = 15.0
+SNAPSHOT_BYTES = 1 << 30
 HOUSEKEEPING = 5.0
 """Seconds between sweeps of expired rows."""
 
@@ -58,6 +62,7 @@ class KvstoreCore:
         redis: Redis,
         *,
         prefix: str = "pie",
+        snapshot_bytes: int = SNAPSHOT_BYTES,
         lease: float = LEASE_SECONDS,
         now: Callable[[], float] = time.time,
         is_dead: Callable[[Identity], bool] = _nobody_is_dead,
@@ -69,7 +74,8 @@ class KvstoreCore:
         self.programs = Programs(self.store, self.artifacts, now)
         self.processes = Processes(self.store, now)
         self.pages = PageRows(self.store)
-        self.snapshots = Snapshots(self.store, now)
+        self.archives = Archives(self.store, self.artifacts, now, snapshot_bytes)
+        self.snapshots = Snapshots(self.store, self.archives, now)
         self.facts: MemberInfo | None = None
         """This kvstore's own line among the members; the shell sets it."""
         self._hub = hub
@@ -174,10 +180,19 @@ class KvstoreCore:
         if len(incoming.buffers) != 1:
             raise BadField("kv.put-artifact carries its chunk as its one buffer")
         message = incoming.message
+        if message.snapshot:
+            owner = owner_key(*names.owner(incoming.header.tenant, incoming.header.user))
+            put = self.archives.put(owner, message.sha256, message.size, message.offset, incoming.buffers[0])
+            return kv.ArtifactState(*put)
         return kv.ArtifactState(*self.artifacts.put(message.sha256, message.size, message.offset, incoming.buffers[0]))
 
     def _get_artifact(self, incoming: Incoming[kv.GetArtifact]) -> None:
-        size, chunk = self.artifacts.get(incoming.message.sha256, incoming.message.offset)
+        message = incoming.message
+        if message.snapshot:
+            owner = owner_key(*names.owner(incoming.header.tenant, incoming.header.user))
+            size, chunk = self.archives.get(owner, message.sha256, message.offset)
+        else:
+            size, chunk = self.artifacts.get(message.sha256, message.offset)
         incoming.reply(kv.ArtifactChunk(size, incoming.message.offset), [chunk])
 
     def _install(self, incoming: Incoming[kv.InstallProgram]) -> kv.ProgramRow:
@@ -210,7 +225,8 @@ class KvstoreCore:
 
     def _get_snapshot(self, incoming: Incoming[kv.GetSnapshot]) -> kv.SnapshotRow:
         message, header = incoming.message, incoming.header
-        return kv.SnapshotRow(self.snapshots.get(header.tenant, header.user, message.name, take=message.take))
+        found = self.snapshots.get(header.tenant, header.user, message.name, take=message.take, data=message.data)
+        return kv.SnapshotRow(found)
 
     def _locate_snapshot(self, incoming: Incoming[kv.LocateSnapshot]) -> kv.SnapshotPlace:
         snapshot = self.snapshots.get(incoming.header.tenant, incoming.header.user, incoming.message.name, take=False)

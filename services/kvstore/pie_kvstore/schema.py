@@ -14,6 +14,8 @@
 | `pools` | hash engine -> PoolHead | epoch and page counts of each engine | when the engine's epoch dies |
 | `pages:ENGINE` | hash runner/epoch/context -> PageRow | who holds which pages | when the engine's epoch dies |
 | `snapshots:TENANT/USER` | hash name -> Snapshot | named contexts as lineage | on delete or take |
+| `archives:TENANT/USER` | hash SHA256 -> Archive | exports that snapshots need, with their sizes | with the last name |
+| `artifact:TENANT/USER:SHA256`, `upload:...` | string | the bytes of those | with its row; unnamed as above |
 
 Values are JSON, so that `redis-cli` and other languages can read them. Only commands of Redis 7.0 are used.
 """
@@ -85,14 +87,22 @@ class Keys:
     def pools(self) -> str:
         return self._key("pools")
 
-    def artifact(self, sha256: str) -> str:
-        return self._key("artifact", sha256)
+    def artifact(self, sha256: str, owner: str = "") -> str:
+        return self._key("artifact", *filter(None, [owner]), sha256)
 
-    def upload(self, sha256: str) -> str:
-        return self._key("upload", sha256)
+    def upload(self, sha256: str, owner: str = "") -> str:
+        return self._key("upload", *filter(None, [owner]), sha256)
 
     def pages(self, engine: str) -> str:
         return self._key("pages", engine)
 
-    def snapshots(self, tenant: str, user: str) -> str:
-        return self._key("snapshots", f"{quote(tenant, safe='')}/{quote(user, safe='')}")
+    def snapshots(self, owner: str) -> str:
+        return self._key("snapshots", owner)
+
+    def archives(self, owner: str) -> str:
+        return self._key("archives", owner)
+
+
+def owner_key(tenant: str, user: str) -> str:
+    """A user, as a part of keys."""
+    return f"{quote(tenant, safe='')}/{quote(user, safe='')}"

@@ -33,7 +33,13 @@ def serve(config: Config, shutdown: Shutdown) -> None:
     backend = Backend(config)
     try:
         backend.warn_if_forgetful()
-        core = KvstoreCore(hub, backend.client, prefix=config.prefix, is_dead=lambda who: _has_ended(who, me))
+        core = KvstoreCore(
+            hub,
+            backend.client,
+            prefix=config.prefix,
+            snapshot_bytes=config.snapshot_bytes,
+            is_dead=lambda who: _has_ended(who, me),
+        )
         description = backend.describe()
         transport = Transport(hub)
         try:

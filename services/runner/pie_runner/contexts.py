@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from pie_wire.errors import BadRequest, Closed, Conflict, PieError, TooLarge
 from pie_wire.messages import engine as ops
 from pie_wire.messages.runner import OpFailure, Receipt
 
+from pie_runner.exports import Archive, Collector
 from pie_runner.layout import PLAIN, Layout
 from pie_runner.passes import PendingOutput, Shape
 from pie_runner.runs import Run, RunSpec
@@ -87,6 +88,17 @@ class Context:
         context._journal_birth(number)
         return context
 
+    @classmethod
+    def from_archive(cls, session: Session, owner: Process, archive: Archive) -> Context:
+        """A context as an export says. Raises the session's end if it has ended."""
+        session.check()
+        context = cls(session, owner, list(archive.header.tokens))
+        context.layout = archive.layout
+        account, scope = owner.account, owner.scope
+        op = ops.Import(context.id, owner.pid, scope.tenant, account, 0, len(archive.parts))
+        context._journal_birth(session.submit(op, archive.parts))
+        return context
+
     # -- operations of the program; none waits
 
     def fork(self) -> Context:
@@ -101,8 +113,8 @@ class Context:
             child._journal_birth(self.session.submit(op))
         return child
 
-    def append(self, tokens: Sequence[int]) -> None:
-        """Add tokens at the end. Closes an open run.
+    def append(self, tokens: Sequence[int], *, free: bool = False) -> None:
+        """Add tokens at the end. Closes an open run. `free`: they do not count as used.
 
         Raises:
             TooLarge: the model's context would overflow.
@@ -111,7 +123,8 @@ class Context:
         self.check_room(len(tokens))
         self.close_run()
         if self.fault is None and tokens:
-            self.owner.usage.spend_tokens(len(tokens))
+            if not free:
+                self.owner.usage.spend_tokens(len(tokens))
             keep = len(self.tokens)
             self._record(ops.Append(self.id, self.generation, list(tokens)), keep, [])
             self.tokens.extend(tokens)
@@ -186,6 +199,22 @@ class Context:
         self.check_usable()
         self._report()
         return self._answered(ops.Pin(self.id, self.generation, key, seconds))
+
+    def export(
+        self, then: Callable[[list[bytes] | None, PieError | None], None], *, bare: bool = False
+    ) -> Callable[[], None]:
+        """Call with the buffers of an export of what the program has, or why there is none. A run goes on. `bare`:
+        without KV, unless there is no other way to it. Returns how to forget the question."""
+        self._check_open()
+        self._report()
+        error = self.take_fault()
+        if error is not None:
+            then(None, error)
+            return lambda: None
+        exports = self.session.exports
+        number = self.session.submit(ops.Export(self.id, self.generation, bare))
+        exports[number] = Collector(then)
+        return lambda: exports.pop(number, None) and None
 
     def suspend(self) -> Completion:
         """Give the pages back now; any later operation brings them back. Completes when they are gone."""

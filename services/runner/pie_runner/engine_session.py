@@ -18,11 +18,13 @@ from pie_wire.messages.base import Message, Request
 from pie_wire.messages.common import ModelFacts
 from pie_wire.messages.runner import OpFailure, Step
 
+from pie_runner.cargo import CargoHold
 from pie_runner.engine_errors import engine_error
 from pie_runner.pressure import PressureWatch
 
 if TYPE_CHECKING:
     from pie_runner.contexts import Context
+    from pie_runner.exports import Collector
     from pie_runner.models import Model
     from pie_runner.passes import PendingOutput
     from pie_runner.runs import Run
@@ -56,6 +58,8 @@ class Session:
         self.flushes: dict[int, Completion] = {}
         """Flushes, and what else is only said to be done."""
         self.passes: dict[int, PendingOutput] = {}
+        self.exports: dict[int, Collector] = {}
+        self.hold = CargoHold()
         self.unreported: dict[Run, None] = {}
         """Runs with consumption the engine has not been told of."""
         self.journaled: dict[Context, None] = {}
@@ -67,6 +71,8 @@ class Session:
         self._next_run = 1
         self._next_op = 1
         self._batch: list[ops.Op] = []
+        self._cargo: dict[int, Sequence[Buffer]] = {}
+        """Buffers by the number of the import that they belong to, until it is sent."""
 
     @property
     def facts(self) -> ModelFacts:
@@ -91,12 +97,15 @@ class Session:
         self._next_run += 1
         return number
 
-    def submit(self, op: ops.Op) -> int:
-        """Queue an operation for the end of the loop turn. Returns its number."""
+    def submit(self, op: ops.Op, buffers: Sequence[Buffer] = ()) -> int:
+        """Queue an operation for the end of the loop turn; with buffers it gets a message of its own. Returns its
+        number."""
         number = self._next_op
         self._next_op += 1
         if self.error is None:
             self._batch.append(op)
+            if buffers:
+                self._cargo[number] = buffers
         return number
 
     def after_ack(self, number: int, then: Callable[[], None]) -> None:
@@ -145,8 +154,13 @@ class Session:
         start = weight = 0
         for i, op in enumerate(batch):
             weight += _weight(op)
-            if weight >= MAX_OPS_WEIGHT or i == len(batch) - 1:
-                self._hub.send(self.peer, ops.Ops(first + start, batch[start : i + 1]))
+            loaded = first + i in self._cargo
+            if weight >= MAX_OPS_WEIGHT or i == len(batch) - 1 or loaded:
+                end = i if loaded else i + 1
+                if start < end:
+                    self._hub.send(self.peer, ops.Ops(first + start, batch[start:end]))
+                if loaded:
+                    self._hub.send(self.peer, ops.Ops(first + i, [op]), buffers=self._cargo.pop(first + i))
                 start, weight = i + 1, 0
 
     def on_step(self, step: Step, buffers: Sequence[Buffer]) -> None:
@@ -176,6 +190,10 @@ class Session:
             pending = self.passes.pop(done.op, None)
             if pending is not None:
                 pending.deliver(done, buffers)
+        for part in step.exports:
+            collector = self.exports.get(part.op)
+            if collector is not None and collector.add(part, buffers):
+                del self.exports[part.op]
         for number in step.flushed:
             self.completed(number)
         for receipt in step.receipts:
@@ -191,13 +209,17 @@ class Session:
             return
         self.error = error
         self._batch.clear()
+        self._cargo.clear()
         for context in list(self.contexts.values()):
             context.lose(error)
         for completion in self.flushes.values():
             completion.complete(error)
         for pending in self.passes.values():
             pending.fail(error)
+        for collector in self.exports.values():
+            collector.fail(error)
         self.pressure.end(error)
+        self.hold.end()
         barriers, self._barriers = self._barriers, []
         for _, then in barriers:
             then()
@@ -229,6 +251,10 @@ class Session:
             pending = self.passes.pop(failure.op, None)
             if pending is not None:
                 pending.fail(error)
+                told = True
+            collector = self.exports.pop(failure.op, None)
+            if collector is not None:
+                collector.fail(error)
                 told = True
         if context is not None:
             context.refuse(failed, error, told=told, root=bool(roots))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pie_wire.errors import LimitExceeded
+from pie_wire.errors import LimitExceeded, TooLarge
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,10 @@ def exceeded(name: str, amount: float, what: str) -> LimitExceeded:
     )
 
 
+MAX_EXPORTS = 4
+"""Of one process, asked for and not taken yet: each may be as large as its context's KV."""
+
+
 class RowLease:
     """Bytes of rows that count as held until `close`, which may be called again."""
 
@@ -56,6 +60,7 @@ class Usage:
         self.limits = limits
         self._clock = clock
         self.tokens = 0
+        self.exports = 0
         self.output = 0
         self.rows = 0
         """Bytes of rows held or asked for now."""
@@ -88,6 +93,16 @@ class Usage:
         """Raises LimitExceeded when a process with `count` running children may have no other."""
         if self.limits.children and count >= self.limits.children:
             raise exceeded("children", self.limits.children, "wait for some to end, or cancel them")
+
+    def begin_export(self) -> None:
+        """Raises TooLarge when the process has too many exports that it did not take."""
+        if self.exports >= MAX_EXPORTS:
+            raise TooLarge(f"{MAX_EXPORTS} exports are under way or not taken yet: get one, or drop it, first")
+        self.exports += 1
+
+    def end_export(self) -> None:
+        """It was taken or dropped."""
+        self.exports -= 1
 
     def spend_output(self, size: int) -> None:
         """Raises LimitExceeded when the whole life's output would be more than allowed."""

@@ -7,7 +7,7 @@ import itertools
 import json
 import random
 import time
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -247,6 +247,11 @@ class FakeHost:
             waitable.value = Ok()
             return waitable
 
+        def export(fiber: Any, context: Context) -> Waitable:
+            waitable = Waitable(self, fiber)
+            waitable.value = Ok(b64encode(bytes(context.tokens)).decode())
+            return waitable
+
         def noted(word: str) -> Callable[..., None]:
             return lambda fiber, context, value: context.said.append((word, value))
 
@@ -263,6 +268,8 @@ class FakeHost:
             ("context", "[static]context.unpin"): lambda f, m, name: None,
             ("context", "[static]context.prefetch"): lambda f, m, name: False,
             ("context", "[method]context.set-adapters"): noted("adapters"),
+            ("context", "[method]context.export"): export,
+            ("context", "[static]context.import"): lambda f, m, data: Context(self, list(b64decode(data))),
             ("scheduling", "current-pressure"): lambda f, m: SimpleNamespace(level="low", demand=0.5, price=0.0),
             ("scheduling", "when-pressure"): done,
             ("scheduling", "latency"): lambda f, m: 0.01,
@@ -342,6 +349,8 @@ class FakeHost:
             ("session", "[method]pending-message.get"): get,
             ("forward", "[method]pending-output.id"): id_,
             ("forward", "[method]pending-output.get"): get,
+            ("context", "[method]pending-export.id"): id_,
+            ("context", "[method]pending-export.get"): get,
             ("generation", "[method]run.id"): id_,
         }
 

@@ -177,10 +177,31 @@ class Prefetch(msgspec.Struct, frozen=True, array_like=True, tag="prefetch"):
 
 class Export(msgspec.Struct, frozen=True, array_like=True, tag="export"):
     """The context as bytes, up to what the program has of it: tokens, positions, masks, adapters and KV, for an engine
-    with the same model. A run goes on. Answered by `exports`."""
+    with the same model. A run goes on. Answered by `exports`. `bare`: without KV, unless the context is impure."""
 
     context: int
     generation: int
+    bare: bool = False
+
+
+class ExportHeader(msgspec.Struct, frozen=True):
+    """The first buffer of an export, as a map; the others hold whole pages. `kv` leading tokens have KV: all, or all
+    but the last, or none of a context that can be computed from the rest. By slot, ascending: `shifts` of positions
+    from there on, `masks` of rows that are not causal, `views`, the slots that no row from there on sees, and
+    `adapters` from there on, each as name@digest with its weight."""
+
+    magic: str
+    version: int
+    fingerprint: str
+    page_size: int
+    page_bytes: int
+    tokens: list[int]
+    kv: int
+    shifts: list[tuple[int, int]] = []
+    masks: list[tuple[int, list[tuple[int, int]]]] = []
+    views: list[tuple[int, list[tuple[int, int]]]] = []
+    adapters: list[tuple[int, list[tuple[str, float]]]] = []
+    checksum: bytes = b""
 
 
 class Flush(msgspec.Struct, frozen=True, array_like=True, tag="flush"):

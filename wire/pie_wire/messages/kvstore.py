@@ -72,13 +72,17 @@ class StatArtifact(Request[ArtifactState], frozen=True, omit_defaults=True):
 
 
 class PutArtifact(Request[ArtifactState], frozen=True, omit_defaults=True):
-    """One chunk (buffer 0) at `offset`; the last one makes kvstore check the digest. Repeats are harmless."""
+    """One chunk (buffer 0) at `offset`; the last one makes kvstore check the digest. Repeats are harmless.
+
+    `snapshot`: the data of a snapshot, which is the user's own and counts against `snapshot_bytes` from its first chunk
+    on; without a snapshot that names it, it is forgotten after a while."""
 
     verb: ClassVar[str] = "kv.put-artifact"
     reply: ClassVar[type[ArtifactState]] = ArtifactState
     sha256: str
     size: int
     offset: int
+    snapshot: bool = False
 
 
 class ArtifactChunk(Message, frozen=True, omit_defaults=True):
@@ -94,6 +98,8 @@ class GetArtifact(Request[ArtifactChunk], frozen=True, omit_defaults=True):
     reply: ClassVar[type[ArtifactChunk]] = ArtifactChunk
     sha256: str
     offset: int
+    snapshot: bool = False
+    """One of this user's snapshots' data."""
 
 
 class ProgramRow(Message, frozen=True, omit_defaults=True):
@@ -178,7 +184,8 @@ class ListPages(Request[PageList], frozen=True, omit_defaults=True):
 
 
 class Snapshot(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A named context as lineage: its tokens rebuild it anywhere. Names are per (tenant, user)."""
+    """A named context as lineage: its tokens rebuild it anywhere, unless it needs `data` besides. Names are per
+    (tenant, user)."""
 
     name: str
     model: str
@@ -186,6 +193,8 @@ class Snapshot(msgspec.Struct, frozen=True, omit_defaults=True):
     saved_at: float = 0.0
     engine: str = ""
     """Name of the engine that held its KV when it was saved."""
+    data: str = ""
+    """SHA-256 of an export that the context is made from, put before; empty if the tokens are all there is to know."""
 
 
 class SnapshotRow(Message, frozen=True, omit_defaults=True):
@@ -194,19 +203,22 @@ class SnapshotRow(Message, frozen=True, omit_defaults=True):
 
 
 class PutSnapshot(Request[Done], frozen=True, omit_defaults=True):
-    """Save under a name, atomically replacing what it held. Durable when answered."""
+    """Save under a name, atomically replacing what it held; data that no name needs any more is freed. Durable when
+    answered."""
 
     verb: ClassVar[str] = "kv.put-snapshot"
     snapshot: Snapshot
 
 
 class GetSnapshot(Request[SnapshotRow], frozen=True, omit_defaults=True):
-    """`take` also deletes it, if nobody replaced it in between."""
+    """`take` also deletes it; with `data` (which may be empty), only if that is still its data, else it is a
+    `conflict`."""
 
     verb: ClassVar[str] = "kv.get-snapshot"
     reply: ClassVar[type[SnapshotRow]] = SnapshotRow
     name: str
     take: bool = False
+    data: str | None = None
 
 
 class DeleteSnapshot(Request[Done], frozen=True, omit_defaults=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterable, Sequence
 
 from wit_world.imports import context as raw
@@ -66,6 +67,20 @@ class Context(Pages):
         """Save under a name of this user, replacing an older one."""
         with host_errors():
             self.handle.save(name)
+
+    async def export(self) -> bytes:
+        """The context as bytes, KV included, for any engine with the same model."""
+        with host_errors():
+            pending = self.handle.export()
+        with pending:
+            return base64.b64decode(unwrap(await loop.result(pending)))
+
+    @classmethod
+    def from_export(cls, model: Model, data: bytes) -> Context:
+        """A context from what `export` gave."""
+        with host_errors():
+            handle = raw.Context.import_(model.handle, base64.b64encode(data).decode("ascii"))
+        return cls._wrap(model, handle, None)
 
     # What it holds
 

@@ -16,6 +16,7 @@ from itertools import pairwise
 import msgspec
 import numpy as np
 from pie_wire.errors import BadField, BadRequest, HashMismatch, TooLarge
+from pie_wire.messages.engine import ExportHeader
 
 from pie_engine.contexts.lineage import MAX_STRETCHES, Lineage
 from pie_engine.passes.masks import covers
@@ -36,22 +37,8 @@ _EXPONENTS = {
 """Per number format, the bits that are all set in what is no number."""
 
 
-class Header(msgspec.Struct, frozen=True):
-    """`kv` leading tokens have KV. `masks` and `views`: see `Lineage`. `adapters`: from a token on, (name@digest,
-    weight) of each."""
-
-    magic: str
-    version: int
-    fingerprint: str
-    page_size: int
-    page_bytes: int
-    tokens: list[int]
-    kv: int
-    shifts: list[tuple[int, int]] = []
-    masks: list[tuple[int, list[tuple[int, int]]]] = []
-    views: list[tuple[int, list[tuple[int, int]]]] = []
-    adapters: list[tuple[int, list[tuple[str, float]]]] = []
-    checksum: bytes = b""
+class Header(ExportHeader, frozen=True):
+    """What the header says, in the engine's terms."""
 
     @property
     def lineage(self) -> Lineage:
@@ -108,7 +95,8 @@ def unpack(buffers: Sequence[Buffer], *, fingerprint: str, page_size: int, page_
 def _check(header: Header, size: int) -> None:
     """The header is one that `pack` could have been given."""
     length = len(header.tokens)
-    if not max(0, length - 1) <= header.kv <= length:
+    bare = header.kv == 0 and not header.views
+    if not (bare or max(0, length - 1) <= header.kv <= length):
         raise BadField(f"the header says KV of {header.kv} tokens, of {length}")
     slots = [slot for slot, _ in header.shifts], [slot for slot, _ in header.masks], [slot for slot, _ in header.views]
     for numbers in slots:

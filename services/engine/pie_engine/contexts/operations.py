@@ -249,7 +249,7 @@ class Operations:
             case wire.Suspend():
                 self._suspend(context, number)
             case wire.Export():
-                self.works.begin(self._transfers.export(context, number))
+                self.works.begin(self._transfers.export(context, number, bare=op.bare))
             case wire.Flush():
                 self.works.begin(Flush(number, context, self._table.arrival()))
             case wire.Forward():

@@ -39,13 +39,15 @@ class Transfers:
         self._fingerprint = fingerprint
         self._dtype = dtype
 
-    def export(self, context: Context, number: int) -> Export:
-        """The work of exporting what the program has of the context. Raises TooLarge."""
+    def export(self, context: Context, number: int, *, bare: bool) -> Export:
+        """The work of exporting what the program has of the context. `bare`: without KV where it can be computed again.
+        Raises TooLarge."""
         length = context.guest_length
-        size = self._cache.pages_for(length) * self._limits.page_bytes
+        kv = 0 if bare and not context.impure else max(0, length - 1)
+        size = self._cache.pages_for(kv) * self._limits.page_bytes
         if size > MAX_BYTES:
             raise TooLarge(f"a context of {length} tokens takes {size} bytes: at most {MAX_BYTES} can be exported")
-        return Export(number, context, self._table.arrival(), length, self._cache, size)
+        return Export(number, context, self._table.arrival(), length, kv, self._cache, size)
 
     def exported(self, work: Export) -> list[bytes]:
         """The buffers of a finished export."""
@@ -97,5 +99,5 @@ class Transfers:
             adapters = self._adapters.set_of([AdapterUse(name, weight) for name, weight in named])
             context.adapters.begin(start, adapters)
         context.tokens = list(header.tokens)
-        context.origin = header.checksum
+        context.origin = header.checksum if header.kv else b""
         return Import(number, context, self._table.arrival(), header.kv, header.holes, buffers[1:], header.pages)

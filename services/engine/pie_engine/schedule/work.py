@@ -115,12 +115,14 @@ class Flush:
 
 @dataclass(eq=False, slots=True)
 class Export:
-    """Compute KV for all of the first `length` tokens but the last, then read the pages that hold it."""
+    """Compute KV for the first `end` tokens (all but the last, or none), then read the pages that hold it. The export
+    is of the first `length`."""
 
     op: int
     context: Context
     arrival: int
     length: int
+    end: int
     cache: KvCache
     size: int
     """Bytes of the answer, about."""
@@ -131,10 +133,6 @@ class Export:
     def answer_bytes(self, vocab: int) -> int:
         """What it answers with."""
         return self.size
-
-    @property
-    def end(self) -> int:
-        return max(0, self.length - 1)
 
     @property
     def first_output(self) -> int | None:

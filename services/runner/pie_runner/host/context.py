@@ -13,7 +13,9 @@ from pie_wire.messages.engine import AdapterUse, Unpin
 
 from pie_runner import snapshots
 from pie_runner.contexts import Context
-from pie_runner.host import checks
+from pie_runner.exports import PendingExport
+from pie_runner.host import checks, transfers
+from pie_runner.host.futures import waitable_id
 from pie_runner.host.methods import method, reading
 from pie_runner.host.model import ModelHandle
 from pie_runner.process import Process, process_of
@@ -190,6 +192,10 @@ FUNCTIONS: Mapping[str, HostFunction] = {
     "[static]context.prefetch": prefetch,
     "[method]context.set-adapters": set_adapters,
     "[method]context.model": reading(Context, lambda context: ModelHandle(context.session.model)),
+    "[method]context.export": transfers.export,
+    "[static]context.import": transfers.import_context,
+    "[method]pending-export.id": waitable_id,
+    "[method]pending-export.get": method(PendingExport.get),
     "[method]context.tokens": reading(Context, lambda context: context.tokens),
     "[method]context.length": reading(Context, lambda context: len(context.tokens)),
 }

@@ -1,0 +1,266 @@
+"""Contexts as bytes, and snapshots of contexts that are more than their tokens, over the real engine core."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pie_runner.cargo import MAX_BYTES, CargoHold
+from pie_runner.exports import Collector, decode, unpack
+from pie_runner.testing import CallError
+from pie_wire.errors import PieError
+from pie_wire.messages.kvstore import GetSnapshot
+from pie_wire.messages.runner import Exported, Kill
+from runner_programs import draw, pass_, spec
+
+LONG = 60
+
+
+async def make(api, tokens=LONG, first=7):
+    model = await api.call("model", "[static]model.load", "")
+    context = await api.call("context", "[static]context.create", model)
+    await api.call("context", "[method]context.append", context, [first, *range(1, tokens)])
+    return model, context
+
+
+async def finished(api, done):
+    await api.wait("futures.done", done)
+
+
+async def exported(api, context):
+    pending = await api.call("context", "[method]context.export", context)
+    return await api.wait("context.pending-export", pending)
+
+
+async def following(api, context):
+    """What the model says next."""
+    request = pass_(draws=[draw([0])])
+    output = await api.wait("forward.pending-output", await api.call("forward", "execute", context, request))
+    return output.tokens[0][0]
+
+
+async def impure(api):
+    model, context = await make(api)
+    await finished(api, await api.call("context", "[method]context.drop-tokens", context, 2, 40))
+    return model, context
+
+
+async def copies(api, text):
+    model, context = await impure(api)
+    data = await exported(api, context)
+    copy = await api.call("context", "[static]context.import", model, data)
+    codes = []
+    for damaged in (data[:-8], "AAAA", "no base64!", data[:40] + "AAAA" + data[44:]):
+        try:
+            await api.call("context", "[static]context.import", model, damaged)
+        except CallError as exc:
+            codes.append(exc.code)
+    same = await following(api, context) == await following(api, copy)
+    try:
+        await api.call("context", "[method]context.truncate", copy, 20)
+    except CallError as exc:
+        codes.append(exc.code)
+    return json.dumps([list(copy.tokens) == list(context.tokens), same, codes])
+
+
+def test_an_impure_context_is_copied_as_bytes(world):
+    equal, same, codes = json.loads(world.outcome(copies).text)
+
+    assert (equal, same) == (True, True)
+    assert all(code in ("bad_request", "bad_field", "hash_mismatch") for code in codes)
+    assert len(codes) == 5
+    world.run(0.2)
+    assert world.engine.pages_owned == 0
+
+
+async def export_in_mid_run(api, text):
+    model, context = await make(api, 10)
+    run = await api.call("generation", "[static]run.open", context, spec(max_tokens=40))
+    for _ in range(3):
+        await api.wait("generation.run", run, "next")
+    copy = await api.call("context", "[static]context.import", model, await exported(api, context))
+    at = list(copy.tokens) == list(context.tokens)
+    again = await api.call("generation", "[static]run.open", copy, spec(max_tokens=37))
+    more = [[(await api.wait("generation.run", one, "next")).tokens[0] for _ in range(30)] for one in (run, again)]
+    return json.dumps([at, more[0] == more[1]])
+
+
+def test_an_export_acts_at_the_consumed_point_and_the_run_goes_on(world):
+    assert json.loads(world.outcome(export_in_mid_run).text) == [True, True]
+
+
+async def hoarding(api, text):
+    _, context = await make(api)
+    pendings = [await api.call("context", "[method]context.export", context) for _ in range(4)]
+    try:
+        await api.call("context", "[method]context.export", context)
+    except CallError as exc:
+        refused = str(exc)
+    api.drop(pendings[0])
+    await exported(api, context)
+    return json.dumps(refused)
+
+
+def test_exports_that_nobody_takes_are_bounded(world):
+    assert "4 exports" in world.outcome(hoarding).text
+
+
+async def saving(api, text):
+    _, context = await impure(api)
+    await api.call("context", "[method]context.save", context, "mine")
+    return json.dumps(await following(api, context))
+
+
+async def opening(api, text):
+    model = await api.call("model", "[static]model.load", "")
+    context = await api.call("context", f"[static]context.{json.loads(text)}", model, "mine")
+    if context is None:
+        return "null"
+    dropped = [list(part) for part in context.layout.dropped]
+    return json.dumps([len(context.tokens), dropped, await following(api, context)])
+
+
+def test_an_impure_snapshot_is_opened_by_another_process_on_another_engine(world):
+    expected = json.loads(world.outcome(saving, pid="saves").text)
+    assert next(iter(world.archives))[1] == world.snapshots["local", "mine"].data
+    world.wires.kill("engine")
+    world.engines.clear()
+    world.add_engine("engine2")
+    world.run(lambda: world.runner.engines.names() == ["tiny"])
+    world.run(0.5)
+
+    opened = json.loads(world.outcome(opening, pid="opens", text='"open"').text)
+    taken = json.loads(world.outcome(opening, pid="takes", text='"take"').text)
+    gone = world.outcome(opening, pid="again", text='"take"').text
+
+    assert opened == taken == [LONG, [[2, 40]], expected]
+    assert gone == "null"
+
+
+async def adapted(api, text):
+    _, context = await make(api)
+    await api.call("context", "[method]context.set-adapters", context, [SimpleNamespace(adapter="style", weight=0.5)])
+    await api.call("context", "[method]context.append", context, [9, 9])
+    await api.call("context", "[method]context.save", context, "mine")
+    return json.dumps(await following(api, context))
+
+
+def test_what_can_be_computed_again_is_saved_without_its_kv(world):
+    world.engine.load_adapter("style")
+    expected = json.loads(world.outcome(adapted, pid="saves").text)
+
+    (data,) = world.archives.values()
+    header = unpack(data).header
+    opened = json.loads(world.outcome(opening, pid="opens", text='"open"').text)
+
+    assert (header.kv, len(unpack(data).parts)) == (0, 1)
+    assert header.adapters[0][1][0][0].startswith("style@")
+    assert opened == [LONG + 2, [], expected]
+
+
+def test_an_adapter_that_is_gone_is_named(world):
+    world.engine.load_adapter("style")
+    world.outcome(adapted, pid="saves")
+    world.engine.core.adapters._table.remove("style")
+
+    last = world.outcome(opening, pid="opens", text='"take"')
+
+    assert last.error.cause == "not_found"
+    assert "style" in last.error.message
+    assert ("local", "mine") in world.snapshots
+
+
+def test_a_snapshot_replaced_while_it_is_opened_is_read_again(world):
+    world.outcome(saving, pid="saves")
+    real, answered = world.kvstore._get, []
+
+    def replaced(incoming):
+        if not answered:
+            answered.append(world.archives.copy())
+            world.archives.clear()
+        elif len(answered) == 1:
+            answered.append(None)
+            world.archives.update(answered[0])
+        return real(incoming)
+
+    world.kvstore.hub.on(GetSnapshot, replaced)
+
+    assert json.loads(world.outcome(opening, pid="opens", text='"take"').text)[0] == LONG
+
+
+@pytest.mark.parametrize("stage", ["export", "sealing", "upload"])
+def test_a_kill_while_a_snapshot_is_saved_frees_everything(world, stage):
+    async def program(api, text):
+        _, context = await impure(api)
+        await finished(api, await api.call("clocks", "sleep", 10**8))
+        await api.call("context", "[method]context.save", context, "mine")
+        return "null"
+
+    world.start(program)
+    world.run(lambda: world.engine.pages_owned == 3)
+    world.engine.paused = stage == "export"
+    world.hold_offloads = stage == "sealing"
+    if stage == "upload":
+        world.wires.cut.add("kvstore")
+    world.run(0.3)
+    assert not world.ended()
+
+    world.push(Kill("p1", "enough"))
+    world.run(0.05)
+    world.engine.paused = world.hold_offloads = False
+    world.run(0.1)
+
+    assert world.log()[-1].error.code == "terminated"
+    assert (world.engine.contexts, world.engine.pages_owned) == (0, 0)
+    assert not world.snapshots
+
+
+def test_an_engine_that_dies_during_a_save_or_an_import(world):
+    async def program(api, text):
+        model, context = await impure(api)
+        data = await exported(api, context)
+        await finished(api, await api.call("clocks", "sleep", 10**8))
+        await api.call("context", "[static]context.import", model, data)
+        return "null"
+
+    world.start(program)
+    world.run(lambda: world.engine.pages_owned > 0)
+    world.run(0.05)
+    world.engine.paused = True
+    world.run(0.3)
+    world.wires.kill("engine")
+    world.run(world.ended, limit=1.0)
+
+    assert world.log()[-1].error.cause == "engine_lost"
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_read_or_refused_in_words(data):
+    for attempt in (lambda: unpack(data), lambda: unpack(b"pie-kv01" + data), lambda: decode(data.decode("latin-1"))):
+        with pytest.raises(PieError):
+            attempt()
+
+
+def test_a_part_that_is_not_there_is_an_error():
+    answers = []
+    collector = Collector(lambda parts, error: answers.append((parts, error)))
+
+    assert collector.add(Exported(1, 0, 2, 0), [b"head"]) is False
+    assert collector.add(Exported(1, 1, 2, 5), [b"x"]) is True
+    assert answers[0][1].code == "internal"
+
+
+def test_large_imports_take_turns():
+    hold, entered = CargoHold(), []
+    hold.enter(MAX_BYTES, lambda: entered.append("first"))
+    give_up = hold.enter(2, lambda: entered.append("second"))
+    hold.enter(MAX_BYTES - 1, lambda: entered.append("third"))
+    assert entered == ["first"]
+
+    give_up()
+    hold.leave(MAX_BYTES)
+
+    assert entered == ["first", "third"]
