@@ -1,0 +1,149 @@
+/** A tour of the world: the same in every language, with the same answer. */
+
+import { call, Context, dispose, greedy, Model, PieError, resultOnce, runtime, session, sleep } from "inferlet";
+import { available } from "pie:inferlet/adapters@0.1.0";
+import { Conversation, render } from "pie:inferlet/chat@0.1.0";
+import { launch } from "pie:inferlet/children@0.1.0";
+import { monotonicNow, wallNow } from "pie:inferlet/clocks@0.1.0";
+import { Context as RawContext } from "pie:inferlet/context@0.1.0";
+import { write } from "pie:inferlet/log@0.1.0";
+import { getBytes } from "pie:inferlet/random@0.1.0";
+import * as runtimeOfHost from "pie:inferlet/runtime@0.1.0";
+import * as scheduling from "pie:inferlet/scheduling@0.1.0";
+
+const range = (start: number, end: number) => Array.from({ length: end - start }, (_, i) => start + i);
+
+export async function main(input: { word: string }) {
+  const model = Model.load();
+  return {
+    runtime: surroundings(input.word),
+    session: await talk(),
+    model: tokens(model),
+    chat: turns(model),
+    context: await contexts(model),
+    streams: await streams(),
+    pass: await passes(),
+    sharing: await sharing(model),
+    errors: failures(model),
+  };
+}
+
+function surroundings(word: string) {
+  const before = monotonicNow();
+  console.log(`the word is ${word}`);
+  console.error("oh");
+  write("info", "on tour");
+  const names = [runtime.version() !== "", runtime.user(), runtime.tenant(), runtime.instanceId() !== "", runtime.models()];
+  const times = [monotonicNow() >= before, wallNow() > 0, getBytes(16).length];
+  return [names, times, JSON.parse(runtimeOfHost.arguments()).word];
+}
+
+async function talk() {
+  session.send("ready");
+  session.send(new Uint8Array(range(0, 256)));
+  const text = await session.receive();
+  const data = await session.receive();
+  await sleep(2);
+  return [text, Array.from(data as Uint8Array)];
+}
+
+function tokens(model: Model) {
+  const { tokenizer } = model;
+  const ids = tokenizer.encode("h\u00e9llo<|end|>");
+  const stream = tokenizer.raw.detokenizer();
+  const pieces = [...ids.slice(0, 2).map((id) => call(() => stream.feed([id]))), stream.finish()];
+  const facts = [model.name, model.maxContext, model.pageSize, model.vocabSize, model.stopIds, model.raw.eosIds()];
+  const special = tokenizer.raw.specialTokens().map(([id]) => id).sort((a, b) => a - b);
+  dispose(stream);
+  return [facts, ids, tokenizer.decode(ids), tokenizer.decode(ids, { skipSpecial: true }), special, pieces];
+}
+
+function turns(model: Model) {
+  const whole = render(model.raw, '[{"role": "user", "content": "a"}]', null, true);
+  using talk = new Conversation(model.raw);
+  const steps = [talk.message("system", "s"), talk.message("user", "u"), talk.cue()];
+  talk.reply([1, 2]);
+  steps.push(talk.seal());
+  using fork = talk.fork();
+  talk.rewind(1);
+  return [whole, steps, talk.turns(), fork.turns()];
+}
+
+async function contexts(model: Model) {
+  using context = Context.create(model).append(range(0, 40));
+  using fork = context.fork();
+  fork.truncate(35);
+  await context.flush();
+  context.save("tour");
+  using opened = Context.open("tour", model)!;
+  const prefetch = (name: string) => RawContext.prefetch(model.raw, name);
+  const found: unknown[] = [opened.tokens.length, prefetch("tour"), prefetch("nothing")];
+  using taken = Context.take("tour", model)!;
+  found.push(taken.tokens.length, Context.open("tour", model) === null, Context.delete("tour", model));
+  await resultOnce(context.raw.pin("kept", 1e9));
+  RawContext.unpin(model.raw, "kept");
+  taken.raw.reserve(2);
+  await resultOnce(taken.raw.commit(1));
+  taken.raw.release(1);
+  const { committed, working, room } = taken.raw.pages();
+  await resultOnce(opened.raw.dropTokens(4, 20));
+  context.raw.setAdapters([]);
+  return [fork.tokens, found, [committed, working, room], opened.length, context.raw.model().name()];
+}
+
+async function streams() {
+  using base = Context.create().append(range(10, 30));
+  const one = async (maxTokens: number) => {
+    using fork = base.fork();
+    const generator = fork.generate({ sampler: greedy, maxTokens, stop: [] });
+    return [await generator.tokens(), generator.finish];
+  };
+  return Promise.all([3, 5].map(one));
+}
+
+async function passes() {
+  using context = Context.create().append([1, 2, 3]);
+  const forward = context.forward().input([4, 5]);
+  const drawn = forward.sample([0, 1], greedy);
+  const likely = forward.distribution(1, { k: 2 });
+  const raw = forward.logits(0);
+  const output = await forward.execute();
+  const { ids, probabilities } = output.distribution(likely);
+  const rounded = probabilities.map((chance) => Math.round(chance * 1e4) / 1e4);
+  const size = (output.logits(raw).replace(/=+$/, "").length * 3) >> 2;
+  return [output.tokens(drawn), ids, rounded, size, context.tokens];
+}
+
+async function sharing(model: Model) {
+  using context = Context.create(model).append(range(0, 20));
+  await context.flush();
+  scheduling.bid(context.raw, 2);
+  scheduling.idle(context.raw, true);
+  await resultOnce(scheduling.suspend(context.raw));
+  scheduling.idle(context.raw, false);
+  const found: unknown[] = [
+    scheduling.rent(context.raw) >= 0,
+    Math.abs(scheduling.balance(context.raw)) >= 0,
+    scheduling.latency(model.raw) >= 0,
+  ];
+  await resultOnce(scheduling.whenPressure(model.raw, "high", false));
+  found.push(scheduling.currentPressure(model.raw).level, available(model.raw));
+  await context.flush();
+  return [found, scheduling.receipts(context.raw).map((receipt) => receipt.restored)];
+}
+
+function failures(model: Model) {
+  const code = (action: () => unknown) => {
+    try {
+      call(action);
+    } catch (error) {
+      return (error as PieError).code;
+    }
+    return "none";
+  };
+  return [
+    code(() => Model.load("nothing")),
+    code(() => launch({ program: "nothing", input: "{}", near: null, detached: false })),
+    code(() => Context.create(model).append([2 ** 30])),
+  ];
+}

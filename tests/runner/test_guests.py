@@ -1,0 +1,104 @@
+"""A tour of the world in each language: the real host, the real core, and one answer."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from pie_bakery import build, prepare_python_runtime
+from pie_runner.disk_cache import DiskCache
+from pie_runner.host import TABLE
+from pie_runner.service import find_python_runtime
+from pie_runner.wasm.cache import CodeCache
+from pie_runner.wasm.driver import Driver
+from pie_runner.wasm.engine import WasmEngine
+from pie_runner.wasm.fiber import Limits
+from pie_runner.wasm.host import Host
+from pie_runner.wasm_programs import WasmPrograms
+from pie_wire.config import pie_home
+from pie_wire.errors import Terminated
+from pie_wire.messages.common import ProgramKind
+from pie_wire.messages.runner import Deliver, Start
+from runner_world import World
+
+GUESTS = Path(__file__).parent / "guests"
+
+
+class Programs(WasmPrograms):
+    """As the shell runs them."""
+
+    def run_ready(self) -> None:
+        self.driver.run_ready(0.5)
+
+
+@pytest.fixture(scope="module")
+def driver():
+    engine = WasmEngine()
+    driver = Driver(Host(engine, TABLE))
+    yield driver
+    driver.close(Terminated("the tests are over"))
+    driver.host.close()
+    engine.close()
+
+
+@pytest.fixture
+def wasm(world: World, driver: Driver, tmp_path: Path) -> World:
+    prepare_python_runtime(pie_home())
+    cache = DiskCache(tmp_path / "programs", 1 << 30)
+    world.runner.artifacts.cache = cache
+    world.host = world.runner.host = Programs(
+        driver,
+        CodeCache(pie_home() / "code", driver.host.engine.settings),
+        world._offload,
+        runtime=lambda: find_python_runtime("", pie_home()),
+        artifact_path=cache.path,
+        limits=Limits(memory_bytes=256 << 20),
+    )
+    world.chunk = 1 << 20
+    return world
+
+
+def tour(world: World, artifact: bytes, kind: ProgramKind, pid: str = "p1") -> Any:
+    """The answer of a program that takes the tour, and what it printed and sent on its way."""
+    world.send_start(Start(pid, world.store("tour", artifact, kind), '{"word": "h\\u00e9"}', filename="main.py"))
+    world.run(lambda: any(event.kind == "message" for event in world.log(pid)) or world.ended(pid))
+    world.deliver(Deliver(pid, text="hi"))
+    world.deliver(Deliver(pid, binary=True), b"\x00\xff")
+    world.run(lambda: world.ended(pid))
+    log = world.log(pid)
+    assert log[-1].kind == "return", log[-1].error
+    world.run(0.3)
+    assert (world.engine.contexts, world.engine.pages_owned) == (0, 0)
+    heard = [(event.kind, event.text) for event in log[1:-1]]
+    return msgspec.json.decode(log[-1].text), heard
+
+
+@pytest.fixture
+def answer(wasm: World) -> Any:
+    """What the tour finds, as Python source that was not built finds it."""
+    return tour(wasm, (GUESTS / "python" / "main.py").read_bytes(), "python")
+
+
+def built(language: str, folder: Path) -> bytes:
+    shutil.copytree(GUESTS / language, folder)
+    return build(folder, None, pie_home()).read_bytes()
+
+
+def test_the_tour_sees_something(answer: Any):
+    found, heard = answer
+
+    assert found["streams"][0][1] == "length"
+    assert [len(tokens) for tokens, _ in found["streams"]] == [3, 5]
+    assert found["errors"] == ["not_found", "forbidden", "bad_request"]
+    assert found["session"] == ["hi", [0, 255]]
+    assert [kind for kind, _ in heard] == ["stdout", "stderr", "message", "binary"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("language", ["typescript", "python"])
+def test_every_language_sees_the_same(answer: Any, wasm: World, tmp_path: Path, language: str):
+    """`answer` was given by source that runs in the generic component."""
+    assert tour(wasm, built(language, tmp_path / language), "component", "p2") == answer
