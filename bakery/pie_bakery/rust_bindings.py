@@ -90,6 +90,8 @@ _KEYWORDS = frozenset(
     ]
 )
 _MAX_FLAT = 16
+_GETTERS = ("get", "next", "read")
+"""What the getter of a waitable is called."""
 _MAX_ITEMS = 18
 """The longest tuple that the `abi` module knows."""
 
@@ -143,7 +145,7 @@ class _Module:
             yield from self._function(method, 2)
         yield "    }"
         named = {each.short_name: each for each in methods if each.kind == "method"}
-        getter = named.get("get") or named.get("next")
+        getter = next((named[each] for each in _GETTERS if each in named), None)
         if "id" not in named or getter is None or len(getter.params) != 1 or getter.result is None:
             return
         awaited = base(getter.result)

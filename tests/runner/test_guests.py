@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from pie_bakery import build, prepare_python_runtime
+from pie_bakery.rust import RustToolchain
 from pie_runner.disk_cache import DiskCache
 from pie_runner.host import TABLE
 from pie_runner.service import find_python_runtime
@@ -19,7 +21,7 @@ from pie_runner.wasm.fiber import Limits
 from pie_runner.wasm.host import Host
 from pie_runner.wasm_programs import WasmPrograms
 from pie_wire.config import pie_home
-from pie_wire.errors import Terminated
+from pie_wire.errors import Terminated, Unsupported
 from pie_wire.messages.common import ProgramKind
 from pie_wire.messages.runner import Deliver, Start
 from runner_world import World
@@ -61,6 +63,16 @@ def wasm(world: World, driver: Driver, tmp_path: Path) -> World:
     return world
 
 
+@pytest.fixture
+def toolchain(request: pytest.FixtureRequest, missing: Callable[[str], None]) -> None:
+    """Rust is the only one that pip does not bring."""
+    if request.getfixturevalue("language") == "rust":
+        try:
+            RustToolchain.find()
+        except Unsupported as exc:
+            missing(exc.message)
+
+
 def tour(world: World, artifact: bytes, kind: ProgramKind, pid: str = "p1") -> Any:
     """The answer of a program that takes the tour, and what it printed and sent on its way."""
     world.send_start(Start(pid, world.store("tour", artifact, kind), '{"word": "h\\u00e9"}', filename="main.py"))
@@ -98,7 +110,9 @@ def test_the_tour_sees_something(answer: Any):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("language", ["typescript", "python"])
+@pytest.mark.timeout(600)
+@pytest.mark.usefixtures("toolchain")
+@pytest.mark.parametrize("language", ["rust", "typescript", "python"])
 def test_every_language_sees_the_same(answer: Any, wasm: World, tmp_path: Path, language: str):
     """`answer` was given by source that runs in the generic component."""
     assert tour(wasm, built(language, tmp_path / language), "component", "p2") == answer

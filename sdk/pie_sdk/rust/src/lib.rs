@@ -18,7 +18,9 @@
 #[allow(dead_code, unused_macros)]
 #[macro_use]
 mod abi;
+pub mod base64;
 mod bindings;
+mod defaults;
 mod entry;
 mod errors;
 pub mod json;

@@ -1,7 +1,7 @@
 /** Explicit passes of the model, for programs that decide each token themselves. */
 
 import { type AttentionMask, type Draw, execute, type Output as RawOutput, type Probe } from "pie:inferlet/forward@0.1.0";
-import type { Distribution, ProbeOutput } from "pie:inferlet/generation@0.1.0";
+import type { Distribution, ProbeKind, ProbeOutput } from "pie:inferlet/generation@0.1.0";
 
 import type { Context } from "./context";
 import { call } from "./errors";
@@ -44,12 +44,17 @@ export class Forward {
   /** The most probable tokens of a row (k = 0: all); the index of the probe in the output. */
   distribution(row: number, options: { temperature?: number; k?: number } = {}): number {
     const val = { temperature: options.temperature ?? 1, k: options.k ?? 0 };
-    return this.probes.push({ row, kind: { tag: "distribution", val } }) - 1;
+    return this.probe(row, { tag: "distribution", val });
   }
 
   /** The raw logits of a row; the index of the probe in the output. */
   logits(row: number): number {
-    return this.probes.push({ row, kind: { tag: "logits" } }) - 1;
+    return this.probe(row, { tag: "logits" });
+  }
+
+  /** Anything that can be asked of a row; the index of the probe in the output. */
+  probe(row: number, kind: ProbeKind): number {
+    return this.probes.push({ row, kind }) - 1;
   }
 
   /** Run the pass, batched with everyone else's. */
@@ -60,6 +65,9 @@ export class Forward {
     return new Output(await resultOnce<RawOutput>(pending));
   }
 }
+
+/** What each kind of probe answers. */
+type Answers = { [Output in ProbeOutput as Output["tag"]]: Output["val"] };
 
 /** What a pass yielded, by the indices that `sample`, `distribution` and `logits` returned. */
 export class Output {
@@ -72,21 +80,18 @@ export class Output {
 
   /** Ids and probabilities, most probable first. */
   distribution(probe: number): Distribution {
-    const output = this.probe(probe);
-    if (output.tag !== "distribution") throw new TypeError(`probe ${probe} is no distribution`);
-    return output.val;
+    return this.answer(probe, "distribution");
   }
 
   /** Base64 of little-endian float32, one for each id of the vocabulary. */
   logits(probe: number): string {
-    const output = this.probe(probe);
-    if (output.tag !== "logits") throw new TypeError(`probe ${probe} has no logits`);
-    return output.val;
+    return this.answer(probe, "logits");
   }
 
-  private probe(index: number): ProbeOutput {
-    const output = this.raw.probes[index];
-    if (output === undefined) throw new RangeError(`there is no probe ${index}`);
-    return output;
+  /** The answer to a probe of this kind. */
+  answer<Tag extends keyof Answers>(probe: number, tag: Tag): Answers[Tag] {
+    const output = this.raw.probes[probe];
+    if (output?.tag !== tag) throw new TypeError(`probe ${probe} answered ${output?.tag ?? "nothing"}, not ${tag}`);
+    return (output as unknown as { val: Answers[Tag] }).val;
   }
 }

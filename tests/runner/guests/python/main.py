@@ -7,8 +7,11 @@ from inferlet import (
     Context,
     Distribution,
     Logits,
+    LogitsRow,
+    LogProbs,
     Model,
     PieError,
+    Resident,
     Sampler,
     adapters,
     children,
@@ -117,10 +120,22 @@ async def passes() -> list:
     drawn = forward.sample([0, 1], Sampler.argmax())
     likely = forward.probe(1, Distribution(k=2))
     raw = forward.probe(0, Logits())
+    resident = forward.probe(1, Resident())
+    logs = forward.probe(0, LogProbs([7, 8]))
     output = await forward.execute()
-    ids, chances = output.distribution(likely)
+    ids, chances = output.value(likely)
     rounded = [round(chance, 4) for chance in chances]
-    return [output.tokens_at(drawn), ids, rounded, len(output.logits(raw)), context.tokens]
+    found = [edited(output.value(resident)), len(output.value(logs))]
+    return [output.tokens_at(drawn), ids, rounded, len(output.value(raw)), *found, context.tokens]
+
+
+def edited(row: LogitsRow) -> list:
+    """A sampler of one's own: the most probable token is forbidden, and of two others one is made certain."""
+    first = row.argmax()
+    other = row.fork().bias({first: float("-inf")})
+    second = other.argmax()
+    other.allow([17, 18]).bias({18: 1000.0})
+    return [first, second != first, other.sample(0.5), [id_ for id_, _ in row.topk(1)], len(row)]
 
 
 async def sharing(model: Model) -> list:
@@ -131,7 +146,7 @@ async def sharing(model: Model) -> list:
         await context.suspend()
     found = [context.rent() >= 0, abs(context.balance()) >= 0, scheduling.latency(model) >= 0]
     await scheduling.when_pressure("high", model=model)
-    found += [scheduling.pressure(model).level, adapters.available(model)]
+    found += [scheduling.pressure(model).level, len(adapters.available(model))]
     await context.flush()
     return [found, [receipt.restored for receipt in context.receipts()]]
 

@@ -7,6 +7,7 @@ import { launch } from "pie:inferlet/children@0.1.0";
 import { monotonicNow, wallNow } from "pie:inferlet/clocks@0.1.0";
 import { Context as RawContext } from "pie:inferlet/context@0.1.0";
 import { write } from "pie:inferlet/log@0.1.0";
+import type { Logits } from "pie:inferlet/logits@0.1.0";
 import { getBytes } from "pie:inferlet/random@0.1.0";
 import * as runtimeOfHost from "pie:inferlet/runtime@0.1.0";
 import * as scheduling from "pie:inferlet/scheduling@0.1.0";
@@ -107,11 +108,25 @@ async function passes() {
   const drawn = forward.sample([0, 1], greedy);
   const likely = forward.distribution(1, { k: 2 });
   const raw = forward.logits(0);
+  const resident = forward.probe(1, { tag: "resident" });
+  const logs = forward.probe(0, { tag: "logprobs", val: [7, 8] });
   const output = await forward.execute();
   const { ids, probabilities } = output.distribution(likely);
   const rounded = probabilities.map((chance) => Math.round(chance * 1e4) / 1e4);
   const size = (output.logits(raw).replace(/=+$/, "").length * 3) >> 2;
-  return [output.tokens(drawn), ids, rounded, size, context.tokens];
+  const found = [edited(output.answer(resident, "resident")), output.answer(logs, "logprobs").length];
+  return [output.tokens(drawn), ids, rounded, size, ...found, context.tokens];
+}
+
+/** A sampler of one's own: the most probable token is forbidden, and of two others one is made certain. */
+function edited(row: Logits) {
+  using other = row.fork();
+  const first = row.argmax();
+  other.bias([[first, -Infinity]]);
+  const second = other.argmax();
+  other.allow([17, 18]);
+  other.bias([[18, 1000]]);
+  return [first, second !== first, other.sample(0.5), row.topk(1).ids, row.vocabSize()];
 }
 
 async function sharing(model: Model) {
@@ -127,7 +142,7 @@ async function sharing(model: Model) {
     scheduling.latency(model.raw) >= 0,
   ];
   await resultOnce(scheduling.whenPressure(model.raw, "high", false));
-  found.push(scheduling.currentPressure(model.raw).level, available(model.raw));
+  found.push(scheduling.currentPressure(model.raw).level, available(model.raw).length);
   await context.flush();
   return [found, scheduling.receipts(context.raw).map((receipt) => receipt.restored)];
 }
