@@ -55,9 +55,10 @@ def engine(
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Also keep the JSON in this file.")
 @click.option("--case", "cases", multiple=True, help="Only this measurement, or all that begin with it and a dot.")
 @click.option("--rounds", type=click.IntRange(1), default=6, show_default=True, help="Samples per case.")
-def runner(as_json: bool, output: Path | None, cases: tuple[str, ...], rounds: int) -> None:
+@click.option("--model", default="smollm2", show_default=True, help="Name of a pulled model: for `tax`.")
+def runner(as_json: bool, output: Path | None, cases: tuple[str, ...], rounds: int, model: str) -> None:
     """Host calls, launches and memory of programs in three languages, and what a program costs per token."""
-    report = runner_bench.measure(cases, rounds=rounds, progress=_progress)
+    report = runner_bench.measure(cases, model=model, rounds=rounds, progress=_progress)
     report.show(as_json=as_json, output=output)
 
 

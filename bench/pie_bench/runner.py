@@ -5,6 +5,7 @@ The runner's packages are not imported: memory and processor time of a measureme
 
 from __future__ import annotations
 
+import asyncio
 import json
 import statistics
 import sys
@@ -18,6 +19,7 @@ from pie_wire.errors import BadField
 from rich.console import Console
 from rich.table import Table
 
+from pie_bench import tax
 from pie_bench.child import run_child
 from pie_bench.report import keep, machine, versions
 
@@ -83,7 +85,7 @@ class RunnerReport:
                 console.print(f"{case.name}: {case.note}", style="dim", soft_wrap=True)
 
 
-def measure(names: Sequence[str], *, rounds: int, progress: Callable[[str], None]) -> RunnerReport:
+def measure(names: Sequence[str], *, model: str, rounds: int, progress: Callable[[str], None]) -> RunnerReport:
     """Take the named measurements, or all.
 
     Rounds are interleaved over the measurements, so that a busy moment of the machine meets every case.
@@ -91,20 +93,31 @@ def measure(names: Sequence[str], *, rounds: int, progress: Callable[[str], None
     Raises:
         BadField: no such measurement. InternalError: one failed.
     """
-    known: list[str] = run_child(MODULE, "list", timeout=_LIST_SECONDS)["measurements"]
-    chosen = [name for name in known if not names or any(name == each or name.startswith(each + ".") for each in names)]
+    alone: list[str] = run_child(MODULE, "list", timeout=_LIST_SECONDS)["measurements"]
+    launches = [f"launch-1000.{name}" for name in ("tiny", "python")]
+    known = [*alone, *launches, "tax"]
+
+    def is_chosen(name: str) -> bool:
+        return not names or any(name == each or name.startswith(each + ".") for each in names)
+
     unknown = sorted(each for each in names if not any(name == each or name.startswith(each + ".") for name in known))
     if unknown:
         raise BadField(f"there is no measurement {', '.join(unknown)}: choose from {', '.join(known)}")
     figures: list[dict[str, Any]] = []
+    chosen = [name for name in alone if is_chosen(name)]
     passes = min(rounds, _PASSES)
-    for number in range(passes):
+    for number in range(passes if chosen else 0):
         for name in chosen:
             progress(f"pass {number + 1} of {passes}: {name}")
             each = str(-(-rounds // passes))
             taken = run_child(MODULE, "measure", name, "--rounds", each, timeout=_SECONDS)
             figures += taken["figures"]
-    return RunnerReport(combine(figures), {"rounds": rounds, "passes": passes})
+    many = [name.partition(".")[2] for name in launches if is_chosen(name)]
+    if many:
+        figures += asyncio.run(tax.launches(many, model, passes, progress))
+    if is_chosen("tax"):
+        figures += asyncio.run(tax.tax(model, rounds, progress))
+    return RunnerReport(combine(figures), {"rounds": rounds, "passes": passes, "model": model})
 
 
 def combine(figures: Sequence[dict[str, Any]]) -> list[RunnerCase]:

@@ -14,6 +14,7 @@ from pie_bench.engine import EngineReport
 from pie_engine.bench import attending, figures, rival
 from pie_engine.bench.baseline import Gemms, Shapes
 from pie_engine.bench.cases import CASES, Case, measure
+from pie_engine.bench.driven import drive
 from pie_engine.bench.stand import stand
 from pie_engine.bench.traffic import Decodes, Tokens
 from pie_engine.config import EngineConfig
@@ -177,3 +178,20 @@ def test_what_cannot_be_measured_is_refused(monkeypatch, folder):
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(InternalError, match="case one failed"):
         bench_engine.measure(str(folder), ["one"], rounds=1, threads=0, rival=False, progress=str)
+
+
+@pytest.mark.parametrize("lockstep", [False, True])
+def test_generations_are_driven_without_the_services(bench, lockstep):
+    asked = json.dumps({"streams": 3, "prompt": 5, "tokens": 4, "lockstep": lockstep})
+
+    (answer,) = drive(bench, [asked])
+
+    figures = json.loads(answer)
+    assert figures["ms_per_token"] > 0
+    assert figures["engine_us_per_token"] > 0
+    assert bench.step().rows == 0
+
+
+def test_a_stream_of_one_token_has_no_pace(bench):
+    with pytest.raises(BadField, match="two tokens"):
+        next(drive(bench, [json.dumps({"streams": 1, "prompt": 5, "tokens": 1, "lockstep": False})]))

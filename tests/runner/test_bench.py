@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from pie_bench import tax
 from pie_bench.runner import RunnerCase, RunnerReport, combine
 from pie_runner.bench import calls, launches
 from pie_runner.bench.__main__ import measurements
 from pie_runner.bench.echo import EchoLink
+from pie_runner.bench.programs import PROGRAMS
 from pie_runner.bench.stand import Stand, must_end_well, stand
 from pie_wire.errors import InternalError
 
@@ -74,3 +76,23 @@ def test_passes_are_combined_to_one_median():
 
     assert cases == [RunnerCase("x-us", 3.0, "us", 2.0, 1.5, 1.0, [1.0, 9.0, 3.0], "")]
     assert '"ratio": 1.5' in RunnerReport(cases, {}).json()
+
+
+def test_a_tax_is_the_median_over_rounds_of_their_own_quotients():
+    rounds = [
+        {"stack_ms": 11.0, "engine_ms": 10.0, "gateway": 100.0},
+        {"stack_ms": 21.0, "engine_ms": 20.0, "gateway": 300.0},
+        {"stack_ms": 40.0, "engine_ms": 20.0, "gateway": 200.0},
+    ]
+
+    (case,) = combine([tax._figure("stream", 16, rounds)])
+
+    assert case.name == "tax-stream-percent.16"
+    assert case.value == pytest.approx(10.0)
+    assert case.ratio == pytest.approx(10.0 / 8)
+    assert "gateway 200" in case.note
+
+
+def test_guests_are_written_as_they_are_uploaded():
+    assert PROGRAMS["tiny"]()[:4] == b"\0asm"
+    assert b"def main" in PROGRAMS["python"]()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -92,6 +93,18 @@ def rival(model: Path, rounds: int, threads: int) -> None:
 
     with _engine(model, threads, EngineConfig.step_ms) as bench:
         _print({"setup": _setup(bench), "rivals": [asdict(each) for each in compare(bench, model, rounds)]})
+
+
+@main.command()
+@_common
+def driven(model: Path, rounds: int, threads: int) -> None:
+    """Answer requests of standard input: generations without the services around the engine."""
+    from pie_engine.bench.driven import drive
+
+    with _engine(model, threads, EngineConfig.step_ms) as bench:
+        _print({"setup": _setup(bench)})
+        for answer in drive(bench, sys.stdin):
+            click.echo(answer)
 
 
 @contextmanager

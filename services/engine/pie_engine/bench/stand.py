@@ -71,6 +71,7 @@ class Stand:
         self.received: Counter[int] = Counter()
         """Tokens that came for each run."""
         self.ended: set[int] = set()
+        self._outputs: list[int] = []
         for _ in range(4):
             self._carry()
         if self._runner.peer(_ENGINE) is None:
@@ -78,13 +79,19 @@ class Stand:
 
     # -- the runner's side
 
-    def send(self, *ops: wire.Op) -> None:
-        """Operations that the engine finds at its next step."""
+    def send(self, *ops: wire.Op) -> int:
+        """Operations that the engine finds at its next step. Returns the number of the last."""
         peer = self._runner.peer(_ENGINE)
         if peer is None:
             raise InternalError("the stand's link is down")
         self._runner.send(peer, wire.Ops(self._next_op, list(ops)))
         self._next_op += len(ops)
+        return self._next_op - 1
+
+    def take_outputs(self) -> list[int]:
+        """Numbers of the passes that were answered since this was last asked."""
+        taken, self._outputs = self._outputs, []
+        return taken
 
     def new_id(self) -> int:
         """For a context or run."""
@@ -151,6 +158,7 @@ class Stand:
             raise InternalError(f"operation {failure.op} failed: {failure.error.message}")
         for run, count in zip(step.runs, step.counts, strict=True):
             self.received[run] += count
+        self._outputs += [done.op for done in step.outputs]
         for end in step.ends:
             if end.error is not None:
                 raise InternalError(f"run {end.run} failed: {end.error.message}")

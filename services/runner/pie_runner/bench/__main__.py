@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
@@ -13,7 +14,7 @@ from pie_wire.errors import PieError
 
 from pie_runner.bench import calls, launches
 from pie_runner.bench.figure import Figure
-from pie_runner.bench.programs import GUESTS
+from pie_runner.bench.programs import GUESTS, PROGRAMS
 from pie_runner.bench.stand import Stand, stand
 
 Measurement = Callable[[Stand, int], list[Figure]]
@@ -55,6 +56,13 @@ def measure(name: str, rounds: int) -> None:
             _print({"figures": [asdict(figure) for figure in chosen(bench, rounds)]})
     except PieError as exc:
         raise click.ClickException(exc.message) from exc
+
+
+@main.command()
+@click.argument("name", type=click.Choice(list(PROGRAMS)))
+def guest(name: str) -> None:
+    """Write a guest as it is uploaded to standard output: a component or source."""
+    sys.stdout.buffer.write(PROGRAMS[name]())
 
 
 def _print(value: Any) -> None:

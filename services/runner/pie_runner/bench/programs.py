@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pie_wire.config import pie_home
 from pie_wire.errors import Unavailable
+from wasmtime import wat2wasm
 from wasmtime.component import Component
 
 from pie_runner.service import find_python_runtime
@@ -62,3 +63,9 @@ def python(engine: WasmEngine) -> Guest:
 
 
 GUESTS: dict[str, Callable[[WasmEngine], Guest]] = {"tiny": tiny, "python": python}
+
+PROGRAMS: dict[str, Callable[[], bytes]] = {
+    "tiny": lambda: bytes(wat2wasm(source("tiny.wat"))),
+    "python": lambda: source("calls.py").encode(),
+}
+"""The guests as their authors would upload them."""
