@@ -36,6 +36,7 @@ COMMANDS: dict[str, dict[str, Entry]] = {
         "attach": Entry("pie_cli.ps", "attach", "Follow a process from any of its events on."),
         "kill": Entry("pie_cli.ps", "kill", "End a process."),
         "pages": Entry("pie_cli.pages", "pages", "Show who holds the KV cache."),
+        "topics": Entry("pie_cli.topics", "topics_group", "Show queues of messages between programs."),
         "programs": Entry("pie_cli.programs", "programs", "List installed programs."),
         "install": Entry("pie_cli.programs", "install", "Install a program from its folder."),
     },

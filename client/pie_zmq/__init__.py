@@ -11,6 +11,7 @@ with Client() as pie:
 from pie_wire.capabilities import Grants
 from pie_wire.messages.common import Event, MemberInfo, ModelFacts, ProcessInfo, Program
 from pie_wire.messages.gateway import PagesReport, StatusReport
+from pie_wire.messages.kvstore import DeadMessage, TopicInfo
 
 from pie_zmq import errors
 from pie_zmq.async_client import AsyncClient
@@ -24,6 +25,7 @@ __all__ = [
     "AsyncProcess",
     "Carrier",
     "Client",
+    "DeadMessage",
     "Event",
     "Grants",
     "MemberInfo",
@@ -34,6 +36,7 @@ __all__ = [
     "ProcessInfo",
     "Program",
     "StatusReport",
+    "TopicInfo",
     "Transport",
     "ZmqTransport",
     "errors",

@@ -20,6 +20,7 @@ from pie_wire.messages.client import ProcessEvents, Replaced
 from pie_wire.messages.common import CHUNK_BYTES, ProcessInfo, Program, ProgramKind
 from pie_wire.messages.gateway import (
     Attach,
+    DeadMessages,
     Detach,
     Install,
     Launch,
@@ -27,10 +28,13 @@ from pie_wire.messages.gateway import (
     ListProcesses,
     Pages,
     PagesReport,
+    Purge,
     Status,
     StatusReport,
+    Topics,
     Upload,
 )
+from pie_wire.messages.kvstore import DeadMessage, TopicInfo
 
 from pie_zmq import artifact
 from pie_zmq.artifact import Artifact
@@ -252,6 +256,19 @@ class AsyncClient:
     async def pages(self) -> PagesReport:
         """Who holds which KV pages, per engine. Raises PieError."""
         return await self._connection.ask(Pages(), timeout=self._timeout)
+
+    async def topics(self) -> builtins.list[TopicInfo]:
+        """This user's topics that hold messages. Raises PieError."""
+        return (await self._connection.ask(Topics(), timeout=self._timeout)).topics
+
+    async def dead_messages(self, topic: str) -> builtins.list[DeadMessage]:
+        """Messages that were taken five times and never acknowledged, oldest first. Raises PieError."""
+        return (await self._connection.ask(DeadMessages(topic), timeout=self._timeout)).messages
+
+    async def purge(self, topic: str, *, waiting: bool = False) -> int:
+        """Delete the dead messages of a topic, with `waiting` those that nobody has as well; returns how many. Raises
+        PieError."""
+        return (await self._connection.ask(Purge(topic, waiting), timeout=self._timeout)).messages
 
     # -- inside
 

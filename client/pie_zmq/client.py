@@ -12,6 +12,7 @@ from typing import Any, Literal, Self
 from pie_wire.capabilities import Grants
 from pie_wire.messages.common import Event, ProcessInfo, Program, ProgramKind
 from pie_wire.messages.gateway import PagesReport, StatusReport
+from pie_wire.messages.kvstore import DeadMessage, TopicInfo
 
 from pie_zmq.async_client import AsyncClient, Progress
 from pie_zmq.loop_thread import LoopThread
@@ -186,6 +187,15 @@ class Client:
 
     def pages(self) -> PagesReport:
         return self._loop.run(self._inner.pages())
+
+    def topics(self) -> builtins.list[TopicInfo]:
+        return self._loop.run(self._inner.topics())
+
+    def dead_messages(self, topic: str) -> builtins.list[DeadMessage]:
+        return self._loop.run(self._inner.dead_messages(topic))
+
+    def purge(self, topic: str, *, waiting: bool = False) -> int:
+        return self._loop.run(self._inner.purge(topic, waiting=waiting))
 
     def _process(self, inner: AsyncProcess) -> Process:
         return Process(self._loop, inner)

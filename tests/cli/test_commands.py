@@ -143,6 +143,9 @@ def test_empty_lists(invoke: Invoke):
     assert json.loads(invoke("ps", "--json").stdout) == []
     assert "pie install" in invoke("programs").stderr
     assert json.loads(invoke("pages", "--json").stdout) == {"engines": []}
+    assert "no topic" in invoke("topics", "list").stderr
+    assert json.loads(invoke("topics", "dead", "jobs", "--json").stdout) == []
+    assert "0 messages deleted" in invoke("topics", "purge", "jobs", "--waiting").stderr
 
 
 def test_status_of_a_stack_elsewhere(invoke: Invoke):

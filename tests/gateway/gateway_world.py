@@ -32,25 +32,33 @@ from pie_wire.messages.gateway import (
 )
 from pie_wire.messages.kvstore import (
     ArtifactState,
+    DeadList,
+    DeadMessage,
     GetProgram,
     InstallProgram,
     Join,
     Joined,
     Leave,
+    ListDead,
     ListMembers,
     ListPages,
     ListPrograms,
+    ListTopics,
     LocateSnapshot,
     MemberList,
     Members,
     PageList,
     ProgramList,
     ProgramRow,
+    Purged,
+    PurgeTopic,
     PutArtifact,
     PutProcesses,
     Renew,
     SnapshotPlace,
     StatArtifact,
+    TopicInfo,
+    TopicList,
 )
 from pie_wire.messages.link import Identity
 from pie_wire.messages.runner import ChildEnded, Credit, Deliver, Kill, Start
@@ -92,6 +100,9 @@ class FakeKvstore:
             ListMembers: lambda _: MemberList(self.members),
             ListPages: lambda _: PageList([]),
             LocateSnapshot: self._locate,
+            ListTopics: lambda _: TopicList([TopicInfo("jobs", 1, 0, 2, 30)]),
+            ListDead: lambda m: DeadList([DeadMessage(7, m.message.topic, 1.0)]),
+            PurgeTopic: lambda m: Purged(3 if m.message.waiting else 2),
         }.items():
             hub.on(message, self._logged(handler))
         hub.on(Renew, lambda _: None)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 from gateway_world import FakeClient, FakeRunner, World
 from pie_gateway.control import MAX_UNDELIVERED
-from pie_wire.errors import BadField, Gone, NotFound, Overloaded, Terminated, TooLarge
+from pie_wire.errors import BadField, Gone, NotFound, Overloaded, StoreUnavailable, Terminated, TooLarge
 from pie_wire.messages.common import MAX_EVENT_BYTES
-from pie_wire.messages.gateway import ListProcesses, Signal, Terminate
+from pie_wire.messages.gateway import DeadMessages, ListProcesses, Purge, Signal, Terminate, Topics
+from pie_wire.messages.kvstore import DeadMessage, TopicInfo
 
 
 def test_signals_reach_the_process_in_order(world: World, runner: FakeRunner, client: FakeClient):
@@ -126,3 +127,13 @@ def test_messages_that_nobody_takes_are_bounded(world: World, runner: FakeRunner
 
     assert [type(a[0].error) for a in answers] == [type(None)] * MAX_UNDELIVERED + [Overloaded]
     client.ask(Signal(pid, "later"))
+
+
+def test_topics_are_looked_up_in_kvstore(world: World, client: FakeClient):
+    assert client.ask(Topics()).topics == [TopicInfo("jobs", 1, 0, 2, 30)]
+    assert client.ask(DeadMessages("jobs")).messages == [DeadMessage(7, "jobs", 1.0)]
+    assert [client.ask(Purge("jobs", waiting)).messages for waiting in (False, True)] == [2, 3]
+
+    world.kvstore.failing = True
+    with pytest.raises(StoreUnavailable):
+        client.ask(Topics())

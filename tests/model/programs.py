@@ -75,4 +75,26 @@ async def family(api: Api, text: str) -> str:
     return "null"
 
 
-PROGRAMS = {"decode": decode, "family": family}
+async def produce(api: Api, text: str) -> str:
+    """Push messages, and say of each that it is stored."""
+    for message in json.loads(text)["messages"]:
+        done = await api.call("messaging", "push", "jobs", message)
+        await api.wait("futures.done", done)
+        await api.call("session", "send", message, "wait")
+    return "null"
+
+
+async def consume(api: Api, text: str) -> str:
+    """Pull messages, say which, and acknowledge each by the next pull; the last by returning, or never."""
+    given = json.loads(text)
+    for number in range(given["count"]):
+        pending = await api.call("messaging", "pull", "jobs")
+        delivery = await api.wait("messaging.pending-pull", pending)
+        api.drop(pending)
+        await api.call("session", "send", json.dumps([delivery.text, delivery.redeliveries]), "wait")
+        if given["fails"] and number == given["count"] - 1:
+            raise ValueError("on purpose")
+    return "null"
+
+
+PROGRAMS = {"decode": decode, "family": family, "produce": produce, "consume": consume}

@@ -51,6 +51,7 @@ def check_tokens(held: Held, *, complete: bool) -> None:
     """Messages are a prefix of the right tokens; all of them, and the right result, if it returned."""
     if held.failed is not None:
         return
+    assert held.program == "decode"
     produced, context = expected(held.input)
     sent = [int(text) for text in held.messages]
     assert sent == produced[: len(sent)], held.pid

@@ -22,6 +22,9 @@ from pie_gateway.policy import Policy, Rule
 from pie_kvstore.core import KvstoreCore
 from pie_runner.core import RunnerCore
 from pie_runner.host import TABLE
+from pie_runner.outside.aside import Aside
+from pie_runner.outside.http_client import HttpSettings, HttpShared
+from pie_runner.outside.process_outside import OutsideFacilities
 from pie_runner.testing import CoroutineHost
 from pie_wire.capabilities import Grants
 from pie_wire.errors import NotFound, PieError
@@ -277,6 +280,7 @@ class World:
             offload=self._offload,
             random_bytes=self._random_bytes,
             wall=lambda: self.network.now,
+            outside=OutsideFacilities(Aside(lambda: None), HttpShared(HttpSettings())),
         )
         self.network.dial(node, "kvstore", "kvstore", "kvstore")
         self.network.dial(node, "gateway", "gateway", "runners")

@@ -83,6 +83,7 @@ LIMITS: list[tuple[str, int | float, str, str]] = [
     ("dead", Timing().dead, "s", "silence after which a session is given up"),
     ("input", common.MAX_INPUT_BYTES, "bytes", "input of a launch"),
     ("event", common.MAX_EVENT_BYTES, "bytes", "one event"),
+    ("queued message", common.MAX_QUEUED_BYTES, "bytes", "one message of a topic"),
     ("artifact", common.MAX_ARTIFACT_BYTES, "bytes", "an uploaded program"),
     ("chunk", common.CHUNK_BYTES, "bytes", "one chunk of an upload or download, as this code sends them"),
     ("unacknowledged events", common.UNACKED_EVENTS, "", "per process, before `send` blocks or drops"),

@@ -29,6 +29,7 @@ from pie_wire.messages.gateway import (
     AckEvents,
     Attach,
     Attached,
+    DeadMessages,
     Detach,
     Install,
     Installed,
@@ -40,13 +41,16 @@ from pie_wire.messages.gateway import (
     PagesReport,
     Processes,
     Programs,
+    Purge,
     Signal,
     Status,
     StatusReport,
     Terminate,
+    Topics,
     Upload,
     UploadState,
 )
+from pie_wire.messages.kvstore import DeadList, Purged, TopicList
 from pie_wire.messages.link import Identity
 
 from pie_zmq.testing.fake_carrier import FakeCarrier
@@ -253,6 +257,9 @@ class FakePie:
         hub.on(ListInstalled, lambda _: Programs(self._installed))
         hub.on(Status, lambda _: StatusReport([], [self._model], "", len(self._processes)))
         hub.on(Pages, lambda _: PagesReport([]))
+        hub.on(Topics, lambda _: TopicList([]))
+        hub.on(DeadMessages, lambda _: DeadList([]))
+        hub.on(Purge, lambda _: Purged(0))
         hub.on_down(self._down)
         return hub
 

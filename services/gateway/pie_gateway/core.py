@@ -22,6 +22,7 @@ from pie_wire.messages.gateway import (
     AckEvents,
     Announce,
     Attach,
+    DeadMessages,
     Detach,
     DetachChild,
     EndChild,
@@ -32,11 +33,13 @@ from pie_wire.messages.gateway import (
     ListInstalled,
     ListProcesses,
     Pages,
+    Purge,
     Recovered,
     RunnerLoad,
     Signal,
     Status,
     Terminate,
+    Topics,
     Upload,
 )
 
@@ -114,6 +117,9 @@ class GatewayCore:
             ListInstalled: self.programs.list_installed,
             Status: self.reports.status,
             Pages: self.reports.pages,
+            Topics: self.reports.topics,
+            DeadMessages: self.reports.dead_messages,
+            Purge: self.reports.purge,
         }
         for message in self._requests:
             hub.on(message, self._from_client)

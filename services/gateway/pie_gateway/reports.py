@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 from pie_wire.membership import Membership
 from pie_wire.messages.common import MemberInfo, ModelFacts
-from pie_wire.messages.gateway import Pages, PagesReport, Status, StatusReport
-from pie_wire.messages.kvstore import ListMembers, ListPages
+from pie_wire.messages.gateway import DeadMessages, Pages, PagesReport, Purge, Status, StatusReport, Topics
+from pie_wire.messages.kvstore import ListDead, ListMembers, ListPages, ListTopics, PurgeTopic
 
 from pie_gateway.session import Call
 from pie_gateway.store import Store
@@ -37,6 +37,16 @@ class Reports:
 
     def pages(self, call: Call[Pages]) -> None:
         self._store.ask(ListPages(), lambda r: call.reply(PagesReport(r.engines)), call.fail, scope=call.scope)
+
+    def topics(self, call: Call[Topics]) -> None:
+        self._store.ask(ListTopics(), call.reply, call.fail, scope=call.scope)
+
+    def dead_messages(self, call: Call[DeadMessages]) -> None:
+        self._store.ask(ListDead(call.message.topic), call.reply, call.fail, scope=call.scope)
+
+    def purge(self, call: Call[Purge]) -> None:
+        request = PurgeTopic(call.message.topic, call.message.waiting)
+        self._store.ask(request, call.reply, call.fail, scope=call.scope)
 
 
 def models_of(members: Sequence[MemberInfo]) -> list[ModelFacts]:

@@ -23,6 +23,9 @@ class Config:
     socket: str = option("", "Unix socket of the embedded Redis. Empty: run/redis.sock in the Pie home.")
     prefix: str = option("pie", "First part of every key, so that several deployments can share one Redis.")
     snapshot_bytes: int = option(1 << 30, "Data that the snapshots of one user may need beside their tokens.")
+    topic_messages: int = option(10_000, "Messages that the queue of one topic holds, dead ones counted.")
+    topic_bytes: int = option(64 << 20, "Bytes of the messages of one topic.")
+    user_topics: int = option(1000, "Topics of one user that hold messages.")
     log_level: Literal["debug", "info", "warning", "error"] = option("info", "Least severe log level shown.")
     log_format: Literal["auto", "text", "json"] = option("auto", "Log lines for people, for programs, or by terminal.")
 

@@ -9,6 +9,7 @@ What crosses here, and who keeps it:
     engine        -> PutPages                            pages.py      who holds which pages
     runner        -> PutSnapshot, GetSnapshot, ...       snapshots.py  named contexts
     runner        -> PutArtifact, GetArtifact            archives.py   what some of them need beside their tokens
+    runner        -> PushMessage, PullMessage, ...       topics.py     messages between programs
 """
 
 from __future__ import annotations
@@ -31,9 +32,11 @@ from pie_kvstore.members import MemberTable
 from pie_kvstore.pages import PageRows
 from pie_kvstore.processes import Processes
 from pie_kvstore.programs import Programs
+from pie_kvstore.queues import Queues
 from pie_kvstore.schema import SCHEMA_VERSION, owner_key
 from pie_kvstore.snapshots import Snapshots
 from pie_kvstore.store import Redis, Store
+from pie_kvstore.topics import Topics
 
 PORT = "kvstore"
 LEASE_SECONDS = 15.0
@@ -66,6 +69,9 @@ class KvstoreCore:
         lease: float = LEASE_SECONDS,
         now: Callable[[], float] = time.time,
         is_dead: Callable[[Identity], bool] = _nobody_is_dead,
+        topic_messages: int = 10_000,
+        topic_bytes: int = 64 << 20,
+        user_topics: int = 1000,
     ) -> None:
         """Raises StoreUnavailable: Redis is down. Unsupported: it holds the data of another version."""
         self.store = Store(redis, hub.clock, prefix=prefix)
@@ -76,6 +82,8 @@ class KvstoreCore:
         self.pages = PageRows(self.store)
         self.archives = Archives(self.store, self.artifacts, now, snapshot_bytes)
         self.snapshots = Snapshots(self.store, self.archives, now)
+        queues = Queues(self.store, messages=topic_messages, size=topic_bytes, topics=user_topics)
+        self.topics = Topics(hub, queues, self.members.of, now)
         self.facts: MemberInfo | None = None
         """This kvstore's own line among the members; the shell sets it."""
         self._hub = hub
@@ -83,6 +91,7 @@ class KvstoreCore:
         self._pushed = 0
         self._sweep_at = 0.0
         self._engines_died = True
+        self._runners_died = True
         self._stopping = False
         self._check_schema()
         self.members.load()
@@ -102,6 +111,8 @@ class KvstoreCore:
             if self._engines_died:
                 self.pages.keep_only({m.name: m.epoch for m in self.members.listed() if m.kind == "engine"})
                 self._engines_died = False
+            self.topics.tick(self.members.listed() if self._runners_died else None)
+            self._runners_died = False
             if self._hub.clock() >= self._sweep_at:
                 self._sweep_at = self._hub.clock() + HOUSEKEEPING
                 self.processes.sweep()
@@ -154,12 +165,15 @@ class KvstoreCore:
     def _on_down(self, peer: Peer, cause: object) -> None:
         if self._stopping:
             return
+        self.topics.link_down(peer)
         self.members.link_down(peer)
         self._push_members()
 
     def _on_dead(self, member: MemberInfo) -> None:
         if member.kind == "engine":
             self._engines_died = True
+        elif member.kind == "runner":
+            self._runners_died = True
 
     def _push_members(self, to: Peer | None = None) -> None:
         """To all members if the list changed since the last push, else to one that has just joined."""

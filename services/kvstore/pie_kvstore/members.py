@@ -100,6 +100,11 @@ class MemberTable:
         """All members that hold a lease, by kind and name."""
         return [m.info for m in self._sorted() if m.info.state != "lost"]
 
+    def of(self, peer: Peer) -> MemberInfo | None:
+        """The member at the other end of a link, if it holds a lease on it."""
+        member = self._members.get((peer.kind, peer.name))
+        return member.info if member is not None and member.peer is peer else None
+
     def everyone(self) -> list[MemberInfo]:
         """`listed`, and those that lost their lease lately."""
         return [m.info for m in self._sorted()]

@@ -18,6 +18,7 @@ _SEMVER = re.compile(
     re.ASCII,
 )
 MAX_SNAPSHOT_NAME = 256
+MAX_TOPIC_NAME = 200
 MAX_OWNER = 128
 MAX_VERSION = 64
 
@@ -46,6 +47,13 @@ def snapshot(name: str) -> str:
     """Raises BadField."""
     if not 1 <= len(name) <= MAX_SNAPSHOT_NAME or not name.isprintable():
         raise BadField(f"a snapshot name has 1 to {MAX_SNAPSHOT_NAME} printable characters")
+    return name
+
+
+def topic(name: str) -> str:
+    """Raises BadField."""
+    if not 1 <= len(name) <= MAX_TOPIC_NAME or not name.isprintable():
+        raise BadField(f"a topic name has 1 to {MAX_TOPIC_NAME} printable characters")
     return name
 
 

@@ -39,6 +39,9 @@ def serve(config: Config, shutdown: Shutdown) -> None:
             prefix=config.prefix,
             snapshot_bytes=config.snapshot_bytes,
             is_dead=lambda who: _has_ended(who, me),
+            topic_messages=config.topic_messages,
+            topic_bytes=config.topic_bytes,
+            user_topics=config.user_topics,
         )
         description = backend.describe()
         transport = Transport(hub)

@@ -23,6 +23,7 @@ from pie_runner.engines import Dialer, Engines, Offload
 from pie_runner.facilities import Facilities
 from pie_runner.limits import ProcessLimits
 from pie_runner.mailbox import Letter
+from pie_runner.messaging.post import Post
 from pie_runner.outside.process_outside import OutsideFacilities
 from pie_runner.process import Process
 from pie_runner.programs import ProgramHost
@@ -73,12 +74,14 @@ class RunnerCore:
         self.membership.report(self._stats)
         self.membership.on_change(self.engines.update)
         self.children = Children(hub, lambda: self.uplink.peer, lambda: random_bytes(16).hex())
+        self.post = Post(hub, self.timers)
         self.uplink = Uplink(hub, self.processes, capacity, self._forget, self.children.recovered)
         self.facilities = Facilities(
             name=hub.identity.name,
             hub=hub,
             engines=self.engines,
             children=self.children,
+            post=self.post,
             timers=self.timers,
             offload=offload,
             wall=wall,
@@ -209,6 +212,8 @@ class RunnerCore:
     def _up(self, peer: Peer) -> None:
         if peer.port == GATEWAY:
             self.uplink.up(peer)
+        elif peer.port == KVSTORE:
+            self.post.up()
 
     def _down(self, peer: Peer, cause: PieError) -> None:
         if peer.port == GATEWAY:

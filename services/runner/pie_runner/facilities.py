@@ -10,6 +10,7 @@ from pie_wire.hub import Hub
 from pie_runner.children import Children
 from pie_runner.engines import Engines, Offload
 from pie_runner.limits import ProcessLimits
+from pie_runner.messaging.post import Post
 from pie_runner.outside.process_outside import OutsideFacilities
 from pie_runner.timers import Timers
 
@@ -23,6 +24,7 @@ class Facilities:
     hub: Hub
     engines: Engines
     children: Children
+    post: Post
     timers: Timers
     offload: Offload
     wall: Callable[[], float]

@@ -158,6 +158,7 @@ class Process:
         for context in list(self.contexts):
             context.close()
         self.facilities.children.parent_ended(self)
+        self.facilities.post.ended(self, returned=kind == "return")
         self.facilities.engines.release(self)
         self.outside.close()
         self._parked = None

@@ -14,6 +14,7 @@ TERMINAL_KINDS: frozenset[str] = frozenset({"return", "error"})
 
 MAX_INPUT_BYTES = 4 << 20
 MAX_EVENT_BYTES = 1 << 20
+MAX_QUEUED_BYTES = 256 << 10
 MAX_ARTIFACT_BYTES = 256 << 20
 CHUNK_BYTES = 256 << 10
 UNACKED_EVENTS = 65_536

@@ -16,7 +16,7 @@ from pie_wire.messages.common import (
     Program,
     ProgramKind,
 )
-from pie_wire.messages.kvstore import EnginePages
+from pie_wire.messages.kvstore import DeadList, EnginePages, Purged, TopicList
 
 
 class Launched(Message, frozen=True, omit_defaults=True):
@@ -166,6 +166,30 @@ class StatusReport(Message, frozen=True, omit_defaults=True):
 class Status(Request[StatusReport], frozen=True, omit_defaults=True):
     verb: ClassVar[str] = "gw.status"
     reply: ClassVar[type[StatusReport]] = StatusReport
+
+
+class Topics(Request[TopicList], frozen=True, omit_defaults=True):
+    """The user's topics that hold messages."""
+
+    verb: ClassVar[str] = "gw.topics"
+    reply: ClassVar[type[TopicList]] = TopicList
+
+
+class DeadMessages(Request[DeadList], frozen=True, omit_defaults=True):
+    """The dead messages of a topic, oldest first, up to about a megabyte of them."""
+
+    verb: ClassVar[str] = "gw.dead-messages"
+    reply: ClassVar[type[DeadList]] = DeadList
+    topic: str
+
+
+class Purge(Request[Purged], frozen=True, omit_defaults=True):
+    """Delete the dead messages of a topic; with `waiting`, those that nobody has as well."""
+
+    verb: ClassVar[str] = "gw.purge-topic"
+    reply: ClassVar[type[Purged]] = Purged
+    topic: str
+    waiting: bool = False
 
 
 class PagesReport(Message, frozen=True, omit_defaults=True):

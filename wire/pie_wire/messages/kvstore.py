@@ -250,3 +250,119 @@ class SnapshotNames(Message, frozen=True, omit_defaults=True):
 class ListSnapshots(Request[SnapshotNames], frozen=True, omit_defaults=True):
     verb: ClassVar[str] = "kv.list-snapshots"
     reply: ClassVar[type[SnapshotNames]] = SnapshotNames
+
+
+class PushMessage(Request[Done], frozen=True, omit_defaults=True):
+    """Add a message to a topic's queue; stored when answered. Topics are per (tenant, user). Sent again with the same
+    `key` within two minutes, it is not added twice."""
+
+    verb: ClassVar[str] = "kv.push-message"
+    topic: str
+    text: str
+    key: str
+
+
+class PullMessage(Request[Done], frozen=True, omit_defaults=True):
+    """Process `pid`, of the sending runner, wants the next message; it comes as `run.message`. Answered when the wish
+    is known, which it is for as long as the link lives: then it is sent again, with the same `number`."""
+
+    verb: ClassVar[str] = "kv.pull-message"
+    topic: str
+    pid: str
+    number: int
+    """Of this pull among those of the process."""
+    acknowledged: list[int] = []
+    """Messages of the topic that the process has done with."""
+
+
+class SettleMessages(Request[Done], frozen=True, omit_defaults=True):
+    """What becomes of messages that `pid` was given: those `acknowledged` are done with, those `failed` are for others.
+    With `all`, what it has besides was never seen by it and is put back, and its pulls end; with `number`, that of
+    this pull."""
+
+    verb: ClassVar[str] = "kv.settle-messages"
+    pid: str
+    acknowledged: list[int] = []
+    failed: list[int] = []
+    number: int = 0
+    all: bool = False
+
+
+class Broadcast(Request[Done], frozen=True, omit_defaults=True):
+    """To all who are subscribed now. Answered when it was sent to their runners; it may get lost on the way."""
+
+    verb: ClassVar[str] = "kv.broadcast"
+    topic: str
+    text: str
+
+
+class Subscribe(Request[Done], frozen=True, omit_defaults=True):
+    """The sending runner wants the broadcasts of a topic, for as long as the link lives."""
+
+    verb: ClassVar[str] = "kv.subscribe"
+    topic: str
+
+
+class Unsubscribe(Push, frozen=True, omit_defaults=True):
+    verb: ClassVar[str] = "kv.unsubscribe"
+    topic: str
+
+
+class TopicInfo(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A topic with messages in its queue."""
+
+    name: str
+    waiting: int
+    """Messages that nobody has."""
+    taken: int
+    dead: int
+    """Messages that were taken five times and never acknowledged."""
+    size: int
+    """Bytes of all of them."""
+
+
+class TopicList(Message, frozen=True, omit_defaults=True):
+    verb: ClassVar[str] = "kv.topic-list"
+    topics: list[TopicInfo]
+
+
+class ListTopics(Request[TopicList], frozen=True, omit_defaults=True):
+    """The user's topics that hold messages."""
+
+    verb: ClassVar[str] = "kv.list-topics"
+    reply: ClassVar[type[TopicList]] = TopicList
+
+
+class DeadMessage(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A message that nobody could deal with. Times are Unix seconds."""
+
+    message: int
+    text: str
+    pushed_at: float
+
+
+class DeadList(Message, frozen=True, omit_defaults=True):
+    verb: ClassVar[str] = "kv.dead-list"
+    messages: list[DeadMessage]
+
+
+class ListDead(Request[DeadList], frozen=True, omit_defaults=True):
+    """The dead messages of a topic, oldest first, up to about a megabyte of them."""
+
+    verb: ClassVar[str] = "kv.list-dead"
+    reply: ClassVar[type[DeadList]] = DeadList
+    topic: str
+
+
+class Purged(Message, frozen=True, omit_defaults=True):
+    verb: ClassVar[str] = "kv.purged"
+    messages: int
+
+
+class PurgeTopic(Request[Purged], frozen=True, omit_defaults=True):
+    """Delete the dead messages of a topic; with `waiting`, those that nobody has as well."""
+
+    verb: ClassVar[str] = "kv.purge-topic"
+    reply: ClassVar[type[Purged]] = Purged
+    topic: str
+    waiting: bool = False

@@ -55,6 +55,30 @@ class ChildEnded(Push, frozen=True, omit_defaults=True):
     error: ErrorInfo | None = None
 
 
+class QueuedMessage(Push, frozen=True, omit_defaults=True):
+    """The message of a pull (`kv.pull-message`). The process has it until it is settled, or the runner dies."""
+
+    verb: ClassVar[str] = "run.message"
+    pid: str
+    number: int
+    message: int
+    text: str
+    redeliveries: int = 0
+    """How many had it before."""
+
+
+class Broadcasted(Push, frozen=True, omit_defaults=True):
+    """A broadcast for the subscribers on this runner."""
+
+    verb: ClassVar[str] = "run.broadcast"
+    tenant: str
+    user: str
+    topic: str
+    text: str
+    lost: int = 0
+    """Broadcasts of this topic that were dropped before this one, because the runner was slow to take them."""
+
+
 class Credit(Push, frozen=True, omit_defaults=True):
     """Progress of event logs: written durably up to, and consumed by a client up to, these numbers (columns)."""
 

@@ -10,7 +10,7 @@
 `main` may be a plain function or a coroutine function; asyncio works (gather, sleep, wait_for, TaskGroup).
 """
 
-from inferlet import adapters, chat, files, http, runtime, scheduling, session
+from inferlet import adapters, chat, files, http, messaging, runtime, scheduling, session
 from inferlet.children import Child, launch
 from inferlet.context import Context
 from inferlet.errors import PieError
@@ -57,6 +57,7 @@ __all__ = [
     "files",
     "http",
     "launch",
+    "messaging",
     "runtime",
     "scheduling",
     "session",

@@ -20,6 +20,7 @@ from pie_runner.engines import Engines
 from pie_runner.facilities import Facilities
 from pie_runner.host import TABLE
 from pie_runner.limits import ProcessLimits
+from pie_runner.messaging.post import Post
 from pie_runner.outside.aside import Aside
 from pie_runner.outside.http_client import HttpSettings, HttpShared
 from pie_runner.outside.process_outside import OutsideFacilities
@@ -84,12 +85,14 @@ class Stand:
         self.hub = hub
         self.wasm = WasmEngine()
         self.driver = Driver(Host(self.wasm, TABLE))
+        timers = Timers()
         self.facilities = Facilities(
             name="bench",
             hub=hub,
             engines=Engines(hub, _NoDialer(), _no_offload),
             children=Children(hub, lambda: None, lambda: ""),
-            timers=Timers(),
+            post=Post(hub, timers),
+            timers=timers,
             offload=_no_offload,
             wall=time.time,
             window=32,

@@ -1,0 +1,1 @@
+"""Messages between programs, by way of kvstore."""

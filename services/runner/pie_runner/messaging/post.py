@@ -1,0 +1,256 @@
+"""The runner's end of all messaging: queues with acknowledgement, and broadcasts.
+
+What kvstore holds for a process here, the process's `Mail` mirrors: pulls that wait, and messages it has. Every request
+can be repeated without harm, and is, so that nothing depends on one link. A link that is lost takes the pulls and the
+subscriptions with it; they are registered again on the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import structlog
+from pie_wire.errors import Closed, NotFound, Overloaded, PieError, StoreUnavailable, TooLarge, Unavailable
+from pie_wire.hub import Answer, Hub, Incoming, Scope
+from pie_wire.membership import KVSTORE
+from pie_wire.messages.base import Done
+from pie_wire.messages.common import MAX_QUEUED_BYTES
+from pie_wire.messages.kvstore import Broadcast, PullMessage, PushMessage, SettleMessages, Subscribe, Unsubscribe
+from pie_wire.messages.runner import Broadcasted, QueuedMessage
+
+from pie_runner.messaging.mail import Delivery, Mail, PendingPull
+from pie_runner.messaging.repeated import Repeated
+from pie_runner.messaging.subscription import Subscription
+from pie_runner.process import Process
+from pie_runner.timers import Timers
+from pie_runner.waitables import Completion
+
+WITHIN = 30.0
+"""Seconds until a push, an acknowledgement or a subscription is given up."""
+MAX_PUSHES = 256
+"""Of one process, not stored yet."""
+MAX_SETTLING = 65_536
+"""Of all processes, while kvstore is away. What is left out is settled when this runner ends."""
+
+log = structlog.get_logger("pie.messaging")
+
+Channel = tuple[str, str, str]
+"""Tenant, user, topic."""
+
+
+class Post:
+    """See the module's text."""
+
+    def __init__(self, hub: Hub, timers: Timers) -> None:
+        self._hub = hub
+        self._timers = timers
+        self._mail: dict[str, Mail] = {}
+        self._settling: set[Repeated] = set()
+        self._listening: dict[Channel, dict[Subscription, None]] = {}
+        self._joining: dict[Channel, Repeated] = {}
+        hub.on(QueuedMessage, self._arrived)
+        hub.on(Broadcasted, self._heard)
+
+    # -- queues
+
+    def push(self, process: Process, topic: str, text: str) -> Completion:
+        """Complete when it is stored.
+
+        Raises:
+            TooLarge: the message. Overloaded: too many are not stored yet.
+        """
+        _check_size(text)
+        mail = self._of(process)
+        if mail.pushing >= MAX_PUSHES:
+            raise Overloaded(f"{MAX_PUSHES} pushes are not stored yet: wait for some to complete")
+        mail.pushing += 1
+        done = Completion(process.waitables)
+
+        def stored(error: PieError | None) -> None:
+            mail.pushing -= 1
+            done.complete(error)
+
+        request = PushMessage(topic, text, f"{process.pid}/{mail.next_number()}")
+        self._repeat(request, process.scope, stored, within=WITHIN)
+        return done
+
+    def pull(self, process: Process, topic: str) -> PendingPull:
+        """The next message; acknowledges those of the topic that the program has."""
+        mail = self._of(process)
+        pull = PendingPull(process.waitables, self, mail, topic)
+        mail.pulls[pull.number] = pull
+        self._register(pull)
+        return pull
+
+    def acknowledge(self, process: Process, message: int, then: Callable[[PieError | None], None]) -> None:
+        """`then` is called when it is done with, or cannot be.
+
+        Raises:
+            NotFound: the program does not have that message.
+        """
+        mail = self._of(process)
+        topic = mail.got.pop(message, None)
+        if topic is None:
+            raise NotFound(f"this program has no unacknowledged message {message}")
+
+        def settled(error: PieError | None) -> None:
+            if error is not None:
+                mail.got[message] = topic
+            then(error)
+
+        self._repeat(SettleMessages(process.pid, [message]), process.scope, settled, within=WITHIN)
+
+    def taken(self, pull: PendingPull) -> None:
+        """The program has its message."""
+        pull.mail.pulls.pop(pull.number, None)
+
+    def dropped(self, pull: PendingPull) -> None:
+        """The program does not want it any more: a message that has come, or comes now, is put back."""
+        if pull.mail.pulls.pop(pull.number, None) is None:
+            return  # the process has ended, and all its mail is settled
+        if pull.asking is not None:
+            pull.asking.cancel()
+        unsure = pull.acknowledged if pull.asking is not None else []
+        self._settle(pull.mail, SettleMessages(pull.mail.process.pid, unsure, number=pull.number))
+
+    def ended(self, process: Process, *, returned: bool) -> None:
+        """Messages that it has are acknowledged if it returned; otherwise others get them."""
+        mail = self._mail.pop(process.pid, None)
+        if mail is None or mail.is_empty:
+            return
+        acknowledged = list(mail.got) if returned else []
+        for pull in mail.pulls.values():
+            if pull.asking is not None:
+                pull.asking.cancel()
+                acknowledged += pull.acknowledged
+        failed = [] if returned else list(mail.got)
+        mail.pulls.clear()
+        mail.got.clear()
+        self._settle(mail, SettleMessages(process.pid, acknowledged, failed, all=True))
+
+    def _of(self, process: Process) -> Mail:
+        mail = self._mail.get(process.pid)
+        if mail is None:
+            if process.state == "ended":
+                raise Closed("the process has ended")  # it may still be unwinding, and nothing would free what it got
+            mail = self._mail[process.pid] = Mail(process)
+        return mail
+
+    def _register(self, pull: PendingPull) -> None:
+        process = pull.mail.process
+
+        def registered(error: PieError | None) -> None:
+            pull.asking = None
+            if error is None:
+                pull.acknowledged = []
+            elif pull.delivery is None:
+                pull.mail.pulls.pop(pull.number, None)
+                pull.fail(error)
+
+        request = PullMessage(pull.topic, process.pid, pull.number, pull.acknowledged)
+        pull.asking = self._repeat(request, process.scope, registered, within=None)
+
+    def _settle(self, mail: Mail, request: SettleMessages) -> None:
+        if len(self._settling) >= MAX_SETTLING:
+            log.warning("too many messages to settle: they stay with this runner", pid=mail.process.pid)
+            return
+
+        def settled(error: PieError | None) -> None:
+            self._settling.discard(asking)
+            if error is not None:
+                log.error("messages cannot be settled", pid=mail.process.pid, code=error.code, reason=error.message)
+
+        asking = self._repeat(request, mail.process.scope, settled, within=None)
+        self._settling.add(asking)
+
+    def _arrived(self, incoming: Incoming[QueuedMessage]) -> None:
+        message = incoming.message
+        mail = self._mail.get(message.pid)
+        pull = mail.pulls.get(message.number) if mail is not None else None
+        if pull is not None:  # else it was dropped, which kvstore is told, or has been
+            pull.give(Delivery(message.message, message.text, message.redeliveries))
+
+    # -- broadcasts
+
+    def broadcast(self, process: Process, topic: str, text: str) -> Completion:
+        """Complete when it was sent. Raises TooLarge."""
+        _check_size(text)
+        done = Completion(process.waitables)
+
+        def sent(answer: Answer[Done]) -> None:
+            error = answer.error
+            if isinstance(error, Unavailable):
+                error = StoreUnavailable(f"it may not have been sent: {error.message}", cause=error.code)
+            done.complete(error)
+
+        self._hub.request(KVSTORE, Broadcast(topic, text), sent, timeout=WITHIN, scope=process.scope)
+        return done
+
+    def subscribe(
+        self, process: Process, topic: str, then: Callable[[PieError | None], None]
+    ) -> Callable[[], Subscription]:
+        """`then` is called when broadcasts come in; what this returned then makes the subscription."""
+        channel: Channel = (process.scope.tenant, process.scope.user, topic)
+        self._repeat(Subscribe(topic), process.scope, then, within=WITHIN)
+
+        def make() -> Subscription:
+            subscription = Subscription(process.waitables, lambda gone: self._leave(channel, gone))
+            self._listening.setdefault(channel, {})[subscription] = None
+            return subscription
+
+        return make
+
+    def _leave(self, channel: Channel, subscription: Subscription) -> None:
+        listening = self._listening.get(channel, {})
+        listening.pop(subscription, None)
+        if listening or channel not in self._listening:
+            return
+        del self._listening[channel]
+        joining = self._joining.pop(channel, None)
+        if joining is not None:
+            joining.cancel()
+        peer = self._hub.peer(KVSTORE)
+        if peer is not None:
+            self._hub.send(peer, Unsubscribe(channel[2]), scope=Scope(channel[0], channel[1]))
+
+    def _heard(self, incoming: Incoming[Broadcasted]) -> None:
+        message = incoming.message
+        for subscription in list(self._listening.get((message.tenant, message.user, message.topic), ())):
+            subscription.lost += message.lost
+            subscription.give(message.text)
+
+    # -- the link
+
+    def up(self) -> None:
+        """A new link to kvstore, which knows of no pull and no subscription."""
+        for mail in self._mail.values():
+            for pull in list(mail.pulls.values()):
+                if pull.asking is None and pull.delivery is None:
+                    self._register(pull)
+        for channel in list(self._listening):
+            if channel not in self._joining:
+                self._join(channel)
+
+    def _join(self, channel: Channel) -> None:
+        def joined(error: PieError | None) -> None:
+            self._joining.pop(channel, None)
+            if error is not None:
+                log.error("a subscription is lost", topic=channel[2], code=error.code, reason=error.message)
+
+        scope = Scope(channel[0], channel[1])
+        self._joining[channel] = self._repeat(Subscribe(channel[2]), scope, joined, within=None)
+
+    def _repeat(
+        self,
+        request: PushMessage | PullMessage | SettleMessages | Subscribe,
+        scope: Scope,
+        then: Callable[[PieError | None], None],
+        *,
+        within: float | None,
+    ) -> Repeated:
+        return Repeated(self._hub, self._timers, request, scope, then, within=within)
+
+
+def _check_size(text: str) -> None:
+    if len(text) > MAX_QUEUED_BYTES or len(text.encode()) > MAX_QUEUED_BYTES:
+        raise TooLarge(f"a message of a topic has at most {MAX_QUEUED_BYTES} bytes: send a reference to larger data")

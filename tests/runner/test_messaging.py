@@ -1,0 +1,321 @@
+"""A program's messages: queues and broadcasts over the real kvstore core, on a Redis that can go away."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from typing import Any
+
+import fakeredis
+import pytest
+from pie_kvstore.queues import Topic
+from pie_kvstore.topics import Topics
+from pie_wire.errors import PeerLost
+from pie_wire.membership import KVSTORE
+from pie_wire.messages.common import MemberInfo
+from pie_wire.messages.runner import Kill
+from runner_world import World
+
+JOBS = Topic("local", "local", "jobs")
+
+
+class Store:
+    """The messaging half of kvstore on the stand-in's hub."""
+
+    def __init__(self, world: World) -> None:
+        from pie_kvstore.queues import Queues
+        from pie_kvstore.store import Store as RedisStore
+
+        self.server = fakeredis.FakeServer()
+        self.world = world
+        client: Any = fakeredis.FakeRedis(server=self.server)
+        store = RedisStore(client, lambda: world.wires.now)
+        self.queues = Queues(store, messages=100, size=1 << 20, topics=100)
+        self.start()
+
+    def start(self) -> None:
+        hub = self.world.kvstore.hub
+        self.topics = Topics(hub, self.queues, lambda peer: MemberInfo("runner", peer.name, 1), lambda: 1.0)
+        hub.on_down(lambda peer, _: self.topics.link_down(peer))
+        self._keys = itertools.count()
+
+    def push(self, *texts: str) -> None:
+        for text in texts:
+            self.queues.push(JOBS, text, f"test/{next(self._keys)}", 0.0)
+        self.topics._meet(JOBS)
+
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        """Waiting, taken, dead."""
+        found = [i for i in self.queues.list("local", "local") if i.name == "jobs"]
+        return (found[0].waiting, found[0].taken, found[0].dead) if found else (0, 0, 0)
+
+
+@pytest.fixture
+def store(bare_world: World, monkeypatch: pytest.MonkeyPatch) -> Store:
+    monkeypatch.setattr("pie_kvstore.names.pid", str)  # this world gives processes short names
+    bare_world.run(lambda: bare_world.runner.uplink.connected)
+    return Store(bare_world)
+
+
+async def pulled(api: Any) -> Any:
+    pending = await api.call("messaging", "pull", "jobs")
+    delivery = await api.wait("messaging.pending-pull", pending)
+    api.drop(pending)
+    return delivery
+
+
+async def pulls_two(api: Any, text: str) -> str:
+    return json.dumps([(await pulled(api)).text for _ in range(2)])
+
+
+async def pulls_and_waits(api: Any, text: str) -> str:
+    await pulled(api)
+    await api.call("session", "send", "got it", "wait")
+    done = await api.call("clocks", "sleep", 10**18)
+    await api.wait("futures.done", done)
+    return "null"
+
+
+async def pulls_and_fails(api: Any, text: str) -> str:
+    await pulled(api)
+    raise ValueError("poison")
+
+
+async def pushes(api: Any, text: str) -> str:
+    for message in json.loads(text):
+        done = await api.call("messaging", "push", "jobs", message)
+        await api.wait("futures.done", done)
+    return "null"
+
+
+async def waits_for_one(api: Any, text: str) -> str:
+    return json.dumps((await pulled(api)).text)
+
+
+def test_messages_in_order_and_acknowledged_by_returning(bare_world: World, store: Store):
+    assert bare_world.outcome(pushes, pid="p0", text='["a", "b", "c"]').kind == "return"
+
+    got = bare_world.outcome(pulls_two)
+    assert got.text == '["a", "b"]', got
+    bare_world.run(0.2)
+    assert store.counts == (1, 0, 0)
+
+
+def test_one_that_fails_leaves_its_message_to_others(bare_world: World, store: Store):
+    store.push("poison")
+    for number in range(5):
+        bare_world.outcome(pulls_and_fails, pid=f"p{number}")
+        bare_world.run(0.2)
+
+    assert store.counts == (0, 0, 1)
+    assert len(bare_world.runner.post._mail) == 0
+
+
+@pytest.mark.parametrize("when", ["waiting", "working"])
+def test_kill_while_pulling(bare_world: World, store: Store, when: str):
+    world = bare_world
+    if when == "working":
+        store.push("a")
+    world.start(pulls_and_waits)
+    world.run(lambda: len(world.log()) >= (2 if when == "working" else 1))
+    world.push(Kill("p1", "enough"))
+    world.run(world.ended)
+    world.run(0.3)
+    if when == "waiting":
+        store.push("a")
+        world.run(0.2)
+
+    assert store.counts == (1, 0, 0)
+    assert store.topics._waiting == {}
+    assert len(world.runner.post._settling) == 0
+
+
+def test_a_dropped_pull_puts_its_message_back(bare_world: World, store: Store):
+    world = bare_world
+
+    async def drops(api: Any, text: str) -> str:
+        pending = await api.call("messaging", "pull", "jobs")
+        await api.call("futures", "wait-any", [pending.id])
+        api.drop(pending)
+        return json.dumps((await pulled(api)).redeliveries)
+
+    store.push("a")
+    assert world.outcome(drops).text == "0"
+    world.run(0.2)
+    assert store.counts == (0, 0, 0)
+
+
+def test_acknowledge(bare_world: World, store: Store):
+    world = bare_world
+
+    async def acknowledges(api: Any, text: str) -> str:
+        delivery = await pulled(api)
+        await api.call("messaging", "acknowledge", delivery.message)
+        raise ValueError("after all was done")
+
+    async def twice(api: Any, text: str) -> str:
+        delivery = await pulled(api)
+        await api.call("messaging", "acknowledge", delivery.message)
+        await api.call("messaging", "acknowledge", delivery.message)
+        return "null"
+
+    store.push("a", "b")
+    world.outcome(acknowledges)
+    world.run(0.2)
+    assert store.counts == (1, 0, 0)
+    error = world.outcome(twice, pid="p2").error
+    assert error is not None
+    assert error.cause == "not_found"
+
+
+def test_kvstore_away_for_a_while(bare_world: World, store: Store):
+    """The link is lost with a pull waiting, one message taken and one acknowledgement under way."""
+    world = bare_world
+    store.push("a")
+    world.start(pulls_two)
+    world.run(lambda: store.counts == (0, 1, 0))
+    for peer in world.kvstore.hub.peers():
+        world.kvstore.hub.lost(peer, PeerLost("gone"))
+    peer = world.runner.hub.peer(KVSTORE)
+    if peer is not None:
+        world.runner.hub.lost(peer, PeerLost("gone"))
+    world.run(1.0)
+    store.push("b")
+    world.run(world.ended)
+    world.run(0.5)
+
+    assert world.log()[-1].text == '["a", "b"]'
+    assert store.counts == (0, 0, 0)
+
+
+def test_redis_away_beyond_the_deadline_and_within_it(bare_world: World, store: Store):
+    world = bare_world
+    store.server.connected = False
+    world.start(pushes, pid="p1", text='["a"]')
+    world.start(waits_for_one, pid="p2")
+    world.run(lambda: world.ended("p1"), limit=60.0)
+    error = world.log("p1")[-1].error
+    assert error is not None
+    assert error.cause == "store_unavailable"
+
+    world.start(pushes, pid="p3", text='["b"]')
+    world.run(5.0)
+    store.server.connected = True
+    world.run(lambda: world.ended("p3") and world.ended("p2"))
+
+    assert world.log("p3")[-1].kind == "return"
+    assert world.log("p2")[-1].text == '"b"'
+
+
+def test_broadcasts(bare_world: World, store: Store):
+    world = bare_world
+
+    async def listens(api: Any, text: str) -> str:
+        subscription = await api.call("messaging", "subscribe", "news")
+        await api.call("session", "send", "listening", "wait")
+        heard: list[str] = []
+        while len(heard) < 2:
+            given = await api.call("messaging", "[method]subscription.next", subscription)
+            if given is None:
+                await api.call("futures", "wait-any", [subscription.id])
+            else:
+                heard.append(given)
+        return json.dumps(heard)
+
+    async def speaks(api: Any, text: str) -> str:
+        for message in ("one", "two"):
+            done = await api.call("messaging", "broadcast", "news", message)
+            await api.wait("futures.done", done)
+        return "null"
+
+    world.start(listens, pid="p1")
+    world.start(listens, pid="p2")
+    world.run(lambda: len(world.log("p1")) == len(world.log("p2")) == 2)
+    world.start(speaks, pid="p3")
+    world.run(lambda: world.ended("p1") and world.ended("p2"))
+    world.run(0.2)
+
+    assert world.log("p1")[-1].text == world.log("p2")[-1].text == '["one", "two"]'
+    assert store.topics._subscribed == {}
+    assert world.runner.post._listening == {}
+
+
+def test_a_subscriber_that_does_not_read_loses_and_is_told(bare_world: World, store: Store):
+    world = bare_world
+
+    async def sleeps(api: Any, text: str) -> str:
+        subscription = await api.call("messaging", "subscribe", "news")
+        done = await api.call("messaging", "broadcast", "news", "x")
+        await api.wait("futures.done", done)
+        for _ in range(300):
+            done = await api.call("messaging", "broadcast", "news", "y" * 10_000)
+            await api.wait("futures.done", done)
+        count = 0
+        while await api.call("messaging", "[method]subscription.next", subscription) is not None:
+            count += 1
+        return json.dumps([count, await api.call("messaging", "[method]subscription.lost", subscription)])
+
+    count, lost = json.loads(world.outcome(sleeps).text)
+    assert count + lost == 301
+    assert 100 <= count <= 105
+
+
+def test_subscriptions_outlive_the_link(bare_world: World, store: Store):
+    world = bare_world
+
+    async def listens(api: Any, text: str) -> str:
+        subscription = await api.call("messaging", "subscribe", "news")
+        await api.call("session", "send", "listening", "wait")
+        await api.call("futures", "wait-any", [subscription.id])
+        return json.dumps(await api.call("messaging", "[method]subscription.next", subscription))
+
+    async def speaks(api: Any, text: str) -> str:
+        await api.wait("futures.done", await api.call("messaging", "broadcast", "news", "hello"))
+        return "null"
+
+    world.start(listens)
+    world.run(lambda: len(world.log()) == 2)
+    for hub in (world.kvstore.hub, world.runner.hub):
+        for peer in hub.peers():
+            if {peer.kind, hub.identity.kind} == {"runner", "kvstore"}:
+                hub.lost(peer, PeerLost("gone"))
+    world.run(2.0)
+    world.start(speaks, pid="p2")
+    world.run(world.ended)
+
+    assert world.log()[-1].text == '"hello"'
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "code"),
+    [
+        ("push", ("", "a"), "bad_request"),
+        ("push", ("a\nb", "a"), "bad_request"),
+        ("push", ("jobs", "a" * 300_000), "too_large"),
+        ("pull", ("x" * 201,), "bad_request"),
+        ("broadcast", ("jobs", "a" * 300_000), "too_large"),
+        ("subscribe", ("",), "bad_request"),
+        ("acknowledge", (17,), "not_found"),
+    ],
+)
+def test_bad_input(bare_world: World, store: Store, function: str, arguments: tuple[Any, ...], code: str):
+    async def calls(api: Any, text: str) -> str:
+        await api.call("messaging", function, *arguments)
+        return "null"
+
+    error = bare_world.outcome(calls).error
+    assert error is not None
+    assert error.cause == code
+
+
+def test_pushes_without_waiting_are_bounded(bare_world: World, store: Store):
+    async def floods(api: Any, text: str) -> str:
+        while True:
+            await api.call("messaging", "push", "jobs", "x")
+
+    error = bare_world.outcome(floods).error
+    assert error is not None
+    assert error.cause == "overloaded"
+    bare_world.run(0.5)
+    assert store.counts[0] in (100, 256)
