@@ -52,6 +52,6 @@ def run_tool(
     except OSError as exc:
         raise BuildError(f"{what} failed: {command[0]} cannot be run ({exc.strerror}).") from None
     if done.returncode != 0:
-        tail = "\n".join((done.stdout + done.stderr).strip().splitlines()[-_TAIL_LINES:])
+        tail = "\n".join((done.stderr.strip() or done.stdout.strip()).splitlines()[-_TAIL_LINES:])
         raise BuildError(f"{what} failed with status {done.returncode}:\n{tail}")
     return done.stdout

@@ -80,6 +80,11 @@ def test_the_wheel_holds_what_programs_need(wheel: Path, packages: dict[str, Pat
         assert f"{package}/py.typed" in names
     assert any(re.fullmatch(r"pie_sdk/wit/.+\.wit", name) for name in names)
     assert any(re.fullmatch(r"pie_sdk/python/inferlet/\w+\.py", name) for name in names)
+    assert any(re.fullmatch(r"pie_sdk/rust/src/abi/\w+\.rs", name) for name in names)
+    assert any(re.fullmatch(r"pie_sdk/typescript/src/\w+\.ts", name) for name in names)
+    assert "pie_bakery/node/package-lock.json" in names
+    for language in ("python/main.py", "rust/src/lib.rs", "typescript/src/main.ts"):
+        assert f"pie_bakery/templates/{language}.in" in names
     for builtin in ("hello", "text-completion", "parallel-generation", "chat"):
         assert f"pie_inferlets/{builtin}/Pie.toml" in names
         assert f"pie_inferlets/{builtin}/main.py" in names

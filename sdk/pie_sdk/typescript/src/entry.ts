@@ -4,6 +4,7 @@ import { setCause } from "pie:inferlet/runtime@0.1.0";
 
 import { installConsole } from "./console";
 import { asError, PieError } from "./errors";
+import { unhandledRejections } from "./promise";
 import { runToEnd } from "./reactor";
 
 interface Program {
@@ -18,6 +19,7 @@ export function run(program: Program, text: string): string {
   if (typeof main !== "function") throw "The program exports no function `main`.";
   try {
     const value = runToEnd(Promise.resolve(text === "" ? null : JSON.parse(text)).then(main));
+    for (const reason of unhandledRejections()) console.error("unhandled rejection:", describe(asError(reason)));
     return JSON.stringify(value) ?? "null";
   } catch (thrown) {
     const error = asError(thrown);
