@@ -9,6 +9,7 @@ from pie_wire.errors import (
     BadProgram,
     Conflict,
     Gone,
+    LimitExceeded,
     NotFound,
     Overloaded,
     PieError,
@@ -161,6 +162,44 @@ def test_the_queue_is_bounded(client: FakeClient):
 
     assert [bool(w) for w in waiting] == [False, False, True]
     assert isinstance(waiting[2][0].error, Overloaded)
+
+
+def test_a_tenant_has_so_many_processes_and_each_end_makes_room(world: World, client: FakeClient):
+    world.config = type(world.config)(tenant_processes=2)
+    world.restart_gateway()
+    runner = world.runner()
+    world.run()
+    first, second, third = (world.pid() for _ in range(3))
+    client.launch(pid=first)
+    client.launch(pid=second)
+
+    with pytest.raises(LimitExceeded, match="tenant_processes = 2"):
+        client.ask(Launch(third, "hello"))
+    assert client.launch(pid=first) == first
+    runner.emit(first, "return", "null")
+    world.run()
+    client.launch(pid=third)
+    world.restart_gateway()
+    world.run()
+
+    assert runner.started == [first, second, third]
+    assert world.core is not None
+    assert world.core.table.live_of("local") == 2
+
+
+def test_launches_that_wait_count_for_their_tenant(world: World, client: FakeClient):
+    world.config = type(world.config)(tenant_processes=1, queue_timeout=1.0)
+    world.restart_gateway()
+    world.run()
+    waiting = client.send(Launch(world.pid(), "hello"))
+    world.run()
+
+    with pytest.raises(LimitExceeded):
+        client.ask(Launch(world.pid(), "hello"))
+    world.run(1.5)
+    assert isinstance(waiting[0].error, Unavailable)
+    world.runner()
+    client.launch()
 
 
 def test_a_full_runner_hands_the_process_to_another(world: World, client: FakeClient):

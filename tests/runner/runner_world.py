@@ -56,6 +56,7 @@ from pie_wire.messages.kvstore import (
 )
 from pie_wire.messages.link import Identity
 from pie_wire.messages.runner import ChildEnded, Credit, Deliver, Kill, Start
+from pie_wire.tenants import TenantTable
 
 VOCAB = 300
 PAGE = 16
@@ -311,10 +312,15 @@ class World:
     """Everything, with time under control."""
 
     def __init__(
-        self, files: dict[str, bytes], limits: ProcessLimits | None = None, http: HttpSettings | None = None
+        self,
+        files: dict[str, bytes],
+        limits: ProcessLimits | None = None,
+        http: HttpSettings | None = None,
+        tenants: TenantTable | None = None,
     ) -> None:
         self.files = files
         self.limits = limits
+        self.tenants = tenants
         self.wires = Wires()
         self.epochs = 0
         self.chunk = 64
@@ -357,6 +363,7 @@ class World:
             outside=OutsideFacilities(self.aside, self.http, self.rooms),
             capacity=8,
             limits=self.limits,
+            tenants=self.tenants,
         )
 
     def _offload(self, work: Callable[[], object], then: Callable[[object, Exception | None], None]) -> None:

@@ -26,6 +26,8 @@ class GatewayConfig:
     user_grants: Literal["auto", "on", "off"] = option(
         "auto", "whether users may grant, with `pie run --allow`; auto: where clients dial a Unix socket"
     )
+    tenants: str = option("", "TOML file of what tenants may use; empty: the default that follows, for all")
+    tenant_processes: int = option(0, "processes that one tenant may have at once; 0: no limit")
     queue: int = option(1024, "launches that may wait for a runner")
     queue_timeout: float = option(10.0, "how long a launch waits for a runner with room")
     child_depth: int = option(8, "how deep programs may launch programs that launch programs")

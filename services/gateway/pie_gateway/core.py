@@ -42,6 +42,7 @@ from pie_wire.messages.gateway import (
     Topics,
     Upload,
 )
+from pie_wire.tenants import TenantLimits, TenantTable
 
 from pie_gateway.children import Children
 from pie_gateway.config import GatewayConfig
@@ -79,9 +80,11 @@ class GatewayCore:
         membership: Membership,
         wall: Callable[[], float],
         policy: Policy | None = None,
+        tenants: TenantTable | None = None,
     ) -> None:
         """Without a policy nothing is granted."""
         policy = policy or Policy()
+        limits = tenants or TenantTable(TenantLimits(processes=config.tenant_processes))
         self._hub = hub
         self.fatal: LogError | None = None
         """Set when the event log has failed: the gateway must stop, and a successor continues from the log."""
@@ -94,7 +97,9 @@ class GatewayCore:
         self.streams = EventStreams(config, self.table, event_log, wall)
         self.runners = RunnerPool(hub)
         self.programs = ProgramCatalogue(self.store, hub.clock)
-        self.launcher = Launcher(config, hub, self.table, self.streams, self.runners, self.programs, policy, wall)
+        self.launcher = Launcher(
+            config, hub, self.table, self.streams, self.runners, self.programs, policy, limits, wall
+        )
         self.control = ProcessControl(config, hub, self.table, self.streams, self.runners, self.launcher)
         self.recovery = Recovery(config, hub, self.table, self.streams, self.runners, self.control)
         self.children = Children(

@@ -22,6 +22,7 @@ from pie_wire.errors import (
     Conflict,
     DeadlineExceeded,
     Gone,
+    LimitExceeded,
     NotFound,
     Overloaded,
     PeerLost,
@@ -37,6 +38,7 @@ from pie_wire.messages.base import Done
 from pie_wire.messages.common import MAX_INPUT_BYTES
 from pie_wire.messages.gateway import Launch, Launched
 from pie_wire.messages.runner import Start
+from pie_wire.tenants import TenantTable
 
 from pie_gateway.config import GatewayConfig
 from pie_gateway.lineage import Lineage
@@ -81,6 +83,7 @@ class Launcher:
         runners: RunnerPool,
         programs: ProgramCatalogue,
         policy: Policy,
+        tenants: TenantTable,
         wall: Callable[[], float],
     ) -> None:
         self._config = config
@@ -90,6 +93,7 @@ class Launcher:
         self._runners = runners
         self._programs = programs
         self._policy = policy
+        self._tenants = tenants
         self._wall = wall
         self._pending: dict[str, _Pending] = {}
         self._queue: dict[str, _Pending] = {}
@@ -104,7 +108,7 @@ class Launcher:
         """Accept a launch, or join the one with the same id. `lineage` is that of a program's launch.
 
         Raises:
-            BadField, TooLarge, Forbidden, Conflict, Gone, Overloaded
+            BadField, TooLarge, Forbidden, Conflict, Gone, LimitExceeded, Overloaded
         """
         message, scope = call.message, call.scope
         _check(message)
@@ -171,6 +175,7 @@ class Launcher:
     def _begin(self, call: Call[Launch], print_: bytes, lineage: Lineage | None) -> None:
         if len(self._pending) >= self._config.queue:
             raise Overloaded(f"{self._config.queue} launches are waiting already: try again later")
+        self._check_tenant(call.scope.tenant)
         pid = call.message.pid
         deadline = self._hub.clock() + self._config.queue_timeout
         pending = self._pending[pid] = _Pending(call.message, call.scope, print_, [call], deadline, lineage=lineage)
@@ -191,6 +196,20 @@ class Launcher:
         except PieError:
             del self._pending[pid]
             raise
+
+    def _check_tenant(self, tenant: str) -> None:
+        """Raise LimitExceeded when the tenant may have no other process."""
+        most = self._tenants.of(tenant).processes
+        if not most:
+            return
+        waiting = sum(1 for p in self._pending.values() if p.process is None and p.scope.tenant == tenant)
+        there = self._table.live_of(tenant) + waiting
+        if there >= most:
+            raise LimitExceeded(
+                f"tenant {tenant} has {there} processes and passes its limit tenant_processes = {most}: wait for some "
+                f"to end; the operator can raise it (`tenant_processes` of the gateway, or `processes` of [{tenant}] "
+                "in the file `tenants`)"
+            )
 
     def _start(self, pending: _Pending, runner: Runner) -> None:
         launch, program = pending.launch, pending.program

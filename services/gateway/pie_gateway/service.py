@@ -11,6 +11,7 @@ from pie_wire.errors import PeerLost
 from pie_wire.hub import Hub
 from pie_wire.membership import KVSTORE, Membership
 from pie_wire.process import identity
+from pie_wire.tenants import TenantLimits, read_tenants
 from pie_wire.transport import AsyncTransport
 
 from pie_gateway.config import GatewayConfig
@@ -32,12 +33,13 @@ async def serve(config: GatewayConfig, stop: asyncio.Event) -> None:
             policy is not one.
     """
     policy = Policy.load(config.policy, users_grant=config.users_grant)
+    tenants = read_tenants(config.tenants, TenantLimits(processes=config.tenant_processes))
     hub = Hub(identity("gateway", config.name), time.monotonic)
     transport = AsyncTransport(hub)
     event_log = SqliteEventLog(Path(config.data) / f"{config.name}.sqlite")
     try:
         membership = Membership(hub, endpoint=config.runners_endpoint, info={"clients": config.endpoint})
-        core = GatewayCore(config, hub, event_log, membership, time.time, policy)
+        core = GatewayCore(config, hub, event_log, membership, time.time, policy, tenants)
         for endpoint in (config.endpoint, config.runners_endpoint):
             if endpoint.startswith("ipc://"):
                 Path(endpoint.removeprefix("ipc://")).parent.mkdir(parents=True, exist_ok=True)

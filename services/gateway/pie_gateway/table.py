@@ -28,12 +28,16 @@ class ProcessTable:
         self._processes: dict[str, Process] = {}
         self._ended: dict[str, None] = {}
         """Pids of ended processes, in the order of their ends."""
+        self._live: dict[str, int] = {}
+        """Processes that have not ended, by tenant."""
         self._purge_at = 0.0
         self._kept_bytes = 0
         records = log.load()
         for record in records:
             self._processes[record.pid] = Process(record)
             self._kept_bytes += record.kept_bytes
+            if not record.ended:
+                self._count(record.tenant, 1)
         for record in sorted((r for r in records if r.ended), key=lambda r: r.ended_at):
             self._ended[record.pid] = None
 
@@ -43,6 +47,10 @@ class ProcessTable:
     @property
     def live_count(self) -> int:
         return len(self._processes) - len(self._ended)
+
+    def live_of(self, tenant: str) -> int:
+        """Processes of a tenant that have not ended."""
+        return self._live.get(tenant, 0)
 
     def get(self, pid: str) -> Process | None:
         return self._processes.get(pid)
@@ -69,15 +77,19 @@ class ProcessTable:
         """A new process, durable when this returns."""
         self._log.commit([record])
         process = self._processes[record.pid] = Process(record)
+        self._count(record.tenant, 1)
         return process
 
     def forget(self, process: Process) -> None:
         """Undo `add`: nothing was executed."""
         self._log.forget(process.pid)
         del self._processes[process.pid]
+        self._count(process.record.tenant, -1)
 
     def ended(self, process: Process) -> None:
-        self._ended[process.pid] = None
+        if process.pid not in self._ended:
+            self._ended[process.pid] = None
+            self._count(process.record.tenant, -1)
 
     def kept(self, size: int) -> None:
         """The log has grown by `size` bytes (or shrunk)."""
@@ -97,6 +109,13 @@ class ProcessTable:
         if now >= self._purge_at:
             self._purge_at = now + PURGE_EVERY
             self._log.purge(now - self._config.keep_ids)
+
+    def _count(self, tenant: str, change: int) -> None:
+        live = self._live.get(tenant, 0) + change
+        if live:
+            self._live[tenant] = live
+        else:
+            del self._live[tenant]
 
     def _first_ended(self, count: int) -> Iterator[str]:
         for pid, _ in zip(self._ended, range(count), strict=False):

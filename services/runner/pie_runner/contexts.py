@@ -54,14 +54,20 @@ MAX_RECEIPTS = 64
 class Context:
     """The WIT's `context`. Made by `create`, `restore` and `fork`; ends with `close`, its process or its engine."""
 
-    def __init__(self, session: Session, owner: Process, tokens: list[int]) -> None:
-        owner.usage.check_contexts(len(owner.contexts))
+    def __init__(self, session: Session, owner: Process, tokens: list[int], layout: Layout = PLAIN) -> None:
+        self.page_size = session.facts.page_size
+        held = layout.pages(len(tokens), self.page_size)
+        owner.usage.check_pages(held)
+        owner.usage.open_context()
+        owner.usage.hold_pages(held)
+        self._held = held
+        """Pages that count as held."""
         self.session = session
         self.owner = owner
         self.id = session.next_context()
         self.tokens = tokens
         """Consumed tokens, oldest first."""
-        self.layout = PLAIN
+        self.layout = layout
         self.receipts: deque[Receipt] = deque(maxlen=MAX_RECEIPTS)
         """What the engine told of its pages, until the program asks."""
         self.generation = 0
@@ -92,8 +98,7 @@ class Context:
     def from_archive(cls, session: Session, owner: Process, archive: Archive) -> Context:
         """A context as an export says. Raises the session's end if it has ended."""
         session.check()
-        context = cls(session, owner, list(archive.header.tokens))
-        context.layout = archive.layout
+        context = cls(session, owner, list(archive.header.tokens), archive.layout)
         account, scope = owner.account, owner.scope
         op = ops.Import(context.id, owner.pid, scope.tenant, account, 0, len(archive.parts))
         context._journal_birth(session.submit(op, archive.parts))
@@ -105,8 +110,7 @@ class Context:
         """A copy of the consumed tokens; an open run goes on. A fork of a dead context is dead of the same cause."""
         self._check_open()
         self._report()
-        child = Context(self.session, self.owner, list(self.tokens))
-        child.layout = self.layout
+        child = Context(self.session, self.owner, list(self.tokens), self.layout)
         child.dead = self.dead or self.fault
         if child.dead is None:
             op = ops.Fork(child.id, self.id, self.generation, len(self.tokens), self.owner.pid)
@@ -123,11 +127,13 @@ class Context:
         self.check_room(len(tokens))
         self.close_run()
         if self.fault is None and tokens:
+            self._check_pages(len(tokens))
             if not free:
                 self.owner.usage.spend_tokens(len(tokens))
             keep = len(self.tokens)
             self._record(ops.Append(self.id, self.generation, list(tokens)), keep, [])
             self.tokens.extend(tokens)
+            self._resize()
 
     def truncate(self, length: int) -> None:
         """Keep the first `length` tokens. Closes an open run.
@@ -138,7 +144,7 @@ class Context:
         self.check_usable()
         if length > len(self.tokens):
             raise BadRequest(f"truncate to {length}: the context has {len(self.tokens)} tokens")
-        layout = self.layout.cut(length, self._page_size)
+        layout = self.layout.cut(length, self.page_size)
         self.close_run()
         if self.fault is None and length < len(self.tokens):
             self._cut(ops.Truncate(self.id, self.generation, length), length, layout)
@@ -166,21 +172,21 @@ class Context:
             raise BadRequest(f"a reservation is for at least 1 page, not {pages}")
         self.close_run()
         if self.fault is None:
-            layout = self.layout.reserve(pages, len(self.tokens), self._page_size)
+            layout = self.layout.reserve(pages, len(self.tokens), self.page_size)
             self._record(ops.Reserve(self.id, self.generation, pages), len(self.tokens), [], layout)
 
     def commit(self, pages: int) -> Completion:
         """Seal the first working pages. Closes an open run. Completes when done. Raises BadRequest."""
         self.check_usable()
         self.close_run()
-        layout = self.layout.commit(pages, len(self.tokens), self._page_size)
+        layout = self.layout.commit(pages, len(self.tokens), self.page_size)
         return self._answered(ops.Commit(self.id, self.generation, pages), layout)
 
     def release(self, pages: int) -> None:
         """Give up room for the last working pages; tokens in them vanish. Closes an open run. Raises BadRequest."""
         self.check_usable()
         self.close_run()
-        layout, length = self.layout.release(pages, len(self.tokens), self._page_size)
+        layout, length = self.layout.release(pages, len(self.tokens), self.page_size)
         if self.fault is None:
             self._cut(ops.Release(self.id, self.generation, pages), length, layout)
 
@@ -250,7 +256,7 @@ class Context:
             if not self.tokens:
                 raise BadRequest("the context is empty: append at least one token before generating")
             self.check_room(1)
-            self.owner.usage.check_tokens()
+            self.check_step()
         self.close_run()
         error = self.take_fault()
         run = Run(self, spec)
@@ -282,6 +288,7 @@ class Context:
         layout = self.layout.mark(max(0, len(self.tokens) - (not tokens))) if special else None
         if self._pass(op, pending, layout):
             self.tokens.extend(tokens)
+            self._resize()
         return pending
 
     def verify(self, tokens: Sequence[int], parents: Sequence[int], output: ops.Output) -> PendingOutput:
@@ -307,6 +314,7 @@ class Context:
             if not empty_allowed and not self.tokens:
                 raise BadRequest("the context is empty: a pass needs at least one token")
             self.check_room(count)
+            self._check_pages(count)
             usage.spend_tokens(count)
         return PendingOutput(self.owner.waitables, shape, usage, rows)
 
@@ -324,6 +332,7 @@ class Context:
         """A verification was answered: the path, and the token behind it, which is not appended."""
         self._verification = None
         self.tokens.extend(tokens[:-1])
+        self._resize()
 
     def close_run(self) -> None:
         """Cancel the open run, if any: the context ends at the last consumed token."""
@@ -339,6 +348,9 @@ class Context:
             self.run.forget()
         self.session.contexts.pop(self.id, None)
         self.owner.contexts.pop(self, None)
+        self.owner.usage.close_context()
+        self.owner.usage.hold_pages(-self._held)
+        self._held = 0
         if self.session.error is None:
             self.session.submit(ops.Drop(self.id))
         self._journal.clear()
@@ -416,6 +428,7 @@ class Context:
                 del self.tokens[entry.keep :]
                 self.tokens.extend(entry.tail)
                 self.layout = entry.layout
+        self._resize()
         if self.dead is not None and self.run is not None:
             self.run.fail(self.dead)
         if told:
@@ -436,6 +449,7 @@ class Context:
         """Submit an operation that leaves the first `length` tokens."""
         self._record(op, length, self.tokens[length:], layout)
         del self.tokens[length:]
+        self._resize()
 
     def _answered(self, op: ops.Op, layout: Layout | None = None, *, acknowledged: bool = False) -> Completion:
         """Submit an operation that is answered when done, or (`acknowledged`) when it counts as applied. The caller has
@@ -449,6 +463,7 @@ class Context:
             number = self.session.submit(op)
         else:
             number = self._record(op, len(self.tokens), [], layout)
+            self._resize()
         self.session.flushes[number] = done
         if acknowledged:
             self.session.after_ack(number, lambda: self.session.completed(number))
@@ -459,9 +474,30 @@ class Context:
         if self.run is not None:
             self.run.report()
 
-    @property
-    def _page_size(self) -> int:
-        return self.session.facts.page_size
+    # -- limits
+
+    def check_step(self) -> None:
+        """Raise LimitExceeded when the program may not consume another token."""
+        usage = self.owner.usage
+        usage.check_tokens()
+        if not len(self.tokens) % self.page_size:
+            usage.check_pages(1)
+
+    def stepped(self) -> None:
+        """A token was consumed."""
+        if len(self.tokens) % self.page_size == 1 or self.page_size == 1:
+            self._resize()
+
+    def _check_pages(self, more: int) -> None:
+        """Raise LimitExceeded when there may not be so many tokens more."""
+        self.owner.usage.check_pages(self.layout.pages(len(self.tokens) + more, self.page_size) - self._held)
+
+    def _resize(self) -> None:
+        """The tokens or the layout have changed."""
+        held = self.layout.pages(len(self.tokens), self.page_size)
+        if held != self._held and not self.closed:
+            self.owner.usage.hold_pages(held - self._held)
+            self._held = held
 
     def _journal_birth(self, number: int) -> None:
         self._journal.append(_Birth(number))

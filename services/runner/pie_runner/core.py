@@ -16,6 +16,7 @@ from pie_wire.hub import Hub, Incoming, Peer
 from pie_wire.membership import KVSTORE, Facts, Membership
 from pie_wire.messages.base import Done
 from pie_wire.messages.runner import Credit, Deliver, Kill, Start
+from pie_wire.tenants import TenantLimits, TenantTable
 
 from pie_runner.artifacts import ArtifactCache, Artifacts
 from pie_runner.children import Children
@@ -27,6 +28,7 @@ from pie_runner.messaging.post import Post
 from pie_runner.outside.process_outside import OutsideFacilities
 from pie_runner.process import Process
 from pie_runner.programs import ProgramHost
+from pie_runner.tenants import Tenants
 from pie_runner.timers import Timers
 from pie_runner.uplink import PORT as GATEWAY
 from pie_runner.uplink import Uplink
@@ -57,6 +59,7 @@ class RunnerCore:
         window: int = 32,
         model_wait: float = 10.0,
         limits: ProcessLimits | None = None,
+        tenants: TenantTable | None = None,
         backend: str = "",
     ) -> None:
         """`backend` names what runs the programs, for the member list."""
@@ -88,6 +91,7 @@ class RunnerCore:
             window=window,
             model_wait=model_wait,
             limits=limits or ProcessLimits(),
+            tenants=Tenants(tenants or TenantTable(TenantLimits())),
             outside=outside,
         )
         self._random_bytes = random_bytes
@@ -169,6 +173,7 @@ class RunnerCore:
         except PieError:
             del self.processes[start.pid]
             self.live -= 1
+            self.facilities.tenants.leave(process.usage.end())
             raise
         return Done()
 

@@ -12,6 +12,7 @@ from pie_runner.engines import Engines, Offload
 from pie_runner.limits import ProcessLimits
 from pie_runner.messaging.post import Post
 from pie_runner.outside.process_outside import OutsideFacilities
+from pie_runner.tenants import Tenants
 from pie_runner.timers import Timers
 
 
@@ -34,4 +35,5 @@ class Facilities:
     model_wait: float
     """Seconds that `model.load` waits for an engine that is starting."""
     limits: ProcessLimits
+    tenants: Tenants
     outside: OutsideFacilities

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from pie_wire.errors import LimitExceeded, TooLarge
 
+from pie_runner.tenants import TenantUsage
+
 
 @dataclass(frozen=True, slots=True)
 class ProcessLimits:
@@ -18,6 +20,8 @@ class ProcessLimits:
     """Appended to contexts, fed to passes or generated, all contexts together. Forks and snapshots are free."""
     contexts: int = 0
     """Open at once."""
+    pages: int = 0
+    """Of KV, held by its contexts at once when all of it is computed. Shared pages count once for each context."""
     children: int = 0
     """Running at once, launched by it."""
     output_bytes: int = 0
@@ -56,10 +60,14 @@ class RowLease:
 class Usage:
     """What a process has used."""
 
-    def __init__(self, limits: ProcessLimits, clock: Callable[[], float]) -> None:
+    def __init__(self, limits: ProcessLimits, clock: Callable[[], float], tenant: TenantUsage | None = None) -> None:
+        """`tenant`: what all processes of its tenant use, this one included."""
         self.limits = limits
         self._clock = clock
+        self._tenant = tenant or TenantUsage()
         self.tokens = 0
+        self.contexts = 0
+        self.pages = 0
         self.exports = 0
         self.output = 0
         self.rows = 0
@@ -70,24 +78,62 @@ class Usage:
     @property
     def tokens_left(self) -> int | None:
         """None without a limit."""
-        return max(0, self.limits.tokens - self.tokens) if self.limits.tokens else None
+        left = self._tenant.tokens_left
+        if not self.limits.tokens:
+            return left
+        mine = max(0, self.limits.tokens - self.tokens)
+        return mine if left is None else min(mine, left)
 
     def spend_tokens(self, count: int) -> None:
         """Raises LimitExceeded, and spends nothing, when that many are not left."""
         left = self.tokens_left
         if left is not None and count > left:
-            raise exceeded("tokens", self.limits.tokens, f"{self.tokens} were used and {count} more asked for")
+            used = f"{self.tokens} were used and {count} more asked for"
+            if self.limits.tokens and self.tokens + count > self.limits.tokens:
+                raise exceeded("tokens", self.limits.tokens, used)
+            raise self._tenant.exceeded("tokens", self._tenant.most_tokens, f"{self._tenant.tokens} are used")
         self.tokens += count
+        self._tenant.tokens += count
 
     def check_tokens(self) -> None:
         """Raises LimitExceeded when not one token is left."""
         if self.tokens_left == 0:
             self.spend_tokens(1)
 
-    def check_contexts(self, count: int) -> None:
-        """Raises LimitExceeded when a process with `count` open contexts may have no other."""
-        if self.limits.contexts and count >= self.limits.contexts:
+    def open_context(self) -> None:
+        """Count one more. Raises LimitExceeded."""
+        if self.limits.contexts and self.contexts >= self.limits.contexts:
             raise exceeded("contexts", self.limits.contexts, "close contexts that are no longer needed")
+        self._tenant.check_contexts()
+        self.contexts += 1
+        self._tenant.contexts += 1
+
+    def close_context(self) -> None:
+        """One is gone."""
+        self.contexts -= 1
+        self._tenant.contexts -= 1
+
+    def check_pages(self, more: int) -> None:
+        """Raises LimitExceeded when its contexts may not hold so many pages more."""
+        if more > 0:
+            if self.limits.pages and self.pages + more > self.limits.pages:
+                why = f"{self.pages} are held and {more} more were asked for: close or truncate contexts"
+                raise exceeded("pages", self.limits.pages, why)
+            self._tenant.check_pages(more)
+
+    def hold_pages(self, more: int) -> None:
+        """So many more, or fewer, are held."""
+        self.pages += more
+        self._tenant.pages += more
+
+    def end(self) -> TenantUsage:
+        """The process has ended, and all its contexts are closed: what it used no longer counts for its tenant, nor
+        does what its program might still do while it is unwound."""
+        tenant, self._tenant = self._tenant, TenantUsage()
+        tenant.tokens -= self.tokens
+        tenant.contexts -= self.contexts
+        tenant.pages -= self.pages
+        return tenant
 
     def check_children(self, count: int) -> None:
         """Raises LimitExceeded when a process with `count` running children may have no other."""

@@ -83,7 +83,7 @@ class Process:
         files = ProcessFiles(start.capabilities, facilities.outside.files, start.pid, scope, start.program)
         self.outside = ProcessOutside(start.capabilities, facilities.outside, self.waitables, files)
         self.draws = Draws(key)
-        self.usage = Usage(facilities.limits, facilities.hub.clock)
+        self.usage = Usage(facilities.limits, facilities.hub.clock, facilities.tenants.enter(scope.tenant))
         self.contexts: dict[Context, None] = {}
         self.children: dict[str, Child] = {}
         """Those whose end is not known yet, by pid."""
@@ -159,6 +159,7 @@ class Process:
             context.close()
         self.facilities.children.parent_ended(self)
         self.facilities.post.ended(self, returned=kind == "return")
+        self.facilities.tenants.leave(self.usage.end())
         self.facilities.engines.release(self)
         self.outside.close()
         self._parked = None

@@ -142,7 +142,7 @@ class Run(Waitable):
             raise Closed("the run has been closed: open another one")
         if self._buffer or self._cut == "context-full":
             try:
-                self.context.owner.usage.check_tokens()
+                self.context.check_step()
             except LimitExceeded:
                 self._end()
                 raise
@@ -233,6 +233,7 @@ class Run(Waitable):
         self.consumed += 1
         owner.usage.spend_tokens(1)
         self.context.tokens.append(token)
+        self.context.stepped()
         text = ""
         if self.spec.text is not None:
             text = self.spec.text.feed(token)

@@ -12,6 +12,7 @@ from pie_wire.errors import PeerLost, Terminated
 from pie_wire.hub import Hub
 from pie_wire.membership import KVSTORE
 from pie_wire.process import Shutdown, identity
+from pie_wire.tenants import TenantLimits, read_tenants
 from pie_wire.transport import TICK, Transport
 
 from pie_runner.config import RunnerConfig
@@ -83,10 +84,15 @@ class RunnerService:
                 wall_seconds=config.wall_seconds,
                 tokens=config.tokens,
                 contexts=config.contexts,
+                pages=config.pages,
                 children=config.children,
                 output_bytes=config.output_bytes,
                 output_rate=config.output_rate,
                 logits_bytes=config.logits_bytes,
+            ),
+            tenants=read_tenants(
+                config.tenants,
+                TenantLimits(contexts=config.tenant_contexts, pages=config.tenant_pages, tokens=config.tenant_tokens),
             ),
             backend=f"wasmtime {ffi.VERSION}",
         )

@@ -13,6 +13,7 @@ from pie_wire.hub import Hub, Scope
 from pie_wire.messages.common import ProgramRef
 from pie_wire.messages.link import Identity
 from pie_wire.messages.runner import Start
+from pie_wire.tenants import TenantLimits, TenantTable
 
 from pie_runner.bench.programs import GUESTS, Guest
 from pie_runner.children import Children
@@ -25,6 +26,7 @@ from pie_runner.outside.aside import Aside
 from pie_runner.outside.http_client import HttpSettings, HttpShared
 from pie_runner.outside.process_outside import OutsideFacilities
 from pie_runner.process import Process
+from pie_runner.tenants import Tenants
 from pie_runner.timers import Timers
 from pie_runner.waitables import Waitable
 from pie_runner.wasm.driver import Driver
@@ -98,6 +100,7 @@ class Stand:
             window=32,
             model_wait=0.0,
             limits=ProcessLimits(),
+            tenants=Tenants(TenantTable(TenantLimits())),
             outside=OutsideFacilities(Aside(_nothing), HttpShared(HttpSettings())),
         )
         self._numbers = itertools.count(1)
