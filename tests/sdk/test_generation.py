@@ -133,3 +133,26 @@ def test_passes_take_positions_and_masks(lab: Lab, python: Program):
     """
 
     assert run(lab, python, body) == [99, 99, 99]
+
+
+def test_matchers_of_grammars(lab: Lab, python: Program):
+    body = """
+        matcher = Grammar(Regex("abc")).matcher()
+        matcher.accept([97])
+        other = matcher.fork()
+        row = LogitsRow.from_bytes(bytes(4 * 256)).mask(matcher.mask())
+        other.accept(other.forced())
+        code = ""
+        try:
+            matcher.accept([120])
+        except PieError as exc:
+            code = exc.code
+        seen = [row.argmax(), code, other.complete, other.terminated, matcher.complete]
+        other.rollback(2)
+        matcher.reset()
+        seen += [other.forced(), matcher.forced()]
+        matcher.release()
+        return seen
+    """
+
+    assert run(lab, python, body) == [98, "bad_request", True, True, False, [98, 99], [97, 98, 99]]

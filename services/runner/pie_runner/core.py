@@ -22,6 +22,7 @@ from pie_runner.artifacts import ArtifactCache, Artifacts
 from pie_runner.children import Children
 from pie_runner.engines import Dialer, Engines, Offload
 from pie_runner.facilities import Facilities
+from pie_runner.grammars.compiler import GrammarCompiler
 from pie_runner.limits import ProcessLimits
 from pie_runner.mailbox import Letter
 from pie_runner.messaging.post import Post
@@ -61,8 +62,10 @@ class RunnerCore:
         limits: ProcessLimits | None = None,
         tenants: TenantTable | None = None,
         backend: str = "",
+        grammars: GrammarCompiler | None = None,
     ) -> None:
-        """`backend` names what runs the programs, for the member list."""
+        """`backend` names what runs the programs, for the member list. Without `grammars` they are compiled by way of
+        `offload`."""
         self.hub = hub
         self.host = host
         self.capacity = capacity
@@ -87,6 +90,7 @@ class RunnerCore:
             post=self.post,
             timers=self.timers,
             offload=offload,
+            grammars=grammars or GrammarCompiler(offload),
             wall=wall,
             window=window,
             model_wait=model_wait,

@@ -9,6 +9,7 @@ from pie_wire.hub import Hub
 
 from pie_runner.children import Children
 from pie_runner.engines import Engines, Offload
+from pie_runner.grammars.compiler import GrammarCompiler
 from pie_runner.limits import ProcessLimits
 from pie_runner.messaging.post import Post
 from pie_runner.outside.process_outside import OutsideFacilities
@@ -28,6 +29,7 @@ class Facilities:
     post: Post
     timers: Timers
     offload: Offload
+    grammars: GrammarCompiler
     wall: Callable[[], float]
     """Unix seconds."""
     window: int

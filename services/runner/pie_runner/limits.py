@@ -41,6 +41,8 @@ def exceeded(name: str, amount: float, what: str) -> LimitExceeded:
 
 MAX_EXPORTS = 4
 """Of one process, asked for and not taken yet: each may be as large as its context's KV."""
+MAX_MATCHERS = 256
+"""Matchers of grammars that a process may hold; each is up to a few megabytes."""
 
 
 class RowLease:
@@ -72,6 +74,7 @@ class Usage:
         self.output = 0
         self.rows = 0
         """Bytes of rows held or asked for now."""
+        self.matchers = 0
         self._spent_until = clock()
         """When the output so far would have been written at the allowed rate; at most a second behind the clock."""
 
@@ -157,6 +160,16 @@ class Usage:
         self.output += size
         if self.limits.output_rate:
             self._spent_until = max(self._spent_until, self._clock() - 1.0) + size / self.limits.output_rate
+
+    def hold_matcher(self) -> None:
+        """Raises LimitExceeded when the process holds as many as it may."""
+        if self.matchers >= MAX_MATCHERS:
+            raise LimitExceeded(f"the program holds {MAX_MATCHERS} matchers of grammars: drop those it no longer needs")
+        self.matchers += 1
+
+    def drop_matcher(self) -> None:
+        """One less."""
+        self.matchers -= 1
 
     def check_rows(self, size: int) -> None:
         """Raises LimitExceeded when rows of `size` bytes more may not be held."""

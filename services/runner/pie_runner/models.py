@@ -7,9 +7,12 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import msgspec
+import structlog
+from llguidance import LLTokenizer
 from pie_wire.errors import PieError, Unsupported
 from pie_wire.messages.common import ModelFacts
 
+from pie_runner.grammars.vocabulary import Vocabulary
 from pie_runner.templates import ChatTemplate
 from pie_runner.tokenizers import Tokenizer
 
@@ -18,17 +21,30 @@ TOKENIZER_CONFIG = "tokenizer_config.json"
 GENERATION_CONFIG = "generation_config.json"
 CHAT_TEMPLATE = "chat_template.jinja"
 
+log = structlog.get_logger("pie.models")
+
 _PROBE = "\ue000answer\ue000"
 
 
 class Model:
     """Immutable after loading; shared by all processes of the runner."""
 
-    def __init__(self, facts: ModelFacts, tokenizer: Tokenizer, template: ChatTemplate | None, eos: list[int]) -> None:
+    def __init__(
+        self,
+        facts: ModelFacts,
+        tokenizer: Tokenizer,
+        template: ChatTemplate | None,
+        vocabulary: Vocabulary,
+        follower: LLTokenizer | None,
+    ) -> None:
         self.facts = facts
         self.tokenizer = tokenizer
         self._template = template
-        self.eos_ids = eos
+        self.eos_ids = list(vocabulary.eos)
+        self.vocabulary = vocabulary
+        self.follower = follower
+        """What follows grammars; None for a tokenizer that cannot be."""
+        eos = self.eos_ids
         self.stop_ids = sorted({*eos, *self._turn_ends()})
 
     @property
@@ -81,7 +97,17 @@ def load_model(facts: ModelFacts, files: Mapping[str, bytes]) -> Model:
     if named is not None:
         eos.add(named)
     template = ChatTemplate(source, tokens) if source else None
-    return Model(facts, tokenizer, template, sorted(i for i in eos if 0 <= i < facts.vocab))
+    vocabulary = Vocabulary(files[TOKENIZER].decode(), facts.vocab, sorted(i for i in eos if 0 <= i < facts.vocab))
+    return Model(facts, tokenizer, template, vocabulary, _follower(vocabulary))
+
+
+def _follower(vocabulary: Vocabulary) -> LLTokenizer | None:
+    # Now, as this holds the interpreter: once programs run, it would stop all of them for as long.
+    try:
+        return vocabulary.load()
+    except ValueError as exc:
+        log.warning("grammars cannot be followed with this tokenizer", reason=str(exc))
+        return None
 
 
 def _json(files: Mapping[str, bytes], name: str) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from pie_wire.transport import TICK, Transport
 from pie_runner.config import RunnerConfig
 from pie_runner.core import RunnerCore
 from pie_runner.disk_cache import DiskCache
+from pie_runner.grammars.compiler import GrammarCompiler
 from pie_runner.host import TABLE
 from pie_runner.limits import ProcessLimits
 from pie_runner.outside.aside import Aside
@@ -54,6 +55,8 @@ class RunnerService:
         self._transport = Transport(self._hub)
         self._workers = Workers(1, self._transport.wake, "work")
         self._preparers = Workers(1, self._transport.wake, "prepare")
+        self._grammar_work = Workers(1, self._transport.wake, "grammars")
+        self._grammars = GrammarCompiler(self._grammar_work)
         self._aside = Aside(self._transport.wake)
         self._disk = Workers(2, self._transport.wake, "disk")
         self._files = self._file_rooms(config)
@@ -95,6 +98,7 @@ class RunnerService:
                 TenantLimits(contexts=config.tenant_contexts, pages=config.tenant_pages, tokens=config.tenant_tokens),
             ),
             backend=f"wasmtime {ffi.VERSION}",
+            grammars=self._grammars,
         )
         self._transport.dial(KVSTORE, config.kvstore_endpoint)
         self._transport.dial(GATEWAY, config.gateway_endpoint)
@@ -116,6 +120,7 @@ class RunnerService:
         began = self._clock()
         self._workers.drain()
         self._preparers.drain()
+        self._grammar_work.drain()
         self._aside.drain()
         self._disk.drain()
         self.core.tick()
@@ -131,6 +136,8 @@ class RunnerService:
         self._transport.close(PeerLost(f"runner {self._hub.identity.name} is shutting down"))
         self._workers.close()
         self._preparers.close()
+        self._grammar_work.close()
+        self._grammars.close()
         self._aside.close()
         self._disk.close()
         self._files.close()

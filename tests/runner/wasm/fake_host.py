@@ -142,6 +142,33 @@ class Row(Simple):
         return Row(self.host, self.row.fork())
 
 
+class Grammar(Simple):
+    """Allows one text, given as a regular expression without operators, and matchers of it."""
+
+    def __init__(self, host: FakeHost, text: str, done: int = 0) -> None:
+        super().__init__(host)
+        self.text = text
+        self.done = done
+
+    def accept(self, tokens: list[int]) -> None:
+        for token in tokens:
+            if self.text[self.done : self.done + 1] != chr(token):
+                raise BadRequest("this may not follow")
+            self.done += 1
+
+    def mask(self) -> str:
+        bits = bytearray(32)
+        follows = ord(self.text[self.done]) if self.done < len(self.text) else STOP
+        bits[follows // 8] |= 1 << follows % 8
+        return b64encode(bytes(bits)).decode()
+
+    def move(self, done: int) -> None:
+        self.done = done
+
+    def fork(self) -> Grammar:
+        return Grammar(self.host, self.text, self.done)
+
+
 def probed(host: FakeHost, kind: Case) -> Case:
     """An answer to a probe: of logits that are the ids themselves."""
     row = np.arange(256, dtype="<f4")
@@ -477,6 +504,16 @@ class FakeHost:
             ("forward", "execute"): execute,
             ("forward", "verify"): verify,
             **{("logits", name): function for name, function in logits.FUNCTIONS.items()},
+            ("grammar", "[static]grammar.compile"): lambda f, m, source: Grammar(self, source.text),
+            ("grammar", "[method]grammar.matcher"): lambda f, g: g.fork(),
+            ("grammar", "[method]matcher.accept"): lambda f, g, tokens: g.accept(tokens),
+            ("grammar", "[method]matcher.mask"): lambda f, g: g.mask(),
+            ("grammar", "[method]matcher.complete"): lambda f, g: g.done == len(g.text),
+            ("grammar", "[method]matcher.terminated"): lambda f, g: g.done == len(g.text),
+            ("grammar", "[method]matcher.forced"): lambda f, g: [ord(letter) for letter in g.text[g.done :]],
+            ("grammar", "[method]matcher.rollback"): lambda f, g, tokens: g.move(g.done - tokens),
+            ("grammar", "[method]matcher.reset"): lambda f, g: g.move(0),
+            ("grammar", "[method]matcher.fork"): lambda f, g: g.fork(),
             ("logits", "[static]logits.from-bytes"): lambda f, data: Row(self, Logits.of_bytes(b64decode(data))),
             ("logits", "[method]logits.fork"): lambda f, row: row.fork(),
             ("logits", "[method]logits.draw"): lambda f, row: row.row.sample(0.5),

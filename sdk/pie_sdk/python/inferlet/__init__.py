@@ -16,7 +16,7 @@ from inferlet.context import Context
 from inferlet.errors import PieError
 from inferlet.forward import Forward, Output, ProbeHandle, SampleHandle
 from inferlet.generation import Generator, GenStep, RunStats, Speculation
-from inferlet.grammar import Ebnf, JsonSchema, Lark, Regex
+from inferlet.grammar import Ebnf, Grammar, JsonSchema, Lark, Matcher, Regex
 from inferlet.logits import LogitsRow
 from inferlet.model import Detokenizer, Model, Tokenizer
 from inferlet.pages import PageCount, Receipt
@@ -33,12 +33,14 @@ __all__ = [
     "Forward",
     "GenStep",
     "Generator",
+    "Grammar",
     "Hidden",
     "JsonSchema",
     "Lark",
     "LogProbs",
     "Logits",
     "LogitsRow",
+    "Matcher",
     "Model",
     "Output",
     "PageCount",

@@ -19,6 +19,7 @@ from pie_runner.bench.programs import GUESTS, Guest
 from pie_runner.children import Children
 from pie_runner.engines import Engines
 from pie_runner.facilities import Facilities
+from pie_runner.grammars.compiler import GrammarCompiler
 from pie_runner.host import TABLE
 from pie_runner.limits import ProcessLimits
 from pie_runner.messaging.post import Post
@@ -96,6 +97,7 @@ class Stand:
             post=Post(hub, timers),
             timers=timers,
             offload=_no_offload,
+            grammars=GrammarCompiler(_no_offload),
             wall=time.time,
             window=32,
             model_wait=0.0,

@@ -1,0 +1,1 @@
+"""Grammars of programs that choose tokens themselves."""

@@ -1,0 +1,122 @@
+"""The process that compiles grammars first, and is killed when one takes too long."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import subprocess
+import sys
+import threading
+import time
+
+import msgspec
+from pie_wire.errors import BadRequest, TooLarge, Unavailable
+from pie_wire.messages.engine import Grammar
+
+from pie_runner.grammars.checker import Verdict, frame
+from pie_runner.grammars.vocabulary import Vocabulary
+
+SECONDS = 5.0
+START_SECONDS = 30.0
+
+
+class CheckingProcess:
+    """One process at a time, for one vocabulary at a time; started when needed. Used by one thread; only `close` may be
+    called from another."""
+
+    def __init__(self, seconds: float = SECONDS) -> None:
+        self._seconds = seconds
+        self._vocabulary: Vocabulary | None = None
+        self._child: subprocess.Popen[bytes] | None = None
+        self._lock = threading.Lock()
+        self._closed = False
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process, while there is one."""
+        return None if self._child is None else self._child.pid
+
+    def check(self, vocabulary: Vocabulary, source: Grammar) -> str:
+        """The grammar in llguidance's form. Waits, at most for the limits of time.
+
+        Raises:
+            BadRequest: it is none. TooLarge: it takes too long or too much memory. Unavailable: no process starts.
+        """
+        seconds = self._seconds
+        try:
+            if self._child is None or self._child.poll() is not None or self._vocabulary is not vocabulary:
+                self._start(vocabulary)
+                seconds += START_SECONDS
+            verdict = msgspec.json.decode(self._ask(msgspec.json.encode(source), seconds), type=Verdict)
+        except TimeoutError:
+            self._kill()
+            raise TooLarge(
+                f"the grammar takes more than {self._seconds:.0f} s to compile: simplify it, above all its repetitions"
+            ) from None
+        except (EOFError, BrokenPipeError):
+            self._kill()
+            raise TooLarge(
+                "the grammar broke its compiler, by its memory or its depth: simplify it, above all nested rules"
+            ) from None
+        if verdict.error:
+            raise BadRequest(f"the {source.kind} grammar cannot be compiled: {verdict.error}"[:2000])
+        return verdict.grammar
+
+    def close(self) -> None:
+        """End the process; no other is started."""
+        self._closed = True
+        self._kill()
+
+    def _start(self, vocabulary: Vocabulary) -> None:
+        self._kill()
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+        with self._lock:
+            if self._closed:
+                raise Unavailable("the runner is shutting down")
+            try:
+                self._child = subprocess.Popen(
+                    [sys.executable, "-m", "pie_runner.grammars.checker"],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                    bufsize=0,
+                    env=environment,
+                )
+            except OSError as exc:
+                raise Unavailable(f"the process that compiles grammars cannot be started: {exc}") from exc
+            self._vocabulary = vocabulary
+        self._write(msgspec.json.encode(vocabulary))
+
+    def _ask(self, body: bytes, seconds: float) -> bytes:
+        deadline = time.monotonic() + seconds
+        self._write(body)
+        child = self._child
+        if child is None or child.stdout is None:
+            raise EOFError
+        data = b""
+        with selectors.DefaultSelector() as ready:
+            ready.register(child.stdout, selectors.EVENT_READ)
+            while len(data) < 4 or len(data) < 4 + int.from_bytes(data[:4], "little"):
+                if not ready.select(max(0.0, deadline - time.monotonic())):
+                    raise TimeoutError
+                more = os.read(child.stdout.fileno(), 1 << 16)
+                if not more:
+                    raise EOFError
+                data += more
+        return data[4:]
+
+    def _write(self, body: bytes) -> None:
+        # Whole frames are read before anything is computed, so writing waits for no longer than reading does.
+        child = self._child
+        if child is None or child.stdin is None:
+            raise EOFError
+        view = memoryview(frame(body))
+        while view:
+            view = view[child.stdin.write(view) :]
+
+    def _kill(self) -> None:
+        with self._lock:
+            child, self._child = self._child, None
+        if child is not None:
+            child.kill()
+            child.communicate()

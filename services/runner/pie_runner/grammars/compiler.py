@@ -1,0 +1,109 @@
+"""Compiles grammars beside the loop and keeps what came out.
+
+A grammar is foreign text for a large compiler: a process that may be killed sees it first, and only what came through
+there is compiled in this one.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from llguidance import LLMatcher
+from pie_wire.errors import BadRequest, Overloaded, PieError, TooLarge, Unsupported, to_error
+from pie_wire.messages.engine import Grammar
+
+from pie_runner.engines import Offload
+from pie_runner.grammars.checking import CheckingProcess
+from pie_runner.grammars.vocabulary import new_matcher
+from pie_runner.models import Model
+
+MAX_TEXT = 256 << 10
+MAX_CACHED = 64
+MAX_CACHED_TEXT = 4 << 20
+MAX_WAITING = 64
+"""Grammars on their way; each may take seconds."""
+
+Then = Callable[[LLMatcher | None, PieError | None], None]
+
+
+@dataclass(eq=False)
+class _Entry:
+    matcher: LLMatcher | None = None
+    error: PieError | None = None
+    done: bool = False
+    waiting: list[Then] = field(default_factory=list[Then])
+
+
+class GrammarCompiler:
+    """One for all models of a runner. Failures of a grammar are kept as grammars are; those of the machine are not."""
+
+    def __init__(self, offload: Offload, checking: CheckingProcess | None = None) -> None:
+        """`offload` runs one call after the other, and none that anything urgent waits for."""
+        self._offload = offload
+        self._checking = checking or CheckingProcess()
+        self._entries: OrderedDict[tuple[Model, str, str], _Entry] = OrderedDict()
+        self._under_way = 0
+
+    def compile(self, model: Model, source: Grammar, then: Then) -> Callable[[], None]:
+        """Call with a matcher at the beginning, which must be copied, or with the error; at once if it is known.
+        Returns how to forget the question.
+
+        Raises:
+            TooLarge: the text is. Overloaded: too many grammars wait.
+        """
+        if len(source.text) > MAX_TEXT:
+            raise TooLarge(f"a grammar has at most {MAX_TEXT} characters, not {len(source.text)}")
+        key = (model, source.kind, source.text)
+        entry = self._entries.get(key)
+        if entry is None:
+            if self._under_way >= MAX_WAITING:
+                raise Overloaded(f"{MAX_WAITING} grammars wait to be compiled: try again")
+            entry = self._entries[key] = _Entry()
+            self._under_way += 1
+            self._offload(
+                lambda: self._compiled(model, source), lambda result, error: self._finished(key, result, error)
+            )
+        self._entries.move_to_end(key)
+        if entry.done:
+            then(entry.matcher, entry.error)
+            return lambda: None
+        entry.waiting.append(then)
+        return lambda: entry.waiting.remove(then) if then in entry.waiting else None
+
+    def close(self) -> None:
+        """End the process; what is under way fails."""
+        self._checking.close()
+
+    def _finished(self, key: tuple[Model, str, str], result: object, error: Exception | None) -> None:
+        entry = self._entries[key]
+        self._under_way -= 1
+        entry.done = True
+        entry.matcher = result if isinstance(result, LLMatcher) else None
+        entry.error = None if error is None else to_error(error)
+        if error is not None and type(error) is not BadRequest:
+            # It may have been the machine: a child of BadRequest says that something took too long, say.
+            del self._entries[key]
+        self._evict()
+        waiting, entry.waiting = entry.waiting, []
+        for then in waiting:
+            then(entry.matcher, entry.error)
+
+    def _evict(self) -> None:
+        text = sum(len(key[2]) for key in self._entries)
+        for key in [key for key, entry in self._entries.items() if entry.done]:
+            if len(self._entries) <= MAX_CACHED and text <= MAX_CACHED_TEXT:
+                break
+            del self._entries[key]
+            text -= len(key[2])
+
+    def _compiled(self, model: Model, source: Grammar) -> LLMatcher:
+        """On a worker thread."""
+        if model.follower is None:
+            raise Unsupported(f"the tokenizer of model {model.name} cannot follow grammars")
+        grammar = self._checking.check(model.vocabulary, source)
+        matcher = new_matcher(model.follower, grammar)
+        if matcher.is_error():
+            raise BadRequest(f"the {source.kind} grammar cannot be compiled: {matcher.get_error()}"[:2000])
+        return matcher
