@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,16 +12,21 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+import torch
 from pie_engine.bench.guessing import PROMPTS
+from pie_engine.config import EngineConfig
 from pie_engine.kernels.torch_attention import TorchAttention
 from pie_engine.limits import Limits
+from pie_engine.models.loading import ready_device
 from pie_engine.models.model_device import ModelDevice
 from pie_engine.models.scripted import Script, ScriptedModel
 from pie_engine.models.transformers_model import TransformersModel, load
+from pie_engine.passes.device import Device
 from pie_engine.runs.drafting import DraftedDevice
 from pie_engine.runs.grammar_compiler import GrammarCompiler
 from pie_wire.messages import engine as wire
 from tokenizers import Tokenizer
+from transformers import LlamaConfig, LlamaForCausalLM
 
 PAGES = 256
 LOOKUP = wire.Speculation(ngram=2, drafts=8)
@@ -175,3 +181,84 @@ def test_stochastic_output_keeps_its_distribution(bench, speculation):
     variation = sum(abs(drawn[pair] / count - p) for pair, p in exact.items()) / 2
     assert set(drawn) <= set(exact)
     assert variation < 0.03
+
+
+# -- a second, different model of the same tokenizer
+
+
+def save_llama(folder: Path, tokenizer_of: Path, seed: int, layers: int, hidden: int) -> Path:
+    """A tiny random Llama that reads the other folder's tokens."""
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=json.loads((tokenizer_of / "config.json").read_text())["vocab_size"],
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        initializer_range=0.3,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    for file in tokenizer_of.glob("tokenizer*"):
+        shutil.copy(file, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pair(smollm2: Path, tmp_path_factory) -> tuple[TransformersModel, Device, Device]:
+    """A model, its device, and the same with a smaller model that guesses."""
+    folder = tmp_path_factory.mktemp("llamas")
+    large = save_llama(folder / "large", smollm2, seed=1, layers=2, hidden=64)
+    small = save_llama(folder / "small", smollm2, seed=2, layers=1, hidden=32)
+    config = EngineConfig(model=str(large), dtype="float32", kv_memory="64MiB", draft_model=str(small))
+    model, drafted, pages = ready_device(config)
+    assert pages > PAGES
+    return model, ModelDevice(model), drafted
+
+
+def bench_of(bench: Any, model: TransformersModel, device: Device) -> Any:
+    limits = Limits(PAGES, 16, model.info.max_context, model.info.vocab_size, draft_model=True)
+    return type(bench)(device, limits)
+
+
+@pytest.mark.parametrize("sampler", [wire.SamplerSpec(), wire.SamplerSpec(0.7, top_k=3)])
+def test_a_different_models_guesses_change_no_token(pair, bench, tokenizer, sampler):
+    model, plain, drafted = pair
+    prompts = [tokenizer.encode(text).ids for text in PROMPTS.values()]
+    by_model = wire.Speculation(model=True, drafts=4)
+    expected = [run(bench_of(bench, model, plain), ids, 40, sampler=sampler, seed=5) for ids in prompts]
+    guessed = bench_of(bench, model, drafted)
+    runs = [guessed.open_run(guessed.create(ids), 40, sampler=sampler, seed=5, speculation=by_model) for ids in prompts]
+    guessed.settle()
+    assert [guessed.runner.tokens[number] for number in runs] == expected
+    ends = [guessed.runner.ends[number] for number in runs]
+    assert all(end.drafted > end.accepted for end in ends)
+
+
+def test_a_different_models_guesses_keep_the_distribution(pair, bench, tokenizer):
+    """Two tokens of 500 runs with seeds of their own against the exact joint distribution, in total variation."""
+    model, plain, drafted = pair
+    ids = tokenizer.encode(PROMPTS["prose"]).ids[:6]
+    sampler = wire.SamplerSpec(1.0, top_k=3)
+
+    def likeliest(tokens: list[int]) -> dict[int, float]:
+        asked = bench_of(bench, model, plain)
+        number = asked.send(wire.Forward(asked.create(tokens), 0, [], [wire.Output(0, "top", top=3)]))
+        asked.settle()
+        (slot,) = asked.runner.outputs[number]
+        return {token: share / sum(slot.probs) for token, share in zip(slot.ids, slot.probs, strict=True)}
+
+    exact = {(a, b): share * then for a, share in likeliest(ids).items() for b, then in likeliest([*ids, a]).items()}
+    many = bench_of(bench, model, drafted)
+    count, by_model = 500, wire.Speculation(model=True, drafts=2)
+    context = many.create(ids)
+    many.send(wire.Flush(context, 0))
+    forks = range(context + 1, context + 1 + count)
+    many.send(*[wire.Fork(child, context, 0, len(ids), "p") for child in forks])
+    runs = [many.open_run(child, 2, sampler=sampler, seed=child, speculation=by_model) for child in forks]
+    many.settle()
+    seen = Counter(tuple(many.runner.tokens[number]) for number in runs)
+    assert set(seen) <= set(exact)
+    assert sum(abs(seen[both] / count - share) for both, share in exact.items()) / 2 < 0.08

@@ -18,6 +18,7 @@ from pie_engine.runs.drafting import DraftedDevice
 from pie_engine.runs.grammar_compiler import GrammarCompiler
 from pie_engine.simulation.simulated import SimulatedDevice
 from pie_wire.messages import engine as wire
+from pie_wire.messages.common import Account
 from pie_wire.messages.runner import Slot
 
 VOCAB = byte_tokenizer.VOCAB
@@ -86,7 +87,9 @@ def samplers() -> st.SearchStrategy[wire.SamplerSpec]:
 
 
 def cases() -> st.SearchStrategy[Case]:
-    actions = st.tuples(st.sampled_from(["step", "step", "take", "take", "fork", "pause", "resume"]), st.integers(1, 9))
+    actions = st.tuples(
+        st.sampled_from(["step", "step", "take", "take", "fork", "save", "pause", "resume"]), st.integers(1, 9)
+    )
     return st.builds(
         Case,
         prompt=st.lists(st.sampled_from(list(b"abcd ")), min_size=1, max_size=23),
@@ -147,7 +150,9 @@ def lockstep(bench: Any, grammars: GrammarCompiler, case: Case, *, most: int) ->
 def make_bench(bench_type: Any, grammars: GrammarCompiler, pages: int, rows: int) -> Any:
     device = SimulatedDevice(pages, PAGE, VOCAB, habit=HABIT)
     draft = SimulatedDevice(pages, PAGE, VOCAB, habit=1 << 60)
-    limits = Limits(pages, PAGE, 4096, VOCAB, max_rows=rows, draft_model=True)
+    limits = Limits(
+        pages, PAGE, 4096, VOCAB, max_rows=rows, draft_model=True, page_bytes=device.page_bytes, swap_pages=pages // 2
+    )
     return bench_type(DraftedDevice(device, draft, scratch_page=pages), limits, grammars)
 
 
@@ -184,7 +189,7 @@ def test_stream_gives_what_lockstep_gives(bench, grammars, case):
 
     context = stream.create(list(case.prompt))
     run = open_case(stream, context, case)
-    consumed, forks = 0, {}
+    consumed, forks, saves = 0, {}, {}
     for action, count in case.script:
         have = len(stream.runner.tokens.get(run, []))
         match action:
@@ -198,6 +203,8 @@ def test_stream_gives_what_lockstep_gives(bench, grammars, case):
                 stream.contexts += 1
                 forks[stream.contexts] = consumed
                 stream.send(wire.Fork(stream.contexts, context, 0, len(case.prompt) + consumed, "p"))
+            case "save":
+                saves[stream.send(wire.Export(context, 0))] = consumed
             case _:
                 stream.send((wire.PauseRun if action == "pause" else wire.ResumeRun)(context, run))
         got = stream.runner.tokens.get(run, [])
@@ -215,6 +222,11 @@ def test_stream_gives_what_lockstep_gives(bench, grammars, case):
     assert reason in ("cancelled", expected.reason)
     if reason != "cancelled":
         assert len(got) == len(expected.tokens)
+    for number, kept in saves.items():
+        stream.contexts += 1
+        forks[stream.contexts] = kept
+        data = stream.runner.exports[number]
+        stream.send(wire.Import(stream.contexts, "p", "local", Account(), 0, len(data)), buffers=data)
     for fork, kept in [*forks.items(), (context, consumed)]:
         known = [*case.prompt, *expected.tokens[:kept]]
         assert continued(stream, fork) == continued(plain, plain.create(known))
