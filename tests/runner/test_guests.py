@@ -9,7 +9,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from pie_bakery import build, prepare_python_runtime
+from pie_bakery import build, new, prepare_python_runtime
+from pie_bakery.project import LANGUAGES, Language
 from pie_bakery.rust import RustToolchain
 from pie_runner.disk_cache import DiskCache
 from pie_runner.host import TABLE
@@ -20,12 +21,15 @@ from pie_runner.wasm.engine import WasmEngine
 from pie_runner.wasm.fiber import Limits
 from pie_runner.wasm.host import Host
 from pie_runner.wasm_programs import WasmPrograms
+from pie_wire.capabilities import Capabilities, Grants
 from pie_wire.config import pie_home
 from pie_wire.errors import Terminated, Unsupported
 from pie_wire.messages.common import ProgramKind
 from pie_wire.messages.runner import Deliver, Start
 from runner_world import World
+from test_messaging import Store
 
+SCRATCH = Grants(filesystem=["scratch"])
 GUESTS = Path(__file__).parent / "guests"
 
 
@@ -47,8 +51,12 @@ def driver():
 
 
 @pytest.fixture
-def wasm(world: World, driver: Driver, tmp_path: Path) -> World:
+def wasm(bare_world: World, driver: Driver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     prepare_python_runtime(pie_home())
+    world = bare_world
+    world.keep_files(tmp_path)
+    world.add_engine()
+    world.run(lambda: world.runner.engines.names() == ["tiny"] and world.runner.uplink.connected)
     cache = DiskCache(tmp_path / "programs", 1 << 30)
     world.runner.artifacts.cache = cache
     world.host = world.runner.host = Programs(
@@ -60,6 +68,8 @@ def wasm(world: World, driver: Driver, tmp_path: Path) -> World:
         limits=Limits(memory_bytes=256 << 20),
     )
     world.chunk = 1 << 20
+    monkeypatch.setattr("pie_kvstore.names.pid", str)  # this world gives processes short names
+    Store(world)
     return world
 
 
@@ -75,7 +85,9 @@ def toolchain(request: pytest.FixtureRequest, missing: Callable[[str], None]) ->
 
 def tour(world: World, artifact: bytes, kind: ProgramKind, pid: str = "p1") -> Any:
     """The answer of a program that takes the tour, and what it printed and sent on its way."""
-    world.send_start(Start(pid, world.store("tour", artifact, kind), '{"word": "h\\u00e9"}', filename="main.py"))
+    ref = world.store("tour", artifact, kind)
+    text = '{"word": "h\\u00e9"}'
+    world.send_start(Start(pid, ref, text, filename="main.py", capabilities=Capabilities(SCRATCH, SCRATCH)))
     world.run(lambda: any(event.kind == "message" for event in world.log(pid)) or world.ended(pid))
     world.deliver(Deliver(pid, text="hi"))
     world.deliver(Deliver(pid, binary=True), b"\x00\xff")
@@ -104,7 +116,7 @@ def test_the_tour_sees_something(answer: Any):
 
     assert found["streams"][0][1] == "length"
     assert [len(tokens) for tokens, _ in found["streams"]] == [3, 5]
-    assert found["errors"] == ["not_found", "forbidden", "bad_request"]
+    assert found["errors"] == ["not_found", "forbidden", "forbidden", "bad_request"]
     assert found["session"] == ["hi", [0, 255]]
     assert [kind for kind, _ in heard] == ["stdout", "stderr", "message", "binary"]
 
@@ -116,3 +128,22 @@ def test_the_tour_sees_something(answer: Any):
 def test_every_language_sees_the_same(answer: Any, wasm: World, tmp_path: Path, language: str):
     """`answer` was given by source that runs in the generic component."""
     assert tour(wasm, built(language, tmp_path / language), "component", "p2") == answer
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.usefixtures("toolchain")
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_new_program_answers(wasm: World, tmp_path: Path, language: Language):
+    folder = tmp_path / "fresh"
+    new(folder, language)
+    artifact = build(folder, None, pie_home()).read_bytes()
+
+    wasm.send_start(Start("p1", wasm.store("fresh", artifact, "component"), '{"prompt": "hey", "max_tokens": 4}'))
+    wasm.run(wasm.ended)
+
+    log = wasm.log()
+    assert log[-1].kind == "return", log[-1].error
+    sent = [event.text for event in log if event.kind == "message"]
+    assert "".join(sent) == msgspec.json.decode(log[-1].text)
+    assert len(sent) == 4

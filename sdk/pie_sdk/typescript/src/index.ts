@@ -13,6 +13,7 @@
  * All that the WIT world offers can be imported beside it: `import { getBytes } from "pie:inferlet/random@0.1.0"`.
  */
 
+export { fromBase64, toBase64 } from "./base64";
 export { Context } from "./context";
 export { call, PieError, unwrap } from "./errors";
 export { Forward, Output } from "./forward";
@@ -20,5 +21,6 @@ export { type GenerateOptions, Generator, type Step } from "./generation";
 export { Model, Tokenizer } from "./model";
 export { dispose, ready, result, resultOnce, sleep, type Waitable } from "./reactor";
 export { greedy, type SamplerOptions } from "./sampler";
+export * as messaging from "./messaging";
 export * as runtime from "./runtime";
 export * as session from "./session";

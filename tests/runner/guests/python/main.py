@@ -15,11 +15,14 @@ from inferlet import (
     Sampler,
     adapters,
     children,
+    files,
+    http,
+    messaging,
     runtime,
     scheduling,
     session,
 )
-from wit_world.imports import chat, clocks, log, random
+from wit_world.imports import chat, clocks, filesystem, log, random
 
 
 async def main(word: str) -> dict:
@@ -33,7 +36,8 @@ async def main(word: str) -> dict:
         "streams": await streams(),
         "pass": await passes(),
         "sharing": await sharing(model),
-        "errors": failures(model),
+        "outside": await outside(),
+        "errors": failures(model, await refused()),
     }
 
 
@@ -151,7 +155,33 @@ async def sharing(model: Model) -> list:
     return [found, [receipt.restored for receipt in context.receipts()]]
 
 
-def failures(model: Model) -> list:
+async def outside() -> list:
+    files.make_folder("/scratch/a")
+    files.write("/scratch/a/b", bytes([0, 255, 7, 9]))
+    files.append("/scratch/a/b", bytes([1]))
+    read = list(files.read("/scratch/a/b", 1, 100))
+    files.rename("/scratch/a/b", "/scratch/c")
+    entry = filesystem.stat("/scratch/c")
+    files.remove("/scratch/a", recursive=True)
+    left = [each.name for each in files.list("/scratch")]
+    with messaging.subscribe("news") as news:
+        await messaging.broadcast("news", "hear")
+        heard = await anext(news)
+        await messaging.push("jobs", "work")
+        job = await messaging.pull("jobs")
+        job.acknowledge()
+        return [read, ["c", entry.kind.name.lower(), entry.size], left, heard, news.lost, [job.text, job.redeliveries]]
+
+
+async def refused() -> str:
+    try:
+        await http.get("http://a.example")
+    except PieError as exc:
+        return exc.code
+    return "none"
+
+
+def failures(model: Model, refused: str) -> list:
     def code(action) -> str:
         try:
             action()
@@ -161,6 +191,7 @@ def failures(model: Model) -> list:
 
     return [
         code(lambda: Model.load("nothing")),
+        refused,
         code(lambda: children.launch("nothing")),
         code(lambda: Context(model).append([1 << 30])),
     ]

@@ -1,11 +1,13 @@
 /** A tour of the world: the same in every language, with the same answer. */
 
-import { call, Context, dispose, greedy, Model, PieError, resultOnce, runtime, session, sleep } from "inferlet";
+import { call, Context, dispose, fromBase64, greedy, messaging, toBase64, Model, PieError, resultOnce, runtime, session, sleep } from "inferlet";
 import { available } from "pie:inferlet/adapters@0.1.0";
 import { Conversation, render } from "pie:inferlet/chat@0.1.0";
 import { launch } from "pie:inferlet/children@0.1.0";
 import { monotonicNow, wallNow } from "pie:inferlet/clocks@0.1.0";
 import { Context as RawContext } from "pie:inferlet/context@0.1.0";
+import * as files from "pie:inferlet/filesystem@0.1.0";
+import { send as sendRequest } from "pie:inferlet/http@0.1.0";
 import { write } from "pie:inferlet/log@0.1.0";
 import type { Logits } from "pie:inferlet/logits@0.1.0";
 import { getBytes } from "pie:inferlet/random@0.1.0";
@@ -25,6 +27,7 @@ export async function main(input: { word: string }) {
     streams: await streams(),
     pass: await passes(),
     sharing: await sharing(model),
+    outside: await outside(),
     errors: failures(model),
   };
 }
@@ -147,6 +150,26 @@ async function sharing(model: Model) {
   return [found, scheduling.receipts(context.raw).map((receipt) => receipt.restored)];
 }
 
+async function outside() {
+  const bytes = new Uint8Array([0, 255, 7, 9]);
+  files.makeFolder("/scratch/a");
+  files.write("/scratch/a/b", toBase64(bytes));
+  files.append("/scratch/a/b", toBase64(new Uint8Array([1])));
+  const read = Array.from(fromBase64(files.read("/scratch/a/b", 1, 100)));
+  files.rename("/scratch/a/b", "/scratch/c");
+  const { name, kind, size } = files.stat("/scratch/c");
+  files.remove("/scratch/a", true);
+  const left = files.list("/scratch").map((entry) => entry.name);
+
+  using news = messaging.subscribe("news");
+  await messaging.broadcast("news", "hear");
+  const heard = await news.next();
+  await messaging.push("jobs", "work");
+  const job = await messaging.pull("jobs");
+  messaging.acknowledge(job);
+  return [read, [name, kind, size], left, heard.value, news.lost, [job.text, job.redeliveries]];
+}
+
 function failures(model: Model) {
   const code = (action: () => unknown) => {
     try {
@@ -158,6 +181,7 @@ function failures(model: Model) {
   };
   return [
     code(() => Model.load("nothing")),
+    code(() => sendRequest({ method: "GET", url: "http://a.example", headers: [], body: null, timeout: null, redirects: 0 })),
     code(() => launch({ program: "nothing", input: "{}", near: null, detached: false })),
     code(() => Context.create(model).append([2 ** 30])),
   ];

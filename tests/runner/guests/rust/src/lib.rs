@@ -6,10 +6,13 @@ use inferlet::chat::{render, Conversation};
 use inferlet::children::{launch, LaunchRequest};
 use inferlet::context::Context;
 use inferlet::forward::{execute, Draw, Pass, Probe};
+use inferlet::filesystem as files;
 use inferlet::generation::{DistributionSpec, Finish, ProbeKind, ProbeOutput, Run, Sampler, Spec};
+use inferlet::http;
 use inferlet::json::{parse, Value};
 use inferlet::log::{write, Level};
 use inferlet::logits::Logits;
+use inferlet::messaging;
 use inferlet::model::Model;
 use inferlet::session::{self, Message, OnFull};
 use inferlet::{adapters, base64, clocks, join_all, random, runtime, scheduling, sleep, Error, Result, Waitable};
@@ -32,6 +35,7 @@ async fn main(input: Value) -> Result<Value> {
         ("streams", streams(&model).await?),
         ("pass", passes(&model).await?),
         ("sharing", sharing(&model).await?),
+        ("outside", outside().await?),
         ("errors", failures(&model)?),
     ]))
 }
@@ -201,11 +205,42 @@ async fn sharing(model: &Model) -> Result<Value> {
     Ok(list![found, restored])
 }
 
+async fn outside() -> Result<Value> {
+    files::make_folder("/scratch/a")?;
+    files::write("/scratch/a/b", &base64::encode(&[0, 255, 7, 9]))?;
+    files::append("/scratch/a/b", &base64::encode(&[1]))?;
+    let read = base64::decode(&files::read("/scratch/a/b", 1, 100)?).ok_or("no base64")?;
+    files::rename("/scratch/a/b", "/scratch/c")?;
+    let entry = files::stat("/scratch/c")?;
+    files::remove("/scratch/a", true)?;
+    let left: Vec<String> = files::list("/scratch")?.into_iter().map(|entry| entry.name).collect();
+
+    let news = messaging::subscribe("news")?;
+    messaging::broadcast("news", "hear")?.wait().await?;
+    let heard = news.wait().await?;
+    messaging::push("jobs", "work")?.wait().await?;
+    let job = messaging::pull("jobs")?.wait().await?;
+    messaging::acknowledge(job.message)?;
+    let read: Vec<u32> = read.into_iter().map(u32::from).collect();
+    let kind = format!("{:?}", entry.kind).to_lowercase();
+    let entry = list![entry.name, kind, entry.size];
+    Ok(list![read, entry, left, heard, news.lost(), list![job.text, job.redeliveries]])
+}
+
 fn failures(model: &Model) -> Result<Value> {
     fn code<T>(result: std::result::Result<T, Error>) -> String {
         result.err().map_or("none".to_string(), |error| error.code)
     }
     let nothing = LaunchRequest { program: "nothing".to_string(), input: "{}".to_string(), near: None, detached: false };
+    let request = http::Request {
+        method: "GET".to_string(),
+        url: "http://a.example".to_string(),
+        headers: vec![],
+        body: None,
+        timeout: None,
+        redirects: 0,
+    };
     let context = Context::create(model)?;
-    Ok(list![code(Model::load("nothing")), code(launch(&nothing)), code(context.append(&[1 << 30]))])
+    let refused = [code(http::send(&request)), code(launch(&nothing))];
+    Ok(list![code(Model::load("nothing")), refused[0].as_str(), refused[1].as_str(), code(context.append(&[1 << 30]))])
 }
