@@ -48,7 +48,7 @@ _POLYNOMIAL = tuple(
     )
 )
 """2**f for f in [-1/2, 1/2], highest power first (Moshier: Cephes, `exp2f`)."""
-_PIECE = 8192
+_PIECE = 16384
 _PLACE_BITS = 22
 """Of a place: MAX_VOCAB is the number of places."""
 _BLOCK = 64
