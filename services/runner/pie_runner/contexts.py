@@ -249,7 +249,8 @@ class Context:
         """Start decoding. An older run is closed.
 
         Raises:
-            BadRequest: the context is empty. TooLarge: it is full.
+            BadRequest: the context is empty. TooLarge: it is full. LimitExceeded: the process may not hold the rows
+            that the run's probes can be ahead by.
         """
         self._check_open()
         if self.dead is None and self.fault is None:
@@ -258,6 +259,7 @@ class Context:
             self.check_room(1)
             self.check_step()
         self.close_run()
+        self.owner.usage.check_rows(spec.rows_ahead(self.session.facts.vocab))
         error = self.take_fault()
         run = Run(self, spec)
         if error is not None:

@@ -51,6 +51,10 @@ class RunSpec:
     speculation: Speculation = _NO_SPECULATION
     probes: Sequence[Probe] = ()
 
+    def rows_ahead(self, vocab: int) -> int:
+        """Bytes of the whole rows that the run may be ahead by."""
+        return self.window * row_bytes(self.probes, vocab)
+
 
 class StepResult(NamedTuple):
     """The WIT's `step`."""
@@ -74,12 +78,10 @@ class Run(Waitable):
     `stop-string` come with the last token, `stop` as a step of its own."""
 
     def __init__(self, context: Context, spec: RunSpec) -> None:
-        """Raises LimitExceeded when the process may not hold the rows that its probes can be ahead by."""
+        """The process may hold the rows that the run can be ahead by."""
         vocab = context.session.facts.vocab
-        ahead = spec.window * row_bytes(spec.probes, vocab)
-        context.owner.usage.check_rows(ahead)
         super().__init__(context.owner.waitables)
-        self._lease = context.owner.usage.lease_rows(ahead)
+        self._lease = context.owner.usage.lease_rows(spec.rows_ahead(vocab))
         self._resident_bytes = resident_bytes(spec.probes, vocab)
         self.context = context
         self.spec = spec

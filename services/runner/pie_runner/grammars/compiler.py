@@ -16,7 +16,7 @@ from pie_wire.messages.engine import Grammar
 
 from pie_runner.engines import Offload
 from pie_runner.grammars.checking import CheckingProcess
-from pie_runner.grammars.vocabulary import new_matcher
+from pie_runner.grammars.vocabulary import allowed_bits, new_matcher
 from pie_runner.models import Model
 
 MAX_TEXT = 256 << 10
@@ -106,4 +106,6 @@ class GrammarCompiler:
         matcher = new_matcher(model.follower, grammar)
         if matcher.is_error():
             raise BadRequest(f"the {source.kind} grammar cannot be compiled: {matcher.get_error()}"[:2000])
+        # The first mask builds what the compiler has put off; copies have it then.
+        allowed_bits(matcher, model.vocabulary.size)
         return matcher
