@@ -47,6 +47,7 @@ COMMANDS: dict[str, dict[str, Entry]] = {
     },
     "Set-up": {
         "model": Entry("pie_cli.model_store", "model_group", "Get, list and remove models."),
+        "adapter": Entry("pie_cli.adapters", "adapter_group", "Load, list and unload LoRA adapters."),
         "runtime": Entry("pie_cli.runtime", "runtime", "Prepare the runtime of Python programs."),
         "bench": Entry("pie_bench.cli", "bench", "Measure a running stack."),
         "completion": Entry("pie_cli.completion", "completion", "Print the completion script of a shell."),

@@ -10,7 +10,7 @@ with Client() as pie:
 
 from pie_wire.capabilities import Grants
 from pie_wire.messages.common import Event, MemberInfo, ModelFacts, ProcessInfo, Program
-from pie_wire.messages.gateway import PagesReport, StatusReport
+from pie_wire.messages.gateway import EngineAdapters, PagesReport, StatusReport
 from pie_wire.messages.kvstore import DeadMessage, TopicInfo
 
 from pie_zmq import errors
@@ -26,6 +26,7 @@ __all__ = [
     "Carrier",
     "Client",
     "DeadMessage",
+    "EngineAdapters",
     "Event",
     "Grants",
     "MemberInfo",

@@ -22,16 +22,20 @@ from pie_wire.messages.gateway import (
     Attach,
     DeadMessages,
     Detach,
+    EngineAdapters,
     Install,
     Launch,
     ListInstalled,
+    ListModelAdapters,
     ListProcesses,
+    LoadModelAdapter,
     Pages,
     PagesReport,
     Purge,
     Status,
     StatusReport,
     Topics,
+    UnloadModelAdapter,
     Upload,
 )
 from pie_wire.messages.kvstore import DeadMessage, TopicInfo
@@ -43,6 +47,8 @@ from pie_zmq.process import AsyncProcess
 from pie_zmq.transport import Transport, ZmqTransport, default_endpoint
 
 RETRY_PAUSE = 0.2
+ADAPTER_SECONDS = 310.0
+"""A large adapter may take long to read."""
 
 Progress = Callable[[int, int], None]
 """Called with the bytes uploaded so far and the size."""
@@ -256,6 +262,21 @@ class AsyncClient:
     async def pages(self) -> PagesReport:
         """Who holds which KV pages, per engine. Raises PieError."""
         return await self._connection.ask(Pages(), timeout=self._timeout)
+
+    async def adapters(self, model: str = "") -> builtins.list[EngineAdapters]:
+        """LoRA adapters of every engine, or of those of one model. Raises PieError."""
+        return (await self._connection.ask(ListModelAdapters(model), timeout=self._timeout)).engines
+
+    async def load_adapter(self, name: str, folder: str, model: str = "") -> builtins.list[EngineAdapters]:
+        """Load an adapter in PEFT's format on every engine (of one model); the folder is on their machines. A row for
+        each engine, some of them perhaps with an error. Raises PieError when none did it."""
+        request = LoadModelAdapter(name, folder, model)
+        return (await self._connection.ask(request, timeout=max(self._timeout, ADAPTER_SECONDS))).engines
+
+    async def unload_adapter(self, adapter: str, model: str = "") -> builtins.list[EngineAdapters]:
+        """Take `name` or `name@digest` away on every engine (of one model). As `load_adapter`."""
+        request = UnloadModelAdapter(adapter, model)
+        return (await self._connection.ask(request, timeout=self._timeout)).engines
 
     async def topics(self) -> builtins.list[TopicInfo]:
         """This user's topics that hold messages. Raises PieError."""

@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 
 from pie_wire.capabilities import Grants
 from pie_wire.messages.common import Event, ProcessInfo, Program, ProgramKind
-from pie_wire.messages.gateway import PagesReport, StatusReport
+from pie_wire.messages.gateway import EngineAdapters, PagesReport, StatusReport
 from pie_wire.messages.kvstore import DeadMessage, TopicInfo
 
 from pie_zmq.async_client import AsyncClient, Progress
@@ -187,6 +187,15 @@ class Client:
 
     def pages(self) -> PagesReport:
         return self._loop.run(self._inner.pages())
+
+    def adapters(self, model: str = "") -> builtins.list[EngineAdapters]:
+        return self._loop.run(self._inner.adapters(model))
+
+    def load_adapter(self, name: str, folder: str, model: str = "") -> builtins.list[EngineAdapters]:
+        return self._loop.run(self._inner.load_adapter(name, folder, model))
+
+    def unload_adapter(self, adapter: str, model: str = "") -> builtins.list[EngineAdapters]:
+        return self._loop.run(self._inner.unload_adapter(adapter, model))
 
     def topics(self) -> builtins.list[TopicInfo]:
         return self._loop.run(self._inner.topics())

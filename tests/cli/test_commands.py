@@ -138,12 +138,24 @@ def test_an_empty_conversation_launches_nothing(invoke: Invoke):
     assert invoke("chat", stdin="").exit_code == 0
 
 
+def test_adapters_are_loaded_and_unloaded_by_name(invoke: Invoke):
+    loaded = invoke("adapter", "load", "style", "some/folder")
+    shown = invoke("adapter", "load", "style", "some/folder", "--json")
+    missing = invoke("adapter", "unload", "nosuch")
+
+    assert loaded.stdout.splitlines()[1].split()[:6] == ["style", "000000000000", "loaded", "8", "1.0", "MB"]
+    assert json.loads(shown.stdout)[0]["adapters"][0]["rank"] == 8
+    assert missing.exit_code == 1
+    assert "no adapter is called nosuch" in missing.stderr
+
+
 def test_empty_lists(invoke: Invoke):
     assert "no processes" in invoke("ps").stderr
     assert json.loads(invoke("ps", "--json").stdout) == []
     assert "pie install" in invoke("programs").stderr
     assert json.loads(invoke("pages", "--json").stdout) == {"engines": []}
     assert "no topic" in invoke("topics", "list").stderr
+    assert "pie adapter load" in invoke("adapter", "list").stderr
     assert json.loads(invoke("topics", "dead", "jobs", "--json").stdout) == []
     assert "0 messages deleted" in invoke("topics", "purge", "jobs", "--waiting").stderr
 

@@ -196,6 +196,17 @@ CASES: list[Case] = [
     _numbered(gateway.Programs([PROGRAM])),
     _numbered(gateway.Status()),
     _numbered(gateway.StatusReport([MEMBER], [FACTS], "http://127.0.0.1:8080", 3)),
+    _numbered(gateway.ListModelAdapters("smollm2")),
+    _numbered(gateway.LoadModelAdapter("style", "/adapters/style")),
+    _numbered(gateway.UnloadModelAdapter("style@9f86d081", "smollm2")),
+    _numbered(
+        gateway.AdapterReport(
+            [
+                gateway.EngineAdapters("engine-0", "smollm2", [engine.AdapterInfo("style", "9f86d081", size=1 << 20)]),
+                gateway.EngineAdapters("engine-1", "smollm2", [], error=ErrorInfo("not_found", "no such folder")),
+            ]
+        )
+    ),
     _numbered(gateway.Topics()),
     _numbered(gateway.DeadMessages("jobs")),
     _numbered(gateway.Purge("jobs", True)),

@@ -25,18 +25,23 @@ from pie_wire.hub import Hub, Incoming, Peer
 from pie_wire.messages.base import Done
 from pie_wire.messages.client import ProcessEvents, Replaced
 from pie_wire.messages.common import Event, EventKind, ModelFacts, Program, ProgramRef
+from pie_wire.messages.engine import AdapterInfo
 from pie_wire.messages.gateway import (
     AckEvents,
+    AdapterReport,
     Attach,
     Attached,
     DeadMessages,
     Detach,
+    EngineAdapters,
     Install,
     Installed,
     Launch,
     Launched,
     ListInstalled,
+    ListModelAdapters,
     ListProcesses,
+    LoadModelAdapter,
     Pages,
     PagesReport,
     Processes,
@@ -47,6 +52,7 @@ from pie_wire.messages.gateway import (
     StatusReport,
     Terminate,
     Topics,
+    UnloadModelAdapter,
     Upload,
     UploadState,
 )
@@ -66,6 +72,7 @@ class FakePie:
         """`programs` by name, as launched: "name" stands for every version of it."""
         self._programs = dict(programs or {})
         self._installed: list[Program] = []
+        self._adapter_names: list[str] = []
         self._uploads: dict[str, bytearray] = {}
         self._processes: dict[str, FakeProcess] = {}
         self._carriers: list[FakeCarrier] = []
@@ -239,6 +246,22 @@ class FakePie:
         self._installed.append(Program(ref, message.manifest, len(self._uploads.get(message.sha256, b""))))
         return Installed(self._installed[-1])
 
+    def _load_adapter(self, incoming: Incoming[LoadModelAdapter]) -> AdapterReport:
+        self._adapter_names.append(incoming.message.name)
+        return self._adapters()
+
+    def _unload_adapter(self, incoming: Incoming[UnloadModelAdapter]) -> AdapterReport:
+        name = incoming.message.adapter
+        if name not in self._adapter_names:
+            raise NotFound(f"no adapter is called {name}")
+        self._adapter_names.remove(name)
+        return AdapterReport([EngineAdapters("fake", self._model.name, [AdapterInfo(name, "0" * 32)])])
+
+    def _adapters(self) -> AdapterReport:
+        """One engine, where any folder is an adapter."""
+        found = [AdapterInfo(name, "0" * 32, rank=8, size=1_000_000) for name in self._adapter_names]
+        return AdapterReport([EngineAdapters("fake", self._model.name, found)])
+
     # -- links
 
     def _new_hub(self) -> Hub:
@@ -257,6 +280,9 @@ class FakePie:
         hub.on(ListInstalled, lambda _: Programs(self._installed))
         hub.on(Status, lambda _: StatusReport([], [self._model], "", len(self._processes)))
         hub.on(Pages, lambda _: PagesReport([]))
+        hub.on(ListModelAdapters, lambda _: self._adapters())
+        hub.on(LoadModelAdapter, self._load_adapter)
+        hub.on(UnloadModelAdapter, self._unload_adapter)
         hub.on(Topics, lambda _: TopicList([]))
         hub.on(DeadMessages, lambda _: DeadList([]))
         hub.on(Purge, lambda _: Purged(0))

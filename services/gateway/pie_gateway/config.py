@@ -26,6 +26,9 @@ class GatewayConfig:
     user_grants: Literal["auto", "on", "off"] = option(
         "auto", "whether users may grant, with `pie run --allow`; auto: where clients dial a Unix socket"
     )
+    client_adapters: Literal["auto", "on", "off"] = option(
+        "auto", "whether clients may load and unload adapters; auto: where they dial a Unix socket"
+    )
     tenants: str = option("", "TOML file of what tenants may use; empty: the default that follows, for all")
     tenant_processes: int = option(0, "processes that one tenant may have at once; 0: no limit")
     queue: int = option(1024, "launches that may wait for a runner")
@@ -44,6 +47,11 @@ class GatewayConfig:
     uploads: int = option(16, "uploads under way at once")
     upload_idle: float = option(60.0, "an upload without a new chunk for so long makes room for another")
     log_level: str = option("info", "debug, info, warning or error")
+
+    @property
+    def clients_load_adapters(self) -> bool:
+        """Whoever can open a socket of this machine is taken for its operator."""
+        return self.client_adapters == "on" or (self.client_adapters == "auto" and self.endpoint.startswith("ipc://"))
 
     @property
     def users_grant(self) -> bool:

@@ -31,7 +31,9 @@ from pie_wire.messages.gateway import (
     Launch,
     LaunchChild,
     ListInstalled,
+    ListModelAdapters,
     ListProcesses,
+    LoadModelAdapter,
     Pages,
     Purge,
     Recovered,
@@ -40,10 +42,12 @@ from pie_wire.messages.gateway import (
     Status,
     Terminate,
     Topics,
+    UnloadModelAdapter,
     Upload,
 )
 from pie_wire.tenants import TenantLimits, TenantTable
 
+from pie_gateway.adapters import PORT_PREFIX, Adapters, Dialer
 from pie_gateway.children import Children
 from pie_gateway.config import GatewayConfig
 from pie_gateway.control import ProcessControl
@@ -81,6 +85,7 @@ class GatewayCore:
         wall: Callable[[], float],
         policy: Policy | None = None,
         tenants: TenantTable | None = None,
+        dialer: Dialer | None = None,
     ) -> None:
         """Without a policy nothing is granted."""
         policy = policy or Policy()
@@ -107,6 +112,7 @@ class GatewayCore:
         )
         self.uploads = UploadRelay(config, self.store, hub.clock)
         self.index = ProcessIndex(self.table, self.store, hub.clock)
+        self.adapters = Adapters(config, hub, dialer)
         self.reports = Reports(self.table, self.store, membership, lambda: self.http)
         self._sessions: dict[Peer, Session] = {}
         self._requests: dict[type[Message], Callable[[Call[Any]], None]] = {
@@ -122,6 +128,9 @@ class GatewayCore:
             ListInstalled: self.programs.list_installed,
             Status: self.reports.status,
             Pages: self.reports.pages,
+            ListModelAdapters: self.adapters.list,
+            LoadModelAdapter: self.adapters.load,
+            UnloadModelAdapter: self.adapters.unload,
             Topics: self.reports.topics,
             DeadMessages: self.reports.dead_messages,
             Purge: self.reports.purge,
@@ -137,6 +146,7 @@ class GatewayCore:
         hub.on_up(self._up)
         hub.on_down(self._down)
         membership.on_change(self._members)
+        membership.on_change(self.adapters.members)
         membership.report(self._stats)
         self.streams.on_end(self._ended)
 
@@ -255,7 +265,7 @@ class GatewayCore:
     def _up(self, peer: Peer) -> None:
         if peer.port == CLIENTS:
             self._sessions[peer] = Session(str(peer), functools.partial(self._push, peer))
-        else:
+        elif not peer.port.startswith(PORT_PREFIX):
             self.recovery.contact()
 
     def _push(self, peer: Peer, push: Push) -> None:
@@ -298,6 +308,7 @@ class GatewayCore:
             return
         try:
             self.membership.tick()
+            self.adapters.tick()
             self.recovery.tick()
             self.control.tick()
             self.launcher.tick()

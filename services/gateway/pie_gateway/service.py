@@ -39,7 +39,7 @@ async def serve(config: GatewayConfig, stop: asyncio.Event) -> None:
     event_log = SqliteEventLog(Path(config.data) / f"{config.name}.sqlite")
     try:
         membership = Membership(hub, endpoint=config.runners_endpoint, info={"clients": config.endpoint})
-        core = GatewayCore(config, hub, event_log, membership, time.time, policy, tenants)
+        core = GatewayCore(config, hub, event_log, membership, time.time, policy, tenants, transport)
         for endpoint in (config.endpoint, config.runners_endpoint):
             if endpoint.startswith("ipc://"):
                 Path(endpoint.removeprefix("ipc://")).parent.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 import msgspec
 
 from pie_wire.capabilities import Grants
+from pie_wire.errors import ErrorInfo
 from pie_wire.messages.base import Done, Message, Push, Request
 from pie_wire.messages.common import (
     Event,
@@ -16,6 +17,7 @@ from pie_wire.messages.common import (
     Program,
     ProgramKind,
 )
+from pie_wire.messages.engine import AdapterInfo
 from pie_wire.messages.kvstore import DeadList, EnginePages, Purged, TopicList
 
 
@@ -202,6 +204,51 @@ class PagesReport(Message, frozen=True, omit_defaults=True):
 class Pages(Request[PagesReport], frozen=True, omit_defaults=True):
     verb: ClassVar[str] = "gw.pages"
     reply: ClassVar[type[PagesReport]] = PagesReport
+
+
+class EngineAdapters(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What one engine holds, has loaded or has taken away; or why it did not."""
+
+    engine: str
+    model: str
+    adapters: list[AdapterInfo]
+    used: int = 0
+    limit: int = 0
+    error: ErrorInfo | None = None
+
+
+class AdapterReport(Message, frozen=True, omit_defaults=True):
+    """A row for each engine that was asked."""
+
+    verb: ClassVar[str] = "client.adapters"
+    engines: list[EngineAdapters]
+
+
+class ListModelAdapters(Request[AdapterReport], frozen=True, omit_defaults=True):
+    """Adapters on all engines, or on those of one model."""
+
+    verb: ClassVar[str] = "gw.list-adapters"
+    reply: ClassVar[type[AdapterReport]] = AdapterReport
+    model: str = ""
+
+
+class LoadModelAdapter(Request[AdapterReport], frozen=True, omit_defaults=True):
+    """`eng.load-adapter` on all engines (of one model); the folder is on their machines. Fails only if all did."""
+
+    verb: ClassVar[str] = "gw.load-adapter"
+    reply: ClassVar[type[AdapterReport]] = AdapterReport
+    name: str
+    folder: str
+    model: str = ""
+
+
+class UnloadModelAdapter(Request[AdapterReport], frozen=True, omit_defaults=True):
+    """`eng.unload-adapter` on all engines (of one model). Fails only if all did."""
+
+    verb: ClassVar[str] = "gw.unload-adapter"
+    reply: ClassVar[type[AdapterReport]] = AdapterReport
+    adapter: str
+    model: str = ""
 
 
 class RunningProcess(msgspec.Struct, frozen=True, omit_defaults=True):
