@@ -4,56 +4,42 @@ A row begins with the whole vocabulary. Once something has forbidden most of it,
 so that whatever follows a filter costs next to nothing. The bytes that a row was made from are copied when it changes
 first. A temperature is remembered and applied when values are read or added to, since filters and draws need only the
 differences.
-
-Probabilities are whole numbers, as in the engine's sampler: a token's weight is 2**40 times its probability over the
-largest one, so that sums do not depend on their order, nor draws on the machine.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from pie_wire.codec import Buffer
 from pie_wire.errors import BadRequest
 
-Floats: TypeAlias = NDArray[np.float32]
-Ids: TypeAlias = NDArray[np.int64]
+from pie_runner.weights import (
+    BLOCK,
+    HUGE,
+    LOWEST,
+    PLACE_BITS,
+    SCALE_BITS,
+    Floats,
+    Ids,
+    block_sums,
+    holding,
+    level_factor,
+    threshold,
+    weights_of,
+)
 
 MOST = 1e30
 """Values and biases up to here, either way: far beyond any logit, and far from what float32 cannot hold."""
-MAX_VOCAB = 1 << 22
+MAX_VOCAB = 1 << PLACE_BITS
 
-_SCALE_BITS = 40
-_LOWEST = np.float32(-64.0)
-"""Levels end here, far below the least that has weight."""
 _LEVEL_BITS = 16
+"""Fraction bits of a level where typical sampling compares them."""
 _HALF_BITS = 20
 _FAR = 64 << _LEVEL_BITS
-_LOG2_E = 1.4426950408889634
-_TINY, _HUGE = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
-_POLYNOMIAL = tuple(
-    np.float32(c)
-    for c in (
-        1.535336188319500e-4,
-        1.339887440266574e-3,
-        9.618437357674640e-3,
-        5.550332471162809e-2,
-        2.402264791363012e-1,
-        6.931472028550421e-1,
-        1.0,
-    )
-)
-"""2**f for f in [-1/2, 1/2], highest power first (Moshier: Cephes, `exp2f`)."""
-_PIECE = 16384
-_PLACE_BITS = 22
-"""Of a place: MAX_VOCAB is the number of places."""
-_BLOCK = 64
-_CANDIDATES = 256
-_GROWTH = 32
 
 
 class Entries(NamedTuple):
@@ -153,7 +139,7 @@ class Logits:
             ids, added = at[known], added[known]
         values = self._writable()
         np.add.at(values, ids, added)
-        np.minimum(values, _HUGE, out=values)
+        np.minimum(values, HUGE, out=values)
 
     def mask(self, bits: bytes) -> None:
         """Forbid what packed bits (bit `i % 8` of byte `i // 8` is token i) do not allow."""
@@ -173,7 +159,7 @@ class Logits:
 
     def temperature(self, value: float) -> None:
         """Divide."""
-        if not 0 < value <= _HUGE:
+        if not 0 < value <= HUGE:
             raise BadRequest(f"a temperature is {value}: it must be positive and finite")
         if self._temperature != 1.0:
             self._settle()
@@ -201,10 +187,10 @@ class Logits:
         values = row[ids]
         if repetition != 1.0:
             factor = np.float32(repetition)
-            values = np.where(values > 0, np.minimum(values / factor, _HUGE), values * factor)
+            values = np.where(values > 0, np.minimum(values / factor, HUGE), values * factor)
         values -= counts.astype(np.float32) * np.float32(frequency)
         values -= np.float32(presence)
-        row[ids] = np.minimum(values, _HUGE)
+        row[ids] = np.minimum(values, HUGE)
 
     def keep_top_k(self, k: int) -> None:
         """The k most likely tokens remain."""
@@ -216,14 +202,14 @@ class Logits:
         """The fewest most likely tokens that have this share remain."""
         if self._check_share("top-p", p):
             weights = self._weights()
-            self._take(_holding(weights, weights, p))
+            self._take(holding(weights, weights, p))
 
     def keep_min_p(self, p: float) -> None:
         """Tokens with at least this share of the largest probability remain."""
         if not 0.0 <= p <= 1.0:
             raise BadRequest(f"min-p is {p}: it must be between 0 (keeps all) and 1")
         if p:
-            self._keep(self._weights() >= math.ceil(p * float(1 << _SCALE_BITS)))
+            self._keep(self._weights() >= math.ceil(p * float(1 << SCALE_BITS)))
 
     def keep_typical_p(self, p: float) -> None:
         """The fewest tokens that have this share remain, those first whose surprisal is closest to the entropy."""
@@ -231,46 +217,34 @@ class Logits:
             return
         weights, levels = self._weights(), self._values - self._largest()
         with np.errstate(over="ignore"):
-            levels *= self._factor
-        np.maximum(levels, _LOWEST, out=levels)
+            levels *= level_factor(self._temperature)
+        np.maximum(levels, LOWEST, out=levels)
         # Surprisals less their mean, the entropy, are levels less theirs. In two parts, as the sum would not fit.
         depths = np.rint(levels * np.float32(-(1 << _LEVEL_BITS))).astype(np.int64)
         high, low = weights >> _HALF_BITS, weights & ((1 << _HALF_BITS) - 1)
         total = int(weights.sum())
         mean = ((int((high * depths).sum()) << _HALF_BITS) + int((low * depths).sum())) // total
         nearness = np.where(weights > 0, _FAR - np.abs(depths - mean), 0)
-        self._take(_holding(weights, nearness, p))
+        self._take(holding(weights, nearness, p))
 
     def sample(self, uniform: float) -> int:
         """A token of the softmax: the inverse of the distribution function, in order of ids."""
         if not 0.0 <= uniform < 1.0:
             raise BadRequest(f"{uniform} is no number in [0, 1) to draw by")
         weights = self._weights()
-        blocks = _block_sums(weights)
+        blocks = block_sums(weights)
         ends = blocks.cumsum()
         total = int(ends[-1])
         target = min(total - 1, int(uniform * float(total)))
         block = int(np.searchsorted(ends, target, side="right"))
         before = int(ends[block - 1]) if block else 0
-        inside = weights[block * _BLOCK : (block + 1) * _BLOCK].cumsum()
-        return int(self._named(block * _BLOCK + int(np.searchsorted(inside, target - before, side="right"))))
+        inside = weights[block * BLOCK : (block + 1) * BLOCK].cumsum()
+        return int(self._named(block * BLOCK + int(np.searchsorted(inside, target - before, side="right"))))
 
     # -- parts
 
-    @property
-    def _factor(self) -> np.float32:
-        """By what a difference of values becomes one of levels, binary logarithms."""
-        return np.float32(min(max(_LOG2_E / self._temperature, _TINY), _HUGE))
-
     def _weights(self) -> Ids:
-        """2**40 times the probability over the largest one, rounded."""
-        values, largest, factor = self._values, self._largest(), self._factor
-        weights = np.empty(len(values), dtype=np.int64)
-        # In pieces that stay in the cache: five times as fast as all at once.
-        with np.errstate(over="ignore"):
-            for at in range(0, len(values), _PIECE):
-                weights[at : at + _PIECE] = _piece(values[at : at + _PIECE] - largest, factor)
-        return weights
+        return weights_of(self._values, self._largest(), level_factor(self._temperature))
 
     def _largest(self) -> np.float32:
         largest = self._values.max(initial=-np.inf)
@@ -283,7 +257,7 @@ class Logits:
         values = self._values
         if k >= len(values):
             return np.arange(len(values))
-        found = np.flatnonzero(values >= _threshold(values, k))
+        found = np.flatnonzero(values >= threshold(values, k))
         if len(found) > k:
             found = np.sort(found[np.argsort(-values[found], kind="stable")[:k]])
         return found
@@ -328,7 +302,7 @@ class Logits:
         """Apply the temperature."""
         if self._temperature != 1.0:
             with np.errstate(over="ignore"):
-                self._own(np.minimum(self._values / np.float32(self._temperature), np.float32(_HUGE)))
+                self._own(np.minimum(self._values / np.float32(self._temperature), np.float32(HUGE)))
 
     def _writable(self) -> Floats:
         self._settle()
@@ -338,52 +312,3 @@ class Logits:
 
     def _own(self, values: Floats) -> None:
         self._values, self._mine, self._temperature = values, True, 1.0
-
-
-def _piece(levels: Floats, factor: np.float32) -> Floats:
-    """2**(40 + level), rounded, of values less the largest one. Every step rounds to float32, so that other code can do
-    the same."""
-    levels *= factor
-    np.maximum(levels, _LOWEST, out=levels)
-    whole = np.rint(levels)
-    levels -= whole
-    power = np.full_like(levels, _POLYNOMIAL[0])
-    for coefficient in _POLYNOMIAL[1:]:
-        power *= levels
-        power += coefficient
-    exponents = whole.astype(np.int32)
-    exponents += 127 + _SCALE_BITS
-    exponents <<= 23
-    power *= exponents.view(np.float32)
-    return np.rint(power, out=power)
-
-
-def _holding(weights: Ids, order: Ids, share: float) -> Ids:
-    """Places of the fewest tokens, those largest in `order` first, that hold their share of the sum; ascending. The
-    lower one first among equals."""
-    total = int(weights.sum())
-    goal = min(total, max(1, math.ceil(share * float(total))))
-    width = _CANDIDATES
-    while True:
-        found = np.flatnonzero(order >= _threshold(order, width)) if width < len(order) else np.arange(len(order))
-        # Distinct keys, as a stable sort would take ten times as long.
-        ranked = found[np.argsort((order[found] << _PLACE_BITS) - found)[::-1]]
-        at = int(np.searchsorted(weights[ranked].cumsum(), goal))
-        if at < len(ranked):
-            return np.sort(ranked[: at + 1])
-        width *= _GROWTH
-
-
-def _threshold(values: Floats | Ids, count: int) -> np.float32 | np.int64:
-    """Something that at least `count` values reach, and not many more: the largest of columns tell."""
-    columns = len(values) // _BLOCK
-    if count <= columns // 2:
-        tops = values[: columns * _BLOCK].reshape(_BLOCK, columns).max(axis=0)
-        return np.partition(tops, columns - count)[columns - count]
-    return np.partition(values, len(values) - count)[len(values) - count]
-
-
-def _block_sums(weights: Ids) -> Ids:
-    whole = len(weights) // _BLOCK * _BLOCK
-    sums = weights[:whole].reshape(-1, _BLOCK).sum(axis=1)
-    return sums if whole == len(weights) else np.append(sums, weights[whole:].sum())

@@ -35,9 +35,9 @@ def plain(ids: Sequence[int]) -> list[int]:
 
 def ids(values: Sequence[int], what: str, vocab: int) -> list[int]:
     """Ids of the vocabulary, not too many."""
+    if len(values) > MAX_IDS:
+        raise TooLarge(f"{what}: at most {MAX_IDS} are allowed, not {len(values)}")
     found = plain(values)
-    if len(found) > MAX_IDS:
-        raise TooLarge(f"{what}: at most {MAX_IDS} are allowed, not {len(found)}")
     if found and not (min(found) >= 0 and max(found) < vocab):
         wrong = next(i for i in found if not 0 <= i < vocab)
         raise BadRequest(f"{what}: token id {wrong} is outside the vocabulary of {vocab}")

@@ -91,6 +91,8 @@ def check_size(samplers: Sequence[tuple[SamplerSpec, int]]) -> None:
 
 
 def _bias_ids(bias: Sequence[tuple[int, float]], vocab: int) -> list[int]:
+    if len(bias) > checks.MAX_IDS:
+        raise TooLarge(f"bias: at most {checks.MAX_IDS} are allowed, not {len(bias)}: use a mask to forbid many")
     found = checks.ids([number for number, _ in bias], "bias", vocab)
     if len(set(found)) != len(found):
         raise BadRequest("bias: a token id is there twice")
