@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import click
 import msgspec
@@ -55,15 +56,21 @@ async def _ps(ended: bool, as_json: bool) -> None:
 @click.argument("pid")
 @click.option("--from", "start", type=click.IntRange(1), default=1, show_default=True, help="First event to show.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per event.")
-def attach(pid: str, start: int, as_json: bool) -> None:
+@click.option(
+    "--save-to",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Keep the files that the program sends in this folder.",
+)
+def attach(pid: str, start: int, as_json: bool, save_to: Path | None) -> None:
     """Follow a process from any of its events on. Ctrl-C leaves; the process goes on."""
-    run_async(_attach(pid, start, as_json))
+    run_async(_attach(pid, start, as_json, save_to))
 
 
-async def _attach(pid: str, start: int, as_json: bool) -> None:
+async def _attach(pid: str, start: int, as_json: bool, save_to: Path | None) -> None:
     from pie_cli.stream import JsonPrinter, TextPrinter
 
-    printer = JsonPrinter() if as_json else TextPrinter()
+    printer = JsonPrinter(save_to) if as_json else TextPrinter(save_to)
     async with connected() as client:
         process = await client.attach(await find_process(client, pid), start)
         async for event in process.events():

@@ -8,7 +8,7 @@ import os
 import signal
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 from pie_wire.capabilities import Grants
@@ -17,6 +17,9 @@ from pie_wire.errors import BadField, NotFound, PieError, Terminated
 from pie_cli.allow import parse_allow
 from pie_cli.main import INTERRUPTED
 from pie_cli.program_input import parse_input
+
+if TYPE_CHECKING:
+    from pie_zmq import AsyncProcess
 
 
 class RunCommand(click.Command):
@@ -44,6 +47,19 @@ class RunCommand(click.Command):
     metavar="CAPABILITY",
     help="Grant it, where the operator lets users: http=HOST[:PORT], fs, mcp=NAME, children. Repeatable.",
 )
+@click.option(
+    "--send",
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Send it to the program's session.receive_file. Repeatable.",
+)
+@click.option(
+    "--save-to",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Keep the files that the program sends in this folder.",
+)
 @click.option("--input", "-i", "input_file", type=click.File("r"), help="Read the JSON input from a file; - is stdin.")
 def run(
     program: str,
@@ -51,6 +67,8 @@ def run(
     as_json: bool,
     detach: bool,
     allow: Sequence[str],
+    send: Sequence[Path],
+    save_to: Path | None,
     input_file: TextIO | None,
 ) -> None:
     """Run a program and stream what it says.
@@ -65,10 +83,19 @@ def run(
     from pie_cli.connect import run_async
 
     grants = parse_allow(allow)
-    run_async(_run(program, value, grants, as_json=as_json, detach=detach))
+    run_async(_run(program, value, grants, as_json=as_json, detach=detach, send=send, save_to=save_to))
 
 
-async def _run(program: str, value: Any, grants: Grants, *, as_json: bool, detach: bool) -> None:
+async def _run(
+    program: str,
+    value: Any,
+    grants: Grants,
+    *,
+    as_json: bool,
+    detach: bool,
+    send: Sequence[Path],
+    save_to: Path | None,
+) -> None:
     from pie_cli.connect import connected
     from pie_cli.stream import JsonPrinter, TextPrinter
 
@@ -79,7 +106,9 @@ async def _run(program: str, value: Any, grants: Grants, *, as_json: bool, detac
             process = await client.run_file(path, value, attach=not detach, on_disconnect=leave, allow=grants)
         else:
             process = await client.launch(program, value, attach=not detach, on_disconnect=leave, allow=grants)
+        sending = asyncio.ensure_future(_send_all(process, send))
         if detach:
+            await sending
             click.echo(json.dumps({"pid": process.pid}) if as_json else process.pid)
             return
         ending: set[asyncio.Task[None]] = set()
@@ -98,7 +127,7 @@ async def _run(program: str, value: Any, grants: Grants, *, as_json: bool, detac
 
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGINT, interrupt)
-        printer = JsonPrinter() if as_json else TextPrinter()
+        printer = JsonPrinter(save_to) if as_json else TextPrinter(save_to)
         try:
             async for event in process.events():
                 printer.show(event)
@@ -106,6 +135,21 @@ async def _run(program: str, value: Any, grants: Grants, *, as_json: bool, detac
             if not ending:
                 raise
             raise click.exceptions.Exit(INTERRUPTED) from None
+        finally:
+            sending.cancel()
+
+
+async def _send_all(process: AsyncProcess, files: Sequence[Path]) -> None:
+    """One after the other, in the order of the command line. A program that ends without having received them all is no
+    error."""
+    for path in files:
+        try:
+            await process.send_file(path.name, await asyncio.to_thread(path.read_bytes))
+        except OSError as exc:
+            click.secho(f"{path} was not sent: {exc.strerror}", fg="yellow", err=True)
+        except PieError as exc:
+            if process.outcome is None:
+                click.secho(f"{path} was not sent: {exc.message}", fg="yellow", err=True)
 
 
 def as_file(program: str) -> Path | None:

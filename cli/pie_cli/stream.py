@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Any, Protocol
 
 import click
 from pie_wire.errors import InternalError, PieError, from_info
 from pie_wire.messages.common import Event
+
+from pie_cli.received import SaveFolder
 
 
 class Printer(Protocol):
@@ -21,7 +24,9 @@ class TextPrinter:
     """Messages and stdout as they come, a message that is a JSON object on a line of its own. The return value only if
     the program sent no message, because those that do often return the same once more."""
 
-    def __init__(self) -> None:
+    def __init__(self, save_to: Path | None = None) -> None:
+        """Files are kept in folder `save_to`, if there is one."""
+        self._folder = SaveFolder(save_to) if save_to is not None else None
         self._sent = False
         self._open_line = False
 
@@ -34,6 +39,8 @@ class TextPrinter:
             case "binary":
                 self._sent = True
                 self._write(event.data)
+            case "file":
+                self._file(event)
             case "stderr":
                 click.echo(event.text, nl=False, err=True)
             case "progress":
@@ -52,6 +59,18 @@ class TextPrinter:
             case _:
                 pass
 
+    def _file(self, event: Event) -> None:
+        size = f"{event.text}, {len(event.data)} bytes"
+        if self._folder is None:
+            click.secho(f"[file {size}: --save-to DIR keeps it]", dim=True, err=True)
+            return
+        try:
+            path = self._folder.save(event.text, event.data)
+        except PieError as exc:
+            click.secho(f"[file {size}: not kept, {exc.message}]", fg="yellow", err=True)
+        else:
+            click.secho(f"[file {size}: {path}]", dim=True, err=True)
+
     def close(self) -> None:
         """End an open line, so that what follows begins on its own."""
         if self._open_line:
@@ -65,10 +84,18 @@ class TextPrinter:
 
 
 class JsonPrinter:
-    """One JSON object per event and line: seq, kind, and text, value (of `return`), base64 or error."""
+    """One JSON object per event and line: seq, kind, and text, value (of `return`), base64 or error; of a file name,
+    size and base64, or with `save_to` its path."""
+
+    def __init__(self, save_to: Path | None = None) -> None:
+        self._folder = SaveFolder(save_to) if save_to is not None else None
 
     def show(self, event: Event) -> None:
-        click.echo(json.dumps(as_json(event), ensure_ascii=False))
+        row = as_json(event)
+        if event.kind == "file" and self._folder is not None:
+            del row["base64"]
+            row["path"] = str(self._folder.save(event.text, event.data))
+        click.echo(json.dumps(row, ensure_ascii=False))
         if event.kind == "error":
             raise process_error(event)
 
@@ -78,9 +105,11 @@ def as_json(event: Event) -> dict[str, Any]:
     row: dict[str, Any] = {"seq": event.seq, "kind": event.kind}
     if event.kind == "return":
         row["value"] = json.loads(event.text or "null")
-    elif event.kind == "binary":
+    elif event.kind in ("binary", "file"):
         import base64
 
+        if event.kind == "file":
+            row |= {"name": event.text, "size": len(event.data)}
         row["base64"] = base64.b64encode(event.data).decode()
     elif event.kind == "error":
         error = process_error(event).info()

@@ -66,6 +66,10 @@ class Process:
         """Send a message to the program's `session.receive`. Raises PieError."""
         self._loop.run(self._inner.signal(message))
 
+    def send_file(self, name: str, data: bytes | str, *, timeout: float = 60.0) -> None:
+        """Send a file to the program's `session.receive_file`. Raises as AsyncProcess.send_file."""
+        self._loop.run(self._inner.send_file(name, data, timeout=timeout))
+
     def terminate(self, reason: str = "terminated by its owner") -> None:
         """End the process; returns when it has ended. Raises PieError."""
         self._loop.run(self._inner.terminate(reason))

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
+import time
 from collections import deque
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 from pie_wire.errors import Cancelled, DeadlineExceeded, InternalError, PieError, from_info
+from pie_wire.file_names import PART_BYTES
 from pie_wire.messages.common import TERMINAL_KINDS, Event
-from pie_wire.messages.gateway import AckEvents, Detach, Signal, Terminate
+from pie_wire.messages.gateway import AckEvents, Detach, SendFile, Signal, Terminate
+
+from pie_zmq.file_joiner import FileJoiner
 
 if TYPE_CHECKING:
     from pie_zmq.connection import Connection
@@ -20,6 +25,7 @@ ACK_BYTES = 128 << 10
 ACK_WITHIN = 0.05
 """Seconds until an acknowledgement leaves at the latest."""
 REQUEST_TIMEOUT = 30.0
+RETRY_PAUSE = 0.2
 
 
 class AsyncProcess:
@@ -39,6 +45,7 @@ class AsyncProcess:
         self._taken = start - 1
         self._acked = start - 1
         self._taken_bytes = 0
+        self._files = FileJoiner()
         self._failure: PieError | None = None
         self._readers = 0
         self._news = asyncio.Event()
@@ -51,14 +58,16 @@ class AsyncProcess:
 
     @property
     def last_seq(self) -> int:
-        """The number of the last event taken; attach from the next one to go on elsewhere."""
-        return self._taken
+        """The number of the last event taken; attach from the next one to go on elsewhere. Of a file that is not whole
+        yet, no part counts."""
+        return self._files.begun_at - 1 if self._files.begun_at else self._taken
 
     async def events(self) -> AsyncIterator[Event]:
         """Events not taken yet, in order, up to and including the terminal one (`return` or `error`).
 
-        A `gap` event stands for events that are no longer there, or were dropped as the launch asked; its `text` is
-        how many.
+        A file that the program sent is one event of kind `file`, with its name in `text` and its bytes in `data`. A
+        `gap` event stands for events that are no longer there, or were dropped as the launch asked; its `text` is how
+        many.
 
         Raises:
             PieError: no more events will come, because of what it says.
@@ -78,13 +87,25 @@ class AsyncProcess:
         Raises:
             PieError: as `events`.
         """
-        while not self._buffer:
-            if self._is_through:
-                return []
-            if self._failure is not None:
-                raise self._failure
-            await self._wait()
-        return [self._take_one() for _ in range(min(limit, len(self._buffer)))]
+        while True:
+            while not self._buffer:
+                if self._is_through:
+                    return []
+                if self._failure is not None:
+                    raise self._failure
+                await self._wait()
+            taken = self._take_some(limit)
+            if taken:
+                return taken
+
+    def _take_some(self, limit: int) -> list[Event]:
+        """Up to `limit` events of the buffer; a file is one, when its last part is there."""
+        taken: list[Event] = []
+        while self._buffer and len(taken) < limit:
+            event = self._files.take(self._take_one())
+            if event is not None:
+                taken.append(event)
+        return taken
 
     async def result(self, timeout: float | None = None) -> Any:  # noqa: ASYNC109 - a convenience with its own error
         """What the program returned, decoded. Events that nobody iterates over are passed over.
@@ -116,6 +137,31 @@ class AsyncProcess:
         else:
             request = Signal(self.pid, binary=True)
             await self._connection.ask(request, timeout=REQUEST_TIMEOUT, buffers=[message])
+
+    async def send_file(self, name: str, data: bytes | str, *, timeout: float = 60.0) -> None:  # noqa: ASYNC109
+        """Send a file to the program's `session.receive_file`; returns when its runner has it, whatever links are lost
+        meanwhile.
+
+        Raises:
+            BadRequest: `name` is no plain file name. TooLarge: beyond the limit `file_bytes`. Overloaded: the program
+            has not received earlier files within `timeout` seconds. Gone: it has ended. PieError.
+        """
+        content = data.encode() if isinstance(data, str) else data
+        file, offset, deadline = secrets.token_hex(16), 0, time.monotonic() + timeout
+        while True:
+            part = memoryview(content)[offset : offset + PART_BYTES]
+            request = SendFile(self.pid, file, name, len(content), offset)
+            try:
+                await self._connection.ask(request, timeout=REQUEST_TIMEOUT, buffers=[part])
+            except PieError as exc:
+                if not exc.retryable or time.monotonic() >= deadline:
+                    raise
+                await asyncio.sleep(RETRY_PAUSE)
+                continue
+            offset += len(part)
+            deadline = time.monotonic() + timeout
+            if offset >= len(content):
+                return
 
     async def terminate(self, reason: str = "terminated by its owner") -> None:
         """End the process; returns when it has ended. One that has ended already is no error. Raises PieError."""

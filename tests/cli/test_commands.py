@@ -51,7 +51,25 @@ async def binary(run: FakeRun, given: Any) -> Any:
     await run.send(b"\x00\xff")
 
 
-PROGRAMS: Mapping[str, FakeProgram] = {"talk": talk, "quiet": quiet, "fail": fail, "chat": chatty, "binary": binary}
+async def shout(run: FakeRun, given: Any) -> Any:
+    for _ in range(given["files"]):
+        name, data = await run.receive_file()
+        await run.send_file(name, data.upper())
+
+
+async def escape(run: FakeRun, given: Any) -> Any:
+    await run.send_file("../evil", b"x")
+
+
+PROGRAMS: Mapping[str, FakeProgram] = {
+    "talk": talk,
+    "quiet": quiet,
+    "fail": fail,
+    "chat": chatty,
+    "binary": binary,
+    "shout": shout,
+    "escape": escape,
+}
 
 
 @pytest.fixture
@@ -147,6 +165,31 @@ def test_adapters_are_loaded_and_unloaded_by_name(invoke: Invoke):
     assert json.loads(shown.stdout)[0]["adapters"][0]["rank"] == 8
     assert missing.exit_code == 1
     assert "no adapter is called nosuch" in missing.stderr
+
+
+def test_files_both_ways(invoke: Invoke, tmp_path: Path):
+    (tmp_path / "a.txt").write_text("hello")
+    (tmp_path / "b.bin").write_bytes(b"x" * 600_000)
+    into = tmp_path / "in"
+    send = ["--send", str(tmp_path / "a.txt"), "--send", str(tmp_path / "b.bin")]
+
+    result = invoke("run", "shout", *send, "--save-to", str(into), "--", "--files", "2")
+
+    assert result.exit_code == 0, result.output
+    assert (into / "a.txt").read_text() == "HELLO"
+    assert (into / "b.bin").read_bytes() == b"X" * 600_000
+    shown = invoke("run", "shout", *send[:2], "--", "--files", "1")
+    assert "--save-to DIR keeps it" in shown.stderr
+    lines = invoke("run", "--json", "shout", *send[:2], "--", "--files", "1").stdout.splitlines()
+    row = next(row for row in map(json.loads, lines) if row["kind"] == "file")
+    assert (row["name"], row["size"], row["base64"]) == ("a.txt", 5, "SEVMTE8=")
+
+
+def test_a_file_that_would_leave_its_folder_is_not_kept(invoke: Invoke, tmp_path: Path):
+    result = invoke("run", "escape", "--save-to", str(tmp_path / "in"))
+
+    assert "not kept" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
 def test_empty_lists(invoke: Invoke):

@@ -13,6 +13,7 @@ from pie_zmq import AsyncClient, Client
 from pie_zmq.artifact import Artifact
 from pie_zmq.errors import (
     BadField,
+    BadRequest,
     Cancelled,
     Conflict,
     DeadlineExceeded,
@@ -53,7 +54,14 @@ async def fail(run: FakeRun, given: Any) -> Any:
     raise ValueError("no luck")
 
 
-PROGRAMS = {"greet": greet, "count": count, "echo": echo, "fail": fail}
+async def shout(run: FakeRun, given: Any) -> Any:
+    for _ in range(given["files"]):
+        name, data = await run.receive_file()
+        await run.send("one came")
+        await run.send_file(f"{name}.upper", data.upper())
+
+
+PROGRAMS = {"greet": greet, "count": count, "echo": echo, "fail": fail, "shout": shout}
 
 
 def scenario(test: Callable[[FakePie, AsyncClient], Awaitable[None]]) -> Callable[[], None]:
@@ -334,3 +342,38 @@ def test_the_public_names():
     assert {"AsyncClient", "Client", "PieError", "Process", "AsyncProcess", "Event"} <= set(pie_zmq.__all__)
     assert all(hasattr(pie_zmq, name) for name in pie_zmq.__all__)
     assert all(issubclass(getattr(pie_zmq.errors, n), pie_zmq.PieError) for n in pie_zmq.errors.__all__)
+
+
+@scenario
+async def test_files_both_ways(fake: FakePie, client: AsyncClient) -> None:
+    big = b"abc" * 300_000
+    process = await client.launch("shout", {"files": 3})
+    for name, data in (("empty", b""), ("small", "hello"), ("big", big)):
+        await process.send_file(name, data)
+
+    events = [event async for event in process.events()]
+
+    files = [(event.text, event.data) for event in events if event.kind == "file"]
+    assert files == [("empty.upper", b""), ("small.upper", b"HELLO"), ("big.upper", big.upper())]
+    assert [event.seq for event in events] == sorted(event.seq for event in events)
+    assert process.last_seq == events[-1].seq
+
+
+@scenario
+async def test_a_file_outlives_the_gateway(fake: FakePie, client: AsyncClient) -> None:
+    data = bytes(2_000_000)
+    process = await client.launch("shout", {"files": 1})
+    sending = asyncio.ensure_future(process.send_file("big", data))
+    await asyncio.sleep(0.01)
+    fake.restart()
+    await sending
+
+    files = [event async for event in process.events() if event.kind == "file"]
+    assert [(event.text, event.data) for event in files] == [("big.upper", data)]
+
+
+@scenario
+async def test_a_name_that_is_a_path(fake: FakePie, client: AsyncClient) -> None:
+    process = await client.launch("shout", {"files": 1})
+    with pytest.raises(BadRequest):
+        await process.send_file("../x", b"")

@@ -61,7 +61,7 @@ from pie_wire.messages.kvstore import (
     TopicList,
 )
 from pie_wire.messages.link import Identity
-from pie_wire.messages.runner import ChildEnded, Credit, Deliver, Kill, Start
+from pie_wire.messages.runner import ChildEnded, Credit, Deliver, DeliverFile, Kill, Start
 
 R = TypeVar("R", bound=Message)
 
@@ -196,6 +196,8 @@ class FakeRunner:
         """End a process when told to."""
         self.on_start: Callable[[str, Start], None] = lambda pid, start: None
         self.peer: Peer | None = None
+        self.parts: list[tuple[DeliverFile, bytes]] = []
+        """Of files for its processes."""
         self.children: dict[str, ChildEnded] = {}
         """What it was told of the ends of children."""
         self.hub: Hub
@@ -208,6 +210,7 @@ class FakeRunner:
         hub.on(Start, self._start)
         hub.on(Kill, self._kill)
         hub.on(Deliver, self._deliver)
+        hub.on(DeliverFile, self._part)
         hub.on(Credit, self._credit)
         hub.dial(GATEWAY)
 
@@ -281,6 +284,10 @@ class FakeRunner:
     def _deliver(self, incoming: Incoming[Deliver]) -> Done:
         process = self.processes[incoming.message.pid]
         process.received.append(bytes(incoming.buffers[0]).decode() if incoming.buffers else incoming.message.text)
+        return Done()
+
+    def _part(self, incoming: Incoming[DeliverFile]) -> Done:
+        self.parts.append((incoming.message, bytes(incoming.buffers[0])))
         return Done()
 
     def _credit(self, incoming: Incoming[Credit]) -> None:

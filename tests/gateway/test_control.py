@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from gateway_world import FakeClient, FakeRunner, World
 from pie_gateway.control import MAX_UNDELIVERED
-from pie_wire.errors import BadField, Gone, NotFound, Overloaded, StoreUnavailable, Terminated, TooLarge
+from pie_wire.errors import BadField, BadRequest, Gone, NotFound, Overloaded, StoreUnavailable, Terminated, TooLarge
 from pie_wire.messages.common import MAX_EVENT_BYTES
-from pie_wire.messages.gateway import DeadMessages, ListProcesses, Purge, Signal, Terminate, Topics
+from pie_wire.messages.gateway import DeadMessages, ListProcesses, Purge, SendFile, Signal, Terminate, Topics
 from pie_wire.messages.kvstore import DeadMessage, TopicInfo
 
 
@@ -137,3 +137,50 @@ def test_topics_are_looked_up_in_kvstore(world: World, client: FakeClient):
     world.kvstore.failing = True
     with pytest.raises(StoreUnavailable):
         client.ask(Topics())
+
+
+def test_parts_of_files_reach_the_runner(world: World, runner: FakeRunner, client: FakeClient):
+    pid, file = client.launch(), world.pid()
+    for offset, part in ((0, b"he"), (2, b"llo")):
+        client.ask(SendFile(pid, file, "n.txt", 5, offset), part)
+
+    assert [(m.file, m.name, m.size, m.offset, data) for m, data in runner.parts] == [
+        (file, "n.txt", 5, 0, b"he"),
+        (file, "n.txt", 5, 2, b"llo"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("fields", "buffers", "error"),
+    [
+        ({"name": "../x"}, [b"x"], BadRequest),
+        ({"file": "x"}, [b"x"], BadField),
+        ({}, [], BadField),
+        ({}, [b"x", b"y"], BadField),
+        ({}, [bytes(MAX_EVENT_BYTES + 1)], BadField),
+        ({"pid": "0" * 32}, [b"x"], NotFound),
+    ],
+)
+def test_bad_parts_of_files(
+    world: World,
+    runner: FakeRunner,
+    client: FakeClient,
+    fields: dict[str, str],
+    buffers: list[bytes],
+    error: type[Exception],
+):
+    given = {"pid": client.launch(), "file": world.pid(), "name": "a", "size": 1} | fields
+
+    with pytest.raises(error):
+        client.ask(SendFile(**given), *buffers)
+    assert runner.parts == []
+
+
+def test_no_file_for_one_that_has_ended_or_for_others(world: World, runner: FakeRunner, client: FakeClient):
+    pid = client.launch()
+    with pytest.raises(NotFound):
+        client.ask(SendFile(pid, world.pid(), "a", 1), b"x", user="mallory")
+    runner.emit(pid, "return", "1")
+    world.run()
+    with pytest.raises(Gone):
+        client.ask(SendFile(pid, world.pid(), "a", 1), b"x")

@@ -243,7 +243,7 @@ from inferlet import session
 async def main():
     session.send("text")
     session.send({"a": 1})
-    session.send_file(b"raw")
+    session.send_bytes(b"raw")
     return await session.receive()
 """
     launch = lab.run(python, source, inbox=["hello"])
@@ -255,7 +255,7 @@ async def main():
 def test_too_much_in_one_message(lab: Lab, python: Program):
     body = """
         try:
-            session.send_file(bytes(5_000_000))
+            session.send_bytes(bytes(5_000_000))
         except PieError as exc:
             return exc.code
     """

@@ -95,7 +95,8 @@ EVENTS = [
     common.Event(2, "message", "Paris, mein Schatz: \u00e9\u4e16\U0001f967"),
     common.Event(3, "binary", data=b"\x00\x80\xff"),
     common.Event(4, "gap", "12"),
-    common.Event(5, "error", error=ErrorInfo("trapped", "wasm trap: unreachable", scope="process")),
+    common.Event(5, "file", '{"name":"notes.txt","size":5,"offset":2}', b"llo"),
+    common.Event(6, "error", error=ErrorInfo("trapped", "wasm trap: unreachable", scope="process")),
 ]
 SAMPLER = engine.SamplerSpec(0.75, 0.95, 40)
 MASKED = engine.SamplerSpec(mask=b"\x07\x00\x00\x80", min_tokens=4)
@@ -185,6 +186,7 @@ CASES: list[Case] = [
     _numbered(gateway.AckEvents(PID, 9)),
     _numbered(gateway.Signal(PID, "go on"), name="gw.signal with text"),
     _numbered(gateway.Signal(PID, binary=True), b"\x00\x01\x02", name="gw.signal with bytes"),
+    _numbered(gateway.SendFile(PID, CHILD, "notes.txt", 5, 2), b"llo"),
     _numbered(gateway.Terminate(PID, "no longer needed")),
     _numbered(gateway.ListProcesses(True)),
     _numbered(gateway.Processes([PROCESS])),
@@ -218,7 +220,7 @@ CASES: list[Case] = [
     _numbered(gateway.LaunchChild(PID, CHILD, "worker@1.0.0", '{"n": 1}', "after-intro", True)),
     _numbered(gateway.DetachChild(PID, CHILD)),
     _numbered(gateway.EndChild(PID, CHILD)),
-    _numbered(gateway.Events([PID], [5], EVENTS)),
+    _numbered(gateway.Events([PID], [6], EVENTS)),
     # To a client
     _numbered(client.ProcessEvents(PID, EVENTS)),
     _numbered(client.Replaced(PID)),
@@ -236,6 +238,7 @@ CASES: list[Case] = [
     ),
     _numbered(runner.Deliver(PID, "go on"), name="run.deliver with text"),
     _numbered(runner.Deliver(PID, binary=True), b"\xff", name="run.deliver with bytes"),
+    _numbered(runner.DeliverFile(PID, CHILD, "notes.txt", 5, 2), b"llo"),
     _numbered(runner.Kill(PID, "terminated by its owner")),
     _numbered(runner.ChildEnded(PID, CHILD, "42"), name="run.child-ended with a result"),
     _numbered(

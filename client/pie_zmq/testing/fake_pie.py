@@ -21,6 +21,7 @@ from pie_wire.errors import (
     Terminated,
     to_error,
 )
+from pie_wire.file_names import file_name
 from pie_wire.hub import Hub, Incoming, Peer
 from pie_wire.messages.base import Done
 from pie_wire.messages.client import ProcessEvents, Replaced
@@ -47,6 +48,7 @@ from pie_wire.messages.gateway import (
     Processes,
     Programs,
     Purge,
+    SendFile,
     Signal,
     Status,
     StatusReport,
@@ -199,6 +201,15 @@ class FakePie:
         process.run.deliver(bytes(incoming.buffers[0]) if incoming.message.binary else incoming.message.text)
         return Done()
 
+    def _send_file(self, incoming: Incoming[SendFile]) -> Done:
+        message = incoming.message
+        process = self._find(message.pid)
+        file_name(message.name)
+        if process.ended or process.run is None:
+            raise Gone(f"process {message.pid} has ended")
+        process.run.deliver_part(message.file, message.name, message.size, message.offset, bytes(incoming.buffers[0]))
+        return Done()
+
     def _terminate(self, incoming: Incoming[Terminate]) -> None:
         process = self._find(incoming.message.pid)
         if process.task is None or process.ended:
@@ -273,6 +284,7 @@ class FakePie:
         hub.on(Detach, self._detach)
         hub.on(AckEvents, self._ack)
         hub.on(Signal, self._signal)
+        hub.on(SendFile, self._send_file)
         hub.on(Terminate, self._terminate)
         hub.on(ListProcesses, self._list)
         hub.on(Upload, self._upload)

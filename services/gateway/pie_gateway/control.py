@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from pie_wire.errors import BadField, Gone, Overloaded, PieError, Terminated, TooLarge, Unavailable
+from pie_wire.file_names import file_name
 from pie_wire.hub import Answer, Hub
 from pie_wire.messages.base import Done
 from pie_wire.messages.common import MAX_EVENT_BYTES
@@ -15,13 +16,14 @@ from pie_wire.messages.gateway import (
     Detach,
     ListProcesses,
     Processes,
+    SendFile,
     Signal,
     Terminate,
 )
-from pie_wire.messages.runner import Deliver
+from pie_wire.messages.runner import Deliver, DeliverFile
 
 from pie_gateway.config import GatewayConfig
-from pie_gateway.launcher import Launcher
+from pie_gateway.launcher import PID, Launcher
 from pie_gateway.process import Process
 from pie_gateway.runners import RunnerPool
 from pie_gateway.session import Call, Session
@@ -77,12 +79,26 @@ class ProcessControl:
             many messages are on their way to it.
         """
         message = call.message
-        process = self._table.find(message.pid, call.scope)
         size = len(message.text.encode()) + sum(len(b) for b in call.buffers)
         if size > MAX_EVENT_BYTES:
             raise TooLarge(f"a message of {size} bytes exceeds {MAX_EVENT_BYTES}: split it")
         if message.binary != bool(call.buffers):
             raise BadField("a binary message needs exactly one buffer, a text message none")
+        self._hand_on(call, Deliver(message.pid, message.text, message.binary))
+
+    def send_file(self, call: Call[SendFile]) -> None:
+        """Hand a part of a file to the process's runner; answered when the runner has it. Raises as `signal`."""
+        message = call.message
+        file_name(message.name)
+        if not PID.fullmatch(message.file):
+            raise BadField(f"file is {message.file[:80]!r}, expected 32 lower-case hex digits")
+        if len(call.buffers) != 1 or len(call.buffers[0]) > MAX_EVENT_BYTES:
+            raise BadField(f"a part of a file is one buffer of at most {MAX_EVENT_BYTES} bytes")
+        self._hand_on(call, DeliverFile(message.pid, message.file, message.name, message.size, message.offset))
+
+    def _hand_on(self, call: Call[Signal] | Call[SendFile], delivery: Deliver | DeliverFile) -> None:
+        message = call.message
+        process = self._table.find(message.pid, call.scope)
         if process.record.ended:
             raise Gone(f"process {message.pid} has ended")
         if process.runner is None:
@@ -101,7 +117,7 @@ class ProcessControl:
 
         self._hub.request(
             process.runner.peer,
-            Deliver(message.pid, message.text, message.binary),
+            delivery,
             delivered,
             timeout=DELIVER_TIMEOUT,
             buffers=call.buffers,

@@ -15,7 +15,7 @@ from pie_wire.errors import NotFound, Overloaded, PieError, StaleEpoch, Terminat
 from pie_wire.hub import Hub, Incoming, Peer
 from pie_wire.membership import KVSTORE, Facts, Membership
 from pie_wire.messages.base import Done
-from pie_wire.messages.runner import Credit, Deliver, Kill, Start
+from pie_wire.messages.runner import Credit, Deliver, DeliverFile, Kill, Start
 from pie_wire.tenants import TenantLimits, TenantTable
 
 from pie_runner.artifacts import ArtifactCache, Artifacts
@@ -107,6 +107,7 @@ class RunnerCore:
         hub.on_down(self._down)
         hub.on(Start, self._start)
         hub.on(Deliver, self._deliver)
+        hub.on(DeliverFile, self._deliver_file)
         hub.on(Kill, self._kill)
         hub.on(Credit, self._credit)
 
@@ -208,6 +209,15 @@ class RunnerCore:
             process.mailbox.deliver(Letter("data", data))
         else:
             process.mailbox.deliver(Letter("text", message.text))
+        return Done()
+
+    def _deliver_file(self, incoming: Incoming[DeliverFile]) -> Done:
+        message = incoming.message
+        process = self.processes.get(message.pid)
+        if process is None or process.state == "ended":
+            raise NotFound(f"process {message.pid} is not running")
+        part = incoming.buffers[0] if incoming.buffers else b""
+        process.files.put(message.file, message.name, message.size, message.offset, part)
         return Done()
 
     def _kill(self, incoming: Incoming[Kill]) -> None:

@@ -22,6 +22,8 @@ class ProcessLimits:
     """Open at once."""
     pages: int = 0
     """Of KV, held by its contexts at once when all of it is computed. Shared pages count once for each context."""
+    file_bytes: int = 64 << 20
+    """Of one file sent to or from the client; here 0 is none at all."""
     children: int = 0
     """Running at once, launched by it."""
     output_bytes: int = 0

@@ -1,9 +1,10 @@
-"""Messages from the client, in order, each for one `session.receive`."""
+"""What the client sent, in order, each for one `session.receive` (or `receive-file`)."""
 
 from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from typing import Protocol
 
 from pie_wire.errors import Closed, Overloaded
 
@@ -14,6 +15,20 @@ MAX_MESSAGES = 1024
 MAX_BYTES = 8 << 20
 
 
+class Post(Protocol):
+    """Anything that is sent."""
+
+    @property
+    def value(self) -> str | bytes:
+        """What its size is counted by."""
+        ...
+
+    @property
+    def answer(self) -> object:
+        """What the program gets."""
+        ...
+
+
 @dataclass(frozen=True)
 class Letter:
     """A message: text, or bytes with tag `data`."""
@@ -21,23 +36,37 @@ class Letter:
     tag: str
     value: str | bytes
 
+    @property
+    def answer(self) -> Case:
+        return Case(self.tag, self.value)
+
 
 class Mailbox:
     """Letters not asked for yet, and receives not answered yet; never both."""
 
-    def __init__(self, waitables: Waitables) -> None:
+    def __init__(self, waitables: Waitables, max_messages: int = MAX_MESSAGES, max_bytes: int = MAX_BYTES) -> None:
         self._waitables = waitables
-        self._letters: deque[Letter] = deque()
+        self._max_messages = max_messages
+        self._max_bytes = max_bytes
+        self._letters: deque[Post] = deque()
         self._bytes = 0
         self._receives: deque[PendingMessage] = deque()
 
-    def deliver(self, letter: Letter) -> None:
+    def __len__(self) -> int:
+        return len(self._letters)
+
+    @property
+    def size(self) -> int:
+        """Bytes of what waits."""
+        return self._bytes
+
+    def deliver(self, letter: Post) -> None:
         """A message came in.
 
         Raises:
             Overloaded: the program does not receive, and the box is full.
         """
-        if len(self._letters) >= MAX_MESSAGES or self._bytes + len(letter.value) > MAX_BYTES:
+        if len(self._letters) >= self._max_messages or self._bytes + len(letter.value) > self._max_bytes:
             raise Overloaded(f"{len(self._letters)} messages wait for the program: try again when it has received some")
         if self._receives:
             self._receives.popleft().give(letter)
@@ -56,7 +85,7 @@ class Mailbox:
             self._receives.append(pending)
         return pending
 
-    def put_back(self, letter: Letter) -> None:
+    def put_back(self, letter: Post) -> None:
         """A message that was given but never got: it is the next one again."""
         if self._receives:
             self._receives.popleft().give(letter)
@@ -71,19 +100,19 @@ class Mailbox:
 
 
 class PendingMessage(Waitable):
-    """The WIT's `pending-message`."""
+    """The WIT's `pending-message` and `pending-file`."""
 
     def __init__(self, table: Waitables, box: Mailbox) -> None:
         super().__init__(table)
         self._box = box
-        self._letter: Letter | None = None
+        self._letter: Post | None = None
         self._taken = False
 
     @property
     def ready(self) -> bool:
         return self._letter is not None or self._taken
 
-    def give(self, letter: Letter) -> None:
+    def give(self, letter: Post) -> None:
         """Its message has come."""
         self._letter = letter
         self.notify()
@@ -94,7 +123,7 @@ class PendingMessage(Waitable):
         if self._letter is None:
             return None
         letter, self._letter, self._taken = self._letter, None, True
-        return Ok(Case(letter.tag, letter.value))
+        return Ok(letter.answer)
 
     def close(self) -> None:
         super().close()

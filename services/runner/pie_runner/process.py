@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import msgspec
 from pie_wire.capabilities import Capabilities
 from pie_wire.errors import ErrorInfo, LimitExceeded, PieError, ProgramError, TooLarge
+from pie_wire.file_names import PART_BYTES
 from pie_wire.hub import Scope
-from pie_wire.messages.common import MAX_EVENT_BYTES, Account, EventKind, ProgramRef
+from pie_wire.messages.common import MAX_EVENT_BYTES, Account, EventKind, FilePart, ProgramRef
 from pie_wire.messages.runner import Start
 
 from pie_runner.draws import Draws
 from pie_runner.events import EventLog
+from pie_runner.file_box import FileBox
 from pie_runner.limits import Usage, exceeded
 from pie_runner.mailbox import Mailbox
 from pie_runner.outside.files import ProcessFiles
@@ -80,6 +82,7 @@ class Process:
         self.events = EventLog()
         self.waitables = Waitables()
         self.mailbox = Mailbox(self.waitables)
+        self.files = FileBox(self.waitables, facilities.limits.file_bytes, facilities.hub.clock)
         files = ProcessFiles(start.capabilities, facilities.outside.files, start.pid, scope, start.program)
         self.outside = ProcessOutside(start.capabilities, facilities.outside, self.waitables, files)
         self.draws = Draws(key)
@@ -194,6 +197,21 @@ class Process:
         if len(text) <= size:
             return self.emit(fiber, kind, text)
         parts: deque[_Output] = deque((kind, text[at : at + size], b"") for at in range(0, len(text), size))
+        return self._emit_parts(fiber, parts)
+
+    def emit_file(self, fiber: Fiber, name: str, content: bytes, pending: Pending | None = None) -> Pending | None:
+        """Write a file as one or more events; parks like `emit`, or answers `pending`. Where events are dropped, so is
+        the rest of the file, which then never arrives."""
+        parts: deque[_Output] = deque()
+        for at in range(0, len(content) or 1, PART_BYTES):
+            header = msgspec.json.encode(FilePart(name, len(content), at)).decode()
+            parts.append(("file", header, content[at : at + PART_BYTES]))
+        parked = self._emit_parts(fiber, parts, pending)
+        if parked is None and pending is not None:
+            pending.resolve()
+        return parked
+
+    def _emit_parts(self, fiber: Fiber, parts: deque[_Output], pending: Pending | None = None) -> Pending | None:
         while parts and self._has_room:
             self._put_out(*parts.popleft())
         if not parts:
@@ -202,7 +220,7 @@ class Process:
             for _ in parts:
                 self.events.drop()
             return None
-        return self._park(fiber, parts)
+        return self._park(fiber, parts, pending)
 
     def write_output(self, kind: EventKind, text: str) -> None:
         """Output from where the program cannot be parked: dropped while the limit is reached."""
@@ -226,8 +244,9 @@ class Process:
     def _has_room(self) -> bool:
         return not self.events.is_full and self.usage.output_resumes_at <= self.facilities.hub.clock()
 
-    def _park(self, fiber: Fiber, events: deque[_Output]) -> Pending:
-        pending = Pending(fiber, self._forget_parked)
+    def _park(self, fiber: Fiber, events: deque[_Output], pending: Pending | None = None) -> Pending:
+        pending = pending or Pending(fiber)
+        pending.on_abandon = self._forget_parked
         self._parked = _Parked(events, pending)
         self._unpark()
         return pending

@@ -88,6 +88,7 @@ class RunnerService:
                 tokens=config.tokens,
                 contexts=config.contexts,
                 pages=config.pages,
+                file_bytes=config.file_bytes,
                 children=config.children,
                 output_bytes=config.output_bytes,
                 output_rate=config.output_rate,

@@ -9,7 +9,7 @@ import msgspec
 from pie_wire.errors import ErrorInfo
 
 ProgramKind = Literal["python", "component"]
-EventKind = Literal["started", "message", "binary", "stdout", "stderr", "progress", "gap", "return", "error"]
+EventKind = Literal["started", "message", "binary", "file", "stdout", "stderr", "progress", "gap", "return", "error"]
 TERMINAL_KINDS: frozenset[str] = frozenset({"return", "error"})
 
 MAX_INPUT_BYTES = 4 << 20
@@ -25,7 +25,8 @@ class Event(msgspec.Struct, frozen=True, array_like=True):
     """One numbered event of a process. Numbers are dense from 1 over all kinds; the last is `return` or `error`.
 
     `text` carries message, stdout, stderr, progress and the JSON of `return`; `data` carries `binary`;
-    `error` belongs to kind `error`; `gap` has in `text` the number of events dropped.
+    `error` belongs to kind `error`; `gap` has in `text` the number of events dropped. A `file` is one event or several,
+    each with a FilePart as JSON in `text` and the bytes of that part in `data`; it has arrived when its last byte has.
     """
 
     seq: int
@@ -38,6 +39,15 @@ class Event(msgspec.Struct, frozen=True, array_like=True):
     def size(self) -> int:
         """Bytes counted against the unacknowledged limit."""
         return 32 + len(self.text) + len(self.data) + (len(self.error.message) if self.error else 0)
+
+
+class FilePart(msgspec.Struct, frozen=True):
+    """Which part of which file an event of kind `file` holds."""
+
+    name: str
+    size: int
+    """Of the whole file."""
+    offset: int
 
 
 class ProgramRef(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -91,6 +91,19 @@ class Signal(Request[Done], frozen=True, omit_defaults=True):
     binary: bool = False
 
 
+class SendFile(Request[Done], frozen=True, omit_defaults=True):
+    """A part of a file for the process's `session.receive-file`: buffer 0 at `offset` of `size`. Answered when the
+    runner has it; parts go one after the other, and one that was sent before is no harm."""
+
+    verb: ClassVar[str] = "gw.send-file"
+    pid: str
+    file: str
+    """Id of this file, chosen by the client (32 hex digits)."""
+    name: str
+    size: int
+    offset: int = 0
+
+
 class Terminate(Request[Done], frozen=True, omit_defaults=True):
     """End a process; answered when its terminal event is written. Ended already: no error."""
 

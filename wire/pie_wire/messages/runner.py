@@ -37,6 +37,17 @@ class Deliver(Request[Done], frozen=True, omit_defaults=True):
     binary: bool = False
 
 
+class DeliverFile(Request[Done], frozen=True, omit_defaults=True):
+    """A part of a client's file for `session.receive-file`: buffer 0 at `offset` of `size`."""
+
+    verb: ClassVar[str] = "run.deliver-file"
+    pid: str
+    file: str
+    name: str
+    size: int
+    offset: int = 0
+
+
 class Kill(Push, frozen=True, omit_defaults=True):
     """End a process; its terminal event follows."""
 

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from pie_wire.errors import TooLarge
+from pie_wire.errors import BadRequest, TooLarge
+from pie_wire.file_names import file_name
 from pie_wire.messages.common import MAX_EVENT_BYTES
 
 from pie_runner.host.futures import waitable_id
+from pie_runner.limits import exceeded
 from pie_runner.process import process_of
 from pie_runner.wasm.hostcall import Err, HostFunction, Ok, Pending
 
 if TYPE_CHECKING:
     from pie_runner.mailbox import PendingMessage
     from pie_runner.wasm.fiber import Fiber
+
+
+INLINE = 1 << 20
+"""Characters of base64 that are decoded on the loop; more would hold it up."""
 
 
 def send(fiber: Fiber, text: str, full: str) -> Ok | Pending:
@@ -34,6 +41,41 @@ def receive(fiber: Fiber) -> PendingMessage:
     return process_of(fiber).mailbox.receive()
 
 
+def send_file(fiber: Fiber, name: str, content: str) -> Ok | Pending:
+    """A named file for the client."""
+    process = process_of(fiber)
+    file_name(name)
+    limit = process.facilities.limits.file_bytes
+    if len(content) // 4 * 3 > limit + 2:
+        raise exceeded("file_bytes", limit, f"file {name!r} is larger")
+    if len(content) <= INLINE:
+        return process.emit_file(fiber, name, _decoded(name, content)) or Ok()
+    pending = Pending(fiber)
+
+    def decoded(data: object, error: Exception | None) -> None:
+        if pending.done:
+            return
+        if not isinstance(data, bytes):
+            pending.fail(error or BadRequest(f"the content of file {name!r} cannot be read"))
+        else:
+            process.emit_file(fiber, name, data, pending)
+
+    process.facilities.offload(lambda: _decoded(name, content), decoded)
+    return pending
+
+
+def _decoded(name: str, content: str) -> bytes:
+    try:
+        return base64.b64decode(content, validate=True)
+    except ValueError as exc:
+        raise BadRequest(f"the content of file {name!r} is not base64: {exc}") from exc
+
+
+def receive_file(fiber: Fiber) -> PendingMessage:
+    """The next file of the client."""
+    return process_of(fiber).files.receive()
+
+
 def message_get(_fiber: Fiber, pending: PendingMessage) -> Ok | Err | None:
     """None until a message came."""
     return pending.get()
@@ -48,6 +90,10 @@ FUNCTIONS: Mapping[str, HostFunction] = {
     "send": send,
     "send-bytes": send_bytes,
     "receive": receive,
+    "send-file": send_file,
+    "receive-file": receive_file,
+    "[method]pending-file.id": waitable_id,
+    "[method]pending-file.get": message_get,
     "[method]pending-message.id": waitable_id,
     "[method]pending-message.get": message_get,
 }

@@ -59,7 +59,7 @@ def surroundings(word: str) -> list:
 
 async def talk() -> list:
     session.send("ready")
-    session.send_file(bytes(range(256)))
+    session.send_bytes(bytes(range(256)))
     text = await session.receive()
     data = await session.receive()
     await asyncio.sleep(0.002)
