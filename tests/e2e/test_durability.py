@@ -58,3 +58,41 @@ def test_an_upload_goes_on_when_the_store_dies(scripted: Stack):
         assert launch_when_back(client, f"sha256:{digest}") == "whole"
     scripted.wait_restarted(killed[0])
     scripted.check_quiet()
+
+
+SNAPSHOTS = """
+from inferlet import Context, Model
+
+
+async def main(stage: str) -> dict:
+    if stage == "save":
+        ctx = Context().append(range(65, 125))
+        await ctx.drop_tokens(4, 40)
+        ctx.save("with-holes")
+    else:
+        ctx = getattr(Context, stage)(Model.load(), "with-holes")
+        if ctx is None:
+            return {"gone": True}
+    data = await ctx.export()
+    return {"tokens": ctx.tokens, "bytes": len(data)}
+"""
+
+
+def test_a_snapshot_that_is_more_than_tokens(scripted: Stack):
+    with scripted.client() as client:
+        program = f"sha256:{client.upload(SNAPSHOTS.encode())}"
+
+        def run(stage: str) -> object:
+            return client.launch(program, {"stage": stage}).result(30)
+
+        saved = run("save")
+        redis = scripted.redis()
+        store, engine = scripted.kill("kvstore"), scripted.kill("engine-0")
+        os.kill(redis, signal.SIGKILL)
+        scripted.wait_restarted(store)
+        scripted.wait_restarted(engine)
+
+        assert run("open") == saved
+        assert run("take") == saved
+        assert run("take") == {"gone": True}
+    scripted.check_quiet()

@@ -115,6 +115,18 @@ def test_a_refused_operation_and_all_behind_it_leave_no_trace(world, process):
     settled(world, context)
 
 
+def test_a_fork_behind_a_refused_operation_is_dead_of_its_cause(world, process):
+    context = make(world, process, 20)
+    context.set_adapters([AdapterUse("nobody")])
+    fork = context.fork()
+
+    failed = answer(world, fork.flush())
+
+    assert isinstance(failed, Err)
+    assert failed.error.code == "not_found"
+    assert answer(world, fork.fork().flush()) == failed
+
+
 @pytest.mark.parametrize("call", [lambda c: c.drop_tokens(0, 5), lambda c: c.commit(1), lambda c: c.release(1)])
 def test_they_close_an_open_run(world, process, call):
     context = make(world, process, 20)
@@ -263,7 +275,7 @@ def test_runner_and_engine_agree_whatever_is_refused(model_files, plan):
                 case _:
                     pass
         except PieError as exc:
-            assert exc.code in ("bad_request", "out_of_memory", "not_found", "skipped")  # noqa: PT017 - any may come
+            assert exc.code in ("bad_request", "out_of_memory", "not_found")  # noqa: PT017 - any may come
     world.run(0.2)
     for context in contexts:
         if context.dead is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from pie_wire.errors import BadField, Conflict, LimitExceeded, NotFound, Overloaded, PieError
+from pie_wire.errors import BadField, Conflict, LimitExceeded, NotFound, Overloaded, PieError, Skipped
 from pie_wire.messages import engine as wire
 from pie_wire.messages.common import Account
 
@@ -115,7 +115,8 @@ class Births:
         refusal = refusal_of(parent, op.generation)
         try:
             if refusal is not None:
-                raise refusal
+                # A dead id tells the root cause for good: that it was skipped says nothing.
+                raise parent.cause if isinstance(refusal, Skipped) and parent.cause is not None else refusal
             check_head(parent, op.length)
         except PieError as exc:
             self._ends.bury(child, number, exc)
