@@ -134,3 +134,18 @@ def test_many_tokens_are_those_of_the_twin(kernel):
         rows = torch.tensor(SHAPES[shape](generator, vocab), dtype=torch.float32)[None]
         outputs = [mixed(generator, vocab) for _ in range(16)]
         assert answers(kernel(rows, [0] * 16, outputs, 2)) == answers(torch_sampler.sample(rows, [0] * 16, outputs))
+
+
+@pytest.mark.parametrize("typical_p", [0.03, 0.5, 0.97, 0.9999999])
+@pytest.mark.parametrize("light", [4, 12, 36])
+def test_typical_tokens_far_from_the_mean_are_found(kernel, typical_p, light):
+    """Of 100 heavy tokens and many `light` levels below with a twentieth of the weight: depths that are not normal at
+    all, so that the last token kept is not where it is looked for first."""
+    many = min(150_000, int(100 * 2.0**light / 20))
+    row = np.concatenate([np.zeros(100), np.full(many, -light * np.log(2.0))])
+    row += np.random.default_rng(light).normal(size=len(row)) * 1e-3
+    rows = torch.tensor(row, dtype=torch.float32)[None]
+    outputs = [Output(0, 7, Sampler(1.0, typical_p=typical_p, seed=seed)) for seed in range(40)]
+    found = answers(kernel(rows, [0] * 40, outputs, 1))
+    assert found == answers(torch_sampler.sample(rows, [0] * 40, outputs))
+    assert typical_p < 0.9 or light > 12 or max(found) >= 100

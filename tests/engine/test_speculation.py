@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 from pie_engine.passes.outputs import Sampler
-from pie_engine.runs.pace import Pace
 from pie_engine.runs.prompt_lookup import PromptLookup
 from pie_engine.simulation.simulated import next_token, recall
 from pie_wire.messages import engine as wire
@@ -153,19 +152,6 @@ def test_options_out_of_range_are_refused(bench, options, code):
     again = bench.open_run(context, 3, generation=1)
     bench.settle()
     assert len(bench.runner.tokens[again]) == 3
-
-
-def test_guessing_rests_after_failures_and_wakes_again():
-    pace = Pace(8)
-    assert pace.wanted(16) == 4
-    for _ in range(3):
-        pace.learn(1, 0, 16)
-    assert pace.wanted(31) == 0
-    assert pace.wanted(32) == 1
-    pace.learn(1, 1, 33)
-    assert pace.wanted(33) == 2
-    pace.learn(2, 1, 35)
-    assert pace.wanted(35) == 2
 
 
 def test_lookup_proposes_what_followed_the_latest_occurrence():

@@ -95,14 +95,15 @@ class Run:
         one = sum(answer_bytes(spec, vocab) for spec in self.probes)
         return one * (min(self.window, 1 + self.pace.most) if self.pace else 1)
 
-    def guess(self, most: int) -> Guesses:
-        """At most `most` tokens to try behind the pending one; never more than the run may still give."""
+    def guess(self, most: int, least: float) -> Guesses:
+        """At most `most` tokens to try behind the pending one, each worth its row if it is right with a probability of
+        `least`; never more than the run may still give."""
         if self.pace is None:
             return Guesses()
         room = min(
             self.window - (self.generated - self.consumed), self.max_tokens - self.generated, self.limit - self.end
         )
-        wanted = min(most, room - 1, self.pace.wanted(self.context.length))
+        wanted = min(most, room - 1, self.pace.wanted(self.context.length, least))
         found: Sequence[int] = self.lookup.propose(self.context.tokens, wanted) if self.lookup is not None else ()
         if self.constraint is not None:
             found = found[: self.constraint.accepts(found)]

@@ -39,6 +39,15 @@ class CostModel:
         step, row, slot, area, output = self._per
         return step + row * load.rows + slot * load.slots + area * load.area + output * load.outputs
 
+    def row_share(self, load: Load) -> float:
+        """What one more row would take, over what each row of `load` takes with its part of all that rows share: how
+        likely a guess must be right to be worth its row. 0 without rows."""
+        if not load.rows:
+            return 0.0
+        step, row, slot, _, output = self._per
+        own = row + (slot * load.slots + output * load.outputs) / load.rows
+        return own / (own + step / load.rows)
+
     def observe(self, load: Load, ms: float) -> None:
         """A step of this size took `ms`."""
         self.mean_ms += (ms - self.mean_ms) * (_LEARN if self.mean_ms else 1.0)

@@ -30,6 +30,8 @@ constexpr int64_t kSampled = 1024;  // tokens that tell where a nucleus is likel
 constexpr double kSlack = 0.25;     // by which their light ones may err
 constexpr int kBucketShift = 20;    // weights with the same bits from here on are counted together: eight to a power of two
 constexpr int kTogether = 8;        // vectors that are weighed together
+constexpr double kDoubt = 0.15;     // by which depths may be less normal than is thought, and at least so far
+constexpr double kLeastReach = 1 << (kLevelBits - 2);
 constexpr int64_t kFew = 24;        // candidates that are sorted
 constexpr int64_t kAhead = 4096;    // bytes that are fetched early, as the processor by itself stops at the end of a page
 constexpr int64_t kNotNumbers = -1;
@@ -147,9 +149,13 @@ class Row {
 
     int64_t sample(const Draw& d) {
         factor_ = d.factor;
-        weigh_all();
         const bool limited = d.top_k > 0 && d.top_k < vocab_;
         const bool nucleus = d.top_p < 1.0;
+        if (d.typical_p < 1.0 && !limited && !nucleus && d.least == 0) {
+            collect_typical(d.typical_p, weigh_all<true>());
+            return pick(d.draw);
+        }
+        weigh_all<false>();
         if (limited) {
             collect(bound_of_rank(d.top_k));
             keep_first<kNumber>(d.top_k);
@@ -164,14 +170,30 @@ class Row {
         if (d.least > 0) keep(weight_keys(), key_of(at_least_float(d.least)), kLastId);
         if (d.typical_p < 1.0) {
             const int64_t goal = goal_of(d.typical_p);
-            order_by_surprisal();
+            order_by_surprisal(look_at_depths());
             keep_first<kSurprisal>(goal);
         }
         return pick(d.draw);
     }
 
-    void weigh_all() {
+    // Depths are levels below the largest, in whole numbers.
+    static vi depth(vf level) { return whole_of(level * vset(-float(1 << kLevelBits))); }
+
+    // Where the weight of all tokens lies: its mean depth, and about how far it spreads.
+    struct Depths {
+        int32_t mean = 0;
+        double spread = 0.0;
+    };
+
+    template <bool kDepths>
+    Depths weigh_all() {
         total_ = 0;
+        Products products;
+        vf squares = vset(0.0f);
+        const auto look = [&](vf level, vf weight) {
+            products.add(weight, depth(level));
+            squares += weight * level * level;
+        };
         for (int64_t block = 0; block < vocab_; block += kBlock) {
             Sum sum;
             const int64_t end = std::min(block + kBlock, whole_);
@@ -179,13 +201,59 @@ class Row {
             for (; i + kTogether * kWidth <= end; i += kTogether * kWidth) {
                 vf x[kTogether];
                 for (int j = 0; j < kTogether; j++) x[j] = level(vload(x_ + i + j * kWidth));
+                vf own[kTogether];
+                if constexpr (kDepths) std::copy(x, x + kTogether, own);
                 weigh<kTogether>(x);
                 for (int j = 0; j < kTogether; j++) sum.add(x[j]);
+                if constexpr (kDepths) {
+                    for (int j = 0; j < kTogether; j++) look(own[j], x[j]);
+                }
             }
-            for (; i < end; i += kWidth) sum.add(weight(level(vload(x_ + i))));
-            if (block + kBlock >= vocab_ && whole_ < vocab_) sum.add(weight(level(rest_)));
+            const auto one = [&](vf x) {
+                const vf own = level(x), mine = weight(own);
+                sum.add(mine);
+                if constexpr (kDepths) look(own, mine);
+            };
+            for (; i < end; i += kWidth) one(vload(x_ + i));
+            if (block + kBlock >= vocab_ && whole_ < vocab_) one(rest_);
             total_ += s_.sums[block / kBlock] = sum.total();
         }
+        if constexpr (!kDepths) return {};
+        const auto mean = static_cast<int32_t>(products.total() / total_);
+        const double bits = static_cast<double>(mean) / (1 << kLevelBits);
+        float square[kWidth];
+        vstore(square, squares);
+        double sum = 0.0;
+        for (const float each : square) sum += each;
+        return {mean, std::sqrt(std::max(0.0, sum / static_cast<double>(total_) - bits * bits))};
+    }
+
+    // What typical sampling keeps of all tokens. The last one kept is about as far from the mean as it were if depths were
+    // distributed normally; that those collected include it is checked, as what is less far has to weigh enough.
+    void collect_typical(double share, Depths depths) {
+        const int64_t goal = goal_of(share);
+        const double normal = std::sqrt(-1.5708 * std::log(1.0 - share * share));
+        const double likely = normal * depths.spread * (1 << kLevelBits);
+        for (double reach = (1.0 + kDoubt) * likely + kLeastReach;; reach *= 2) {
+            const auto far = static_cast<int32_t>(std::min(reach, double(kFar)));
+            const double lowest = -(static_cast<double>(depths.mean) + far + 2) / (1 << kLevelBits);
+            const bool all = lowest < -kScaleBits - 2;
+            collect<true>(all ? 0 : weight_at(static_cast<float>(lowest)));
+            order_by_surprisal(depths.mean);
+            const auto near = static_cast<uint32_t>(std::min((1.0 - kDoubt) * likely, double(kFar - 1)));
+            if (all || weight_from(kFar - far) >= goal) return keep_first<kSurprisal>(goal, kFar - near);
+        }
+    }
+
+    // What candidates with this key or more weigh.
+    int64_t weight_from(uint32_t key) const {
+        const uint32_t* keys = s_.keys.get();
+        Sum sum;
+        for (int64_t i = 0; i < count_; i += kWidth) {
+            const Lanes chosen = Lanes(at_least(iload(keys + i), iset(key)) & first_lanes(count_ - i));
+            sum.add(only(chosen, vload(s_.kept.get() + i)));
+        }
+        return sum.total();
     }
 
     int64_t goal_of(double share) const {
@@ -256,7 +324,9 @@ class Row {
         return {static_cast<int64_t>(float_of((low + kFirst) << kBucketShift)), (high + 1 + kFirst) << kBucketShift};
     }
 
-    // The candidates: all tokens of weight `bound` or more, and more than 0, in order of ids. Says what they weigh.
+    // The candidates: all tokens of weight `bound` or more, and more than 0, in order of ids. Says what they weigh. Their
+    // depths become their keys, if asked for.
+    template <bool kDepths = false>
     int64_t collect(int64_t bound) {
         const int64_t needed = std::max<int64_t>(1, bound);
         const vf least = vset(at_least_float(needed));
@@ -274,8 +344,9 @@ class Row {
         if (whole_ < vocab_) take(whole_, rest_);
         Sum sum;
         for (int64_t i = 0; i < likely; i += kWidth) {
-            const vf value = weight(level(vload(kept + i)));
+            const vf height = level(vload(kept + i)), value = weight(height);
             const Lanes chosen = Lanes(greater_or_equal(value, least) & first_lanes(likely - i));
+            if constexpr (kDepths) pack(s_.keys.get() + count, chosen, depth(height));
             const vi own = iload(ids + i);
             sum.add(only(chosen, value));
             pack(kept + count, chosen, bits_of(value));
@@ -296,21 +367,25 @@ class Row {
     // Weights are positive floats, so their bits are in the same order.
     const uint32_t* weight_keys() const { return reinterpret_cast<const uint32_t*>(s_.kept.get()); }
 
-    void order_by_surprisal() {
-        uint32_t* depths = s_.keys.get();
+    // The depths of the candidates become their keys; their mean.
+    int32_t look_at_depths() {
+        uint32_t* keys = s_.keys.get();
         float* x = s_.work.get();
         for (int64_t i = 0; i < count_; i++) x[i] = to_float(x_[s_.ids[i]]);
-        for (int64_t i = 0; i < count_; i += kWidth) {
-            const vf own = only(first_lanes(count_ - i), vload(x + i));
-            istore(depths + i, whole_of(level(own) * vset(-float(1 << kLevelBits))));
-        }
         Products products;
         for (int64_t i = 0; i < count_; i += kWidth) {
             const Lanes lanes = first_lanes(count_ - i);
-            products.add(only(lanes, vload(s_.kept.get() + i)), iload(depths + i));
+            const vi own = depth(level(only(lanes, vload(x + i))));
+            products.add(only(lanes, vload(s_.kept.get() + i)), own);
+            istore(keys + i, own);
         }
-        const auto mean = static_cast<int32_t>(products.total() / total_);
-        for (int64_t i = 0; i < count_; i++) depths[i] = kFar - std::abs(static_cast<int32_t>(depths[i]) - mean);
+        return static_cast<int32_t>(products.total() / total_);
+    }
+
+    // Keys, now depths, become the larger the closer a depth is to the mean.
+    void order_by_surprisal(int32_t mean) {
+        uint32_t* keys = s_.keys.get();
+        for (int64_t i = 0; i < count_; i++) keys[i] = kFar - std::abs(static_cast<int32_t>(keys[i]) - mean);
     }
 
     // Keep the fewest candidates of largest keys, lower ids first, that together have `goal`: in number for kNumber, else in
