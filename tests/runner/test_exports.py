@@ -218,23 +218,72 @@ def test_a_kill_while_a_snapshot_is_saved_frees_everything(world, stage):
     assert not world.snapshots
 
 
-def test_an_engine_that_dies_during_a_save_or_an_import(world):
-    async def program(api, text):
-        model, context = await impure(api)
-        data = await exported(api, context)
-        await finished(api, await api.call("clocks", "sleep", 10**8))
-        await api.call("context", "[static]context.import", model, data)
-        return "null"
+async def copying(api, text):
+    """Waits in the call that the input names, with pages held."""
+    model, context = await impure(api)
+    data = await exported(api, context)
+    await api.call("context", "[method]context.save", context, "mine")
+    await finished(api, await api.call("clocks", "sleep", 10**8))
+    match json.loads(text):
+        case "import":
+            await api.call("context", "[static]context.import", model, data)
+        case "export":
+            await exported(api, context)
+        case "save":
+            await api.call("context", "[method]context.save", context, "again")
+        case word:
+            await api.call("context", f"[static]context.{word}", model, "mine")
+    return "null"
 
-    world.start(program)
-    world.run(lambda: world.engine.pages_owned > 0)
+
+CALLS = ["import", "export", "save", "open", "take"]
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_kill_while_a_context_is_copied_frees_everything(world, call):
+    world.start(copying, text=json.dumps(call))
+    world.run(lambda: ("local", "mine") in world.snapshots)
     world.run(0.05)
     world.engine.paused = True
     world.run(0.3)
+    assert not world.ended()
+
+    began = world.wires.now
+    world.push(Kill("p1", "enough"))
+    world.run(0.05)
+    world.engine.paused = False
+    world.run(lambda: (world.engine.contexts, world.engine.pages_owned) == (0, 0))
+
+    assert world.log()[-1].error.code == "terminated"
+    assert world.wires.now - began < 0.2
+    assert ("local", "mine") in world.snapshots
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_an_engine_that_dies_meanwhile_answers_with_engine_lost(world, call):
+    world.start(copying, text=json.dumps(call))
+    world.run(lambda: ("local", "mine") in world.snapshots)
+    world.run(0.05)
+    world.engine.paused = True
+    world.run(0.3)
+
     world.wires.kill("engine")
     world.run(world.ended, limit=1.0)
 
     assert world.log()[-1].error.cause == "engine_lost"
+    assert ("local", "mine") in world.snapshots
+
+
+@pytest.mark.parametrize("call", ["save", "open", "take"])
+def test_without_kvstore_they_fail_retryable(world, call):
+    world.start(copying, text=json.dumps(call))
+    world.run(lambda: ("local", "mine") in world.snapshots)
+    world.run(0.02)
+
+    world.wires.kill("kvstore")
+    world.run(world.ended, limit=10.0)
+
+    assert world.log()[-1].error.cause == "store_unavailable"
 
 
 @given(st.binary(max_size=200))

@@ -12,7 +12,7 @@ from pie_runner.process import Process
 from pie_runner.runs import RunSpec
 from pie_runner.wasm.hostcall import Err, Ok
 from pie_wire.errors import BadRequest, PieError
-from pie_wire.messages.engine import AdapterUse, SamplerSpec, Unpin
+from pie_wire.messages.engine import AdapterUse, Output, SamplerSpec, Unpin
 from runner_programs import forever
 from runner_world import PAGE, World
 
@@ -228,6 +228,28 @@ def test_an_engines_death_ends_every_wait(world, process, call):
 
 WORDS = ["append", "append", "truncate", "fork", "drop", "reserve", "commit", "release"]
 WORDS += ["run", "next", "suspend", "adapters", "flush", "turn"]
+
+
+def test_what_is_said_of_a_dead_context_or_beside_a_verification_harms_nothing(world, process):
+    context, other = make(world, process, 20), make(world, process, 20)
+    context.verify([1, 2], [-1, 0], Output(0))
+    context.idle(on=True)
+    context.bid(2.0)
+    suspended = context.suspend()
+    world.run(0.2)
+    assert suspended.get() == Ok(None)
+    settled(world, context)
+
+    world.wires.kill("engine")
+    world.run(0.1)
+
+    for one in (context, other):
+        one.idle(on=False)
+        one.bid(1.0)
+        with pytest.raises(PieError):
+            one.suspend()
+
+
 steps = st.lists(
     st.tuples(st.sampled_from(WORDS), st.integers(0, 3), st.integers(1, 60), st.integers(0, 60)), max_size=30
 )

@@ -224,17 +224,18 @@ class Context:
 
     def suspend(self) -> Completion:
         """Give the pages back now; any later operation brings them back. Completes when they are gone."""
-        self.check_usable()
+        self.check_alive()
         return self._answered(ops.Suspend(self.id, self.generation), acknowledged=True)
 
     def idle(self, on: bool) -> None:
-        """Enter or leave an idle scope: the run pauses, and the pages go first."""
-        self.check_usable()
+        """Enter or leave an idle scope: the run pauses, and the pages go first. Of a dead context nothing happens."""
+        self._check_handle()
         self.session.submit(ops.Idle(self.id, on))
 
     def bid(self, value: float) -> None:
-        """What its pages are worth to it. Raises BadRequest unless it is a number from 0."""
-        self.check_usable()
+        """What its pages are worth to it. Raises BadRequest unless it is a number from 0. Of a dead context nothing
+        happens."""
+        self._check_handle()
         if not (math.isfinite(value) and value >= 0):
             raise BadRequest(f"a bid is {value}: it must be a finite number from 0")
         self.session.submit(ops.Bid(self.id, value))
@@ -380,10 +381,19 @@ class Context:
         if self._verification is not None and not self._verification.settled:
             raise Conflict("guesses are being verified on this context: wait for the output first")
 
-    def _check_open(self) -> None:
+    def _check_handle(self) -> None:
         if self.closed:
             raise Closed("the context has been dropped")
+
+    def _check_open(self) -> None:
+        self._check_handle()
         self.check_settled()
+
+    def check_alive(self) -> None:
+        """Raise why nothing can be known of it, if so."""
+        self._check_handle()
+        if self.dead is not None:
+            raise self.dead
 
     def check_usable(self) -> None:
         """Raise why no operation on it can succeed, if so."""

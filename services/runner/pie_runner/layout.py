@@ -30,8 +30,10 @@ class Layout:
 
     def pages(self, length: int, size: int) -> int:
         """Pages that it takes when all of it has KV."""
-        holes = sum(max(0, high // size - -(-low // size)) for low, high in self.dropped)
-        return -(-length // size) - holes
+        pages = -(-length // size)
+        if self.dropped:
+            pages -= sum(max(0, high // size - -(-low // size)) for low, high in self.dropped)
+        return pages
 
     def filled(self, length: int, size: int) -> int:
         """Working pages that hold tokens."""

@@ -57,13 +57,13 @@ def latency(fiber: Fiber, handle: ModelHandle) -> Pending:
 
 def rent(fiber: Fiber, context: Context) -> Pending:
     """Price times pages."""
-    context.check_usable()
+    context.check_alive()
     return asked(fiber, context.session, GetStanding([context.id]), lambda answer: Ok(answer.rents[0]))
 
 
 def balance(fiber: Fiber, context: Context) -> Pending:
     """Pages left of the account's share."""
-    context.check_usable()
+    context.check_alive()
     return asked(fiber, context.session, GetStanding([context.id]), lambda answer: Ok(answer.balances[0]))
 
 
