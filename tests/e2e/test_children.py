@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -72,6 +73,36 @@ def test_it_needs_the_capability(client: Client):
 
     with pytest.raises(PieError, match="children = true"):
         process.result(30)
+
+
+BOMB = b"""
+import asyncio
+from inferlet import PieError, launch
+
+async def main():
+    try:
+        children = [launch("e2e-bomb") for _ in range(1000)]
+    except PieError as exc:
+        if exc.code != "limit_exceeded":
+            raise
+    await asyncio.sleep(600)
+"""
+BOMB_MANIFEST = '[package]\nname = "e2e-bomb"\nversion = "1.0.0"\n[capabilities]\nchildren = true\n'
+
+
+@pytest.mark.slow
+def test_a_fork_bomb_is_bounded_and_ends_with_its_root(client: Client):
+    client.install(BOMB, BOMB_MANIFEST)
+    root = client.launch("e2e-bomb", allow=MAY)
+    eventually("it is large", lambda: len(living(client)) > 100, 60)
+    for _ in range(20):
+        assert len(living(client)) <= 256
+        time.sleep(0.1)
+
+    root.terminate()
+
+    eventually("nothing is left", lambda: not living(client), 60)
+    assert launch(client).result(60)["squares"] == [0, 1, 4]
 
 
 @pytest.mark.slow

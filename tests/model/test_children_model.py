@@ -11,7 +11,7 @@ from pie_wire.messages.common import ProcessInfo
 from test_wire_model import PASSING, disturb, random_input
 from world import World
 
-SCHEDULES = int(os.environ.get("PIE_MODEL_SCHEDULES", "150")) // 5
+SCHEDULES = int(os.environ.get("PIE_MODEL_SCHEDULES", "150")) // 10
 
 
 def rows(world: World) -> dict[str, ProcessInfo]:

@@ -12,7 +12,7 @@ from pie_kvstore.queues import MAX_DELIVERIES, Topic
 from test_wire_model import disturb
 from world import World
 
-SCHEDULES = int(os.environ.get("PIE_MODEL_SCHEDULES", "150")) // 5
+SCHEDULES = int(os.environ.get("PIE_MODEL_SCHEDULES", "150")) // 10
 JOBS = Topic("local", "local", "jobs")
 
 

@@ -233,6 +233,25 @@ def test_a_killed_parent_leaves_nothing_here(bare_world: World, detached: bool):
     assert world.runner.processes == {}
 
 
+def test_a_home_near_what_was_saved(world: World):
+    world.add_engine("other")
+    world.run(lambda: len(world.runner.engines._links) == 2)
+    world.run(1.0)
+
+    async def saves(api: Any, text: str) -> str:
+        model = await api.call("model", "[static]model.load", "")
+        context = await api.call("context", "[static]context.create", model)
+        await api.call("context", "[method]context.append", context, [1, 2, 3])
+        await api.call("context", "[method]context.save", context, "intro")
+        return "null"
+
+    for number, near in enumerate(["", "other", "engine", "other", "gone"]):
+        assert world.outcome(saves, pid=f"p{number}", near=near).kind == "return"
+        home = world.snapshots["local", "intro"].engine
+        assert home in ("engine", "other")
+        assert near not in ("engine", "other") or home == near
+
+
 def test_an_end_that_is_not_ours_is_ignored(bare_world: World):
     world = bare_world
     running(world, parent)

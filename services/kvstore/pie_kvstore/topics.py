@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -46,8 +46,11 @@ class Topics:
         self._hub = hub
         self._member = member
         self._now = now
+        self._waiting: dict[Topic, OrderedDict[_Waiter, None]] = {}
+        """First come, first served."""
+        self._wishes: dict[str, dict[_Waiter, Topic]] = {}
+        """The same by process."""
         self._waiters = 0
-        self._waiting: dict[Topic, deque[_Waiter]] = {}
         self._subscribed: dict[Topic, dict[Peer, int]] = {}
         """Runners that want the broadcasts of a topic, and how many of them each has missed since the last one."""
         self._pending: dict[Topic, None] = {}
@@ -82,11 +85,11 @@ class Topics:
         held = self.queues.held_by(names.pid(message.pid))
         self.queues.acknowledge([number for number in message.acknowledged if number in held])
         waiter = _Waiter(incoming.peer, member.epoch, message.pid, message.number)
-        line = self._waiting.setdefault(topic, deque())
-        if waiter not in line:
+        if waiter not in self._wishes.get(waiter.pid, {}):
             if self._waiters >= MAX_WAITERS:
                 raise Overloaded(f"{MAX_WAITERS} pulls wait for messages already")
-            line.append(waiter)
+            self._waiting.setdefault(topic, OrderedDict())[waiter] = None
+            self._wishes.setdefault(waiter.pid, {})[waiter] = topic
             self._waiters += 1
         incoming.reply(Done())
         self._meet(topic)
@@ -101,7 +104,9 @@ class Topics:
         unseen = [n for n, row in held.items() if n not in told and (message.all or row.number == message.number)]
         again += self.queues.give_back(unseen, seen=False)
         if message.all or message.number:
-            self._forget(lambda w: w.pid == message.pid and (message.all or w.number == message.number))
+            for waiter in list(self._wishes.get(message.pid, ())):
+                if message.all or waiter.number == message.number:
+                    self._forget(waiter)
         incoming.reply(Done())
         for topic in again:
             self._meet(topic)
@@ -109,21 +114,17 @@ class Topics:
 
     def _meet(self, topic: Topic) -> None:
         """Hand out messages as long as there are some, and programs that wait for them."""
-        line = self._waiting.get(topic)
         try:
-            while line:
-                waiter = line[0]
+            while line := self._waiting.get(topic):
+                waiter = next(iter(line))
                 given = self.queues.take(topic, waiter.peer.name, waiter.epoch, waiter.pid, waiter.number)
                 if given is None:
                     break
-                line.popleft()
-                self._waiters -= 1
+                self._forget(waiter)
                 text, redeliveries = given.text, given.redeliveries
                 self._hub.send(waiter.peer, QueuedMessage(waiter.pid, waiter.number, given.message, text, redeliveries))
         except StoreUnavailable:
             self._pending[topic] = None
-        if not line:
-            self._waiting.pop(topic, None)
 
     def tick(self, living: Iterable[MemberInfo] | None) -> None:
         """Do what an outage delayed; with `living` members, free what all other incarnations of runners have.
@@ -171,18 +172,21 @@ class Topics:
 
     def link_down(self, peer: Peer) -> None:
         """What this runner wanted it will want again on its next link. What it has is its own while its lease lasts."""
-        self._forget(lambda waiter: waiter.peer is peer)
+        for waiter in [w for wishes in self._wishes.values() for w in wishes if w.peer is peer]:
+            self._forget(waiter)
         for topic in list(self._subscribed):
             self._leave(topic, peer)
 
-    def _forget(self, gone: Callable[[_Waiter], bool]) -> None:
-        for topic, line in list(self._waiting.items()):
-            kept = deque(waiter for waiter in line if not gone(waiter))
-            self._waiters -= len(line) - len(kept)
-            if kept:
-                self._waiting[topic] = kept
-            else:
-                del self._waiting[topic]
+    def _forget(self, waiter: _Waiter) -> None:
+        wishes = self._wishes[waiter.pid]
+        topic = wishes.pop(waiter)
+        if not wishes:
+            del self._wishes[waiter.pid]
+        line = self._waiting[topic]
+        del line[waiter]
+        if not line:
+            del self._waiting[topic]
+        self._waiters -= 1
 
 
 def _topic(
