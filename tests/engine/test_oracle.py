@@ -34,6 +34,7 @@ PAGES = 256
 class Oracle:
     folder: Path
     attention: Attention
+    device: str = "cpu"
 
     @cached_property
     def prompts(self) -> list[list[int]]:
@@ -62,18 +63,30 @@ class Oracle:
 
     @cached_property
     def model(self) -> TransformersModel:
-        model = load(self.folder, self.attention, dtype="float32")
+        model = load(self.folder, self.attention, dtype="float32", device=self.device)
         model.allocate(PAGES, 16)
         return model
 
 
-@pytest.fixture(scope="module", params=[0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.fixture(
+    scope="module",
+    params=[
+        ("cpu", 0),
+        pytest.param(("cpu", 1), marks=pytest.mark.slow),
+        pytest.param(("cuda", 0), marks=pytest.mark.gpu),
+        pytest.param(("cuda", 1), marks=pytest.mark.gpu),
+    ],
+    ids=lambda param: f"{param[0]}-{param[1]}",
+)
 def oracle(request, smollm2: Path) -> Oracle:
-    """With the best attention, and (slow) with the next."""
-    found = available_attentions("cpu")
-    if request.param >= len(found):
+    """With the best attention, and (slow) with the next; on a GPU, where there is one, with recorded decodes."""
+    device, index = request.param
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    found = available_attentions(device)
+    if index >= len(found):
         pytest.skip("only one attention runs here")
-    return Oracle(smollm2, found[request.param])
+    return Oracle(smollm2, found[index], device)
 
 
 @pytest.fixture

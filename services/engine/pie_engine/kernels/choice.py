@@ -5,6 +5,8 @@
 | cpu | the native kernels, where they are built and fit the heads | `native-avx512bf16`, `native-avx2` |
 | cuda | FlashInfer, where it is installed; nobody has run it yet | `flashinfer (unverified)` |
 | any | the torch twin | `torch` |
+
+On cuda decodes are recorded and replayed besides, with the twin's arithmetic (`decode_graphs`): `+graphs (unverified)`.
 """
 
 from __future__ import annotations

@@ -30,6 +30,7 @@ class KvPool:
         device: torch.device | None = None,
     ) -> None:
         self.page_size = page_size
+        self.scratch_page = pages
         self.device = device or torch.device("cpu")
         self.kv_heads = kv_heads
         self.head_dim = head_dim

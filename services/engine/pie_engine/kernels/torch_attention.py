@@ -125,7 +125,7 @@ class TorchAttentionPass:
         if softcap is None and sinks is None:
             attended = functional.scaled_dot_product_attention(grouped, key, value, attn_mask=mask, scale=scale)
         else:
-            attended = _explicit(grouped, key, value, mask, scale, softcap, sinks)
+            attended = written_out(grouped, key, value, mask, scale, softcap, sinks)
         blind = group.blind(window, share)
         if blind is not None:
             attended = attended.masked_fill(blind, 0.0)
@@ -133,7 +133,7 @@ class TorchAttentionPass:
         return attended.reshape(count * group.per, heads, dim)
 
 
-def _explicit(
+def written_out(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float, softcap: float | None, sinks: Tensor | None
 ) -> Tensor:
     """Scores written out in float32, for what scaled_dot_product_attention cannot express."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -20,8 +20,10 @@ from transformers.utils.logging import disable_progress_bar
 
 from pie_engine.kernels.attention import Attention, AttentionPass
 from pie_engine.kernels.choice import fitting
+from pie_engine.kernels.decode_graphs import DecodeGraphs, Graph
 from pie_engine.kernels.kv_pool import KvPool, page_bytes
 from pie_engine.models.base import ModelInfo, ModelOutput, read_tokenizer_files
+from pie_engine.models.decode_pass import CudaGraph, DecodePass
 from pie_engine.models.family_check import check_family
 from pie_engine.models.llama import LlamaPasses, is_supported
 from pie_engine.models.lora import LoraStore
@@ -41,13 +43,23 @@ class TransformersModel:
     """`Model` over a `PreTrainedModel` that is on the CPU in its final number format."""
 
     def __init__(
-        self, model: PreTrainedModel, attention: Attention, *, name: str, folder: Path | None = None, pack: bool = True
+        self,
+        model: PreTrainedModel,
+        attention: Attention,
+        *,
+        name: str,
+        folder: Path | None = None,
+        pack: bool = True,
+        record: Callable[[DecodePass], Graph] | None = None,
     ) -> None:
-        """Takes the model over: its attention is replaced and, on a CPU, its linear layers are packed."""
+        """Takes the model over: its attention is replaced and, on a CPU, its linear layers are packed. With `record`
+        decodes are replayed."""
         self._model = model.eval().requires_grad_(False)
         self._attention = fitting(attention, _head_dim(model.config.get_text_config()))
         self._folder = folder
         self._pool: KvPool | None = None
+        self._record = record
+        self._graphs: DecodeGraphs | None = None
         self._model.set_attn_implementation(NAME)
         route = linear_route(model.dtype) if pack and model.device.type == "cpu" else None
         fingerprint = _fingerprint(model, folder)
@@ -79,7 +91,7 @@ class TransformersModel:
 
     def _backend(self, route: LinearRoute | None) -> str:
         if route is None:
-            return self._attention.name
+            return self._attention.name + ("+graphs (unverified)" if self._record is not None else "")
         if self._passes is None:
             return f"{self._attention.name}+{route.name}"
         return f"{self._attention.name}+native-llama+{route.name}"
@@ -89,6 +101,14 @@ class TransformersModel:
         self._pool = KvPool(
             pages, info.layers, info.kv_heads, info.head_dim, page_size, self._model.dtype, self._model.device
         )
+
+        self._graphs = DecodeGraphs(self._capture, scratch_page=pages) if self._record is not None else None
+
+    def _capture(self, rows: int, width: int) -> Graph:
+        record, pool = self._record, self._kv()
+        if record is None:
+            raise BadRequest("this model records no decodes")
+        return record(DecodePass(self._model, pool, rows, width, pool.scratch_page))
 
     def page_bytes(self, page_size: int) -> int:
         info = self.info
@@ -100,10 +120,20 @@ class TransformersModel:
             raise BadRequest("the KV pool has not been allocated; call allocate() before the first pass")
         with torch.inference_mode():
             pool.copy_pages(batch.copies)
+            replayed = self._replayed(batch)
+            if replayed is not None:
+                return ModelOutput(replayed.cpu())
             attention = self._attention.begin(batch, pool)
             if self._passes is not None and self._is_ours(batch):
                 return self._passes.run(batch, attention, self._tables.begin(batch, self._lora.adapters))
             return self._run_plainly(batch, attention)
+
+    def _replayed(self, batch: Batch) -> Tensor | None:
+        if self._graphs is None or batch.adapted:
+            return None
+        # What is recorded must not have the adapters of the pass before.
+        self._hooks.use(self._lora.begin(batch, self._model.device))
+        return self._graphs.run(batch)
 
     def _is_ours(self, batch: Batch) -> bool:
         """So many rows that oneDNN is faster are the plain model's."""
@@ -199,7 +229,9 @@ def load(
     except (OSError, ValueError, RuntimeError, SafetensorError) as exc:
         raise BadRequest(f"the weights in {folder} cannot be loaded: {exc}; pull the model again") from exc
     model.to(device)  # pyright: ignore[reportArgumentType]
-    return TransformersModel(model, attention, name=name or folder.name, folder=folder)
+    memory: Any = torch.cuda.graph_pool_handle() if device == "cuda" else None
+    record = (lambda decode: CudaGraph(decode, memory)) if device == "cuda" else None
+    return TransformersModel(model, attention, name=name or folder.name, folder=folder, record=record)
 
 
 def _max_context(config: Any) -> int:
