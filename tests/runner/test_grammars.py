@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import signal
+import threading
 import time
 from types import SimpleNamespace
 
@@ -17,7 +18,7 @@ from pie_runner.grammars.matcher import Grammar as Compiled
 from pie_runner.limits import MAX_MATCHERS, ProcessLimits, Usage
 from pie_runner.models import Model, load_model
 from pie_runner.testing import CallError
-from pie_wire.errors import BadRequest, LimitExceeded, Overloaded, TooLarge, Unsupported
+from pie_wire.errors import BadRequest, LimitExceeded, Overloaded, PieError, TooLarge, Unavailable, Unsupported
 from pie_wire.messages.common import ModelFacts
 from pie_wire.messages.engine import Grammar
 from runner_programs import context_of, output_of, probe
@@ -282,3 +283,26 @@ def test_base64_of_a_mask_is_what_samplers_take(model, checking):
     matcher = compiled(model, checking, "regex", "a")
 
     assert len(base64.b64decode(base64.b64encode(matcher.mask()))) == -(-VOCAB // 32) * 4
+
+
+def test_closing_ends_a_compilation_at_once(model):
+    closed = CheckingProcess()
+    failures = []
+
+    def ask() -> None:
+        try:
+            closed.check(model.vocabulary, Grammar("regex", "a"))
+        except PieError as exc:
+            failures.append(exc)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    while closed.pid is None:
+        time.sleep(0.001)
+    closed.close()
+    asking.join(5.0)
+
+    assert not asking.is_alive()
+    assert closed.pid is None
+    with pytest.raises(Unavailable):
+        closed.check(model.vocabulary, Grammar("regex", "a"))

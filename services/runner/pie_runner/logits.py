@@ -21,7 +21,6 @@ from pie_runner.weights import (
     BLOCK,
     HUGE,
     LOWEST,
-    PLACE_BITS,
     SCALE_BITS,
     Floats,
     Ids,
@@ -34,7 +33,8 @@ from pie_runner.weights import (
 
 MOST = 1e30
 """Values and biases up to here, either way: far beyond any logit, and far from what float32 cannot hold."""
-MAX_VOCAB = 1 << PLACE_BITS
+MAX_BYTES = 4 << 18
+"""Of a row that a program brings: no model's vocabulary is larger, and what is done with it holds up the loop."""
 
 _LEVEL_BITS = 16
 """Fraction bits of a level where typical sampling compares them."""
@@ -67,8 +67,8 @@ class Logits:
     def of_bytes(cls, data: Buffer) -> Logits:
         """From little-endian float32."""
         size = len(data)
-        if not size or size % 4 or size // 4 > MAX_VOCAB:
-            raise BadRequest(f"a row of logits is 1 to {MAX_VOCAB} float32 of 4 bytes, not {size} bytes")
+        if not size or size % 4 or size > MAX_BYTES:
+            raise BadRequest(f"a row of logits is 1 to {MAX_BYTES // 4} float32 of 4 bytes, not {size} bytes")
         values = np.frombuffer(data, dtype="<f4")
         if not bool((values <= MOST).all()) or bool((values < -MOST)[np.isfinite(values)].any()):
             raise BadRequest(f"logits are numbers up to {MOST:g} either way, or minus infinity")

@@ -28,7 +28,8 @@ class CheckingProcess:
         self._seconds = seconds
         self._vocabulary: Vocabulary | None = None
         self._child: subprocess.Popen[bytes] | None = None
-        self._lock = threading.Lock()
+        self._starting = threading.Lock()
+        self._checking = threading.Lock()
         self._closed = False
 
     @property
@@ -42,6 +43,21 @@ class CheckingProcess:
         Raises:
             BadRequest: it is none. TooLarge: it takes too long or too much memory. Unavailable: no process starts.
         """
+        with self._checking:
+            return self._check(vocabulary, source)
+
+    def close(self) -> None:
+        """End the process, and a check with it; no other is started."""
+        with self._starting:
+            self._closed = True
+            child = self._child
+            if child is not None:
+                child.kill()
+        with self._checking:
+            # Whoever checked has read the end by now: only then the pipes may be closed.
+            self._kill()
+
+    def _check(self, vocabulary: Vocabulary, source: Grammar) -> str:
         seconds = self._seconds
         try:
             if self._child is None or self._child.poll() is not None or self._vocabulary is not vocabulary:
@@ -62,15 +78,10 @@ class CheckingProcess:
             raise BadRequest(f"the {source.kind} grammar cannot be compiled: {verdict.error}"[:2000])
         return verdict.grammar
 
-    def close(self) -> None:
-        """End the process; no other is started."""
-        self._closed = True
-        self._kill()
-
     def _start(self, vocabulary: Vocabulary) -> None:
         self._kill()
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-        with self._lock:
+        with self._starting:
             if self._closed:
                 raise Unavailable("the runner is shutting down")
             try:
@@ -115,8 +126,7 @@ class CheckingProcess:
             view = view[child.stdin.write(view) :]
 
     def _kill(self) -> None:
-        with self._lock:
-            child, self._child = self._child, None
+        child, self._child = self._child, None
         if child is not None:
             child.kill()
             child.communicate()
