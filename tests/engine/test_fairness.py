@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import random
 
+import clocked as clock
 import hypothesis.strategies as st
-import measure_schedule
 import pytest
+from clocked import Clocked, by_arrival, tokens
 from hypothesis import HealthCheck, given, settings
-from measure_schedule import Clocked, by_arrival, tokens
 from pie_wire.messages import engine as wire
 from pie_wire.messages.common import Account
 from test_pressure import continuation
@@ -85,10 +85,10 @@ def test_gaps_between_tokens_are_bounded(benches, seed, streams, prompts):
 
 def test_gaps_are_bounded_beside_passes_that_ask_much_of_every_row(benches, monkeypatch):
     """Probes of whole prompts take longer than their rows do; streams feel a step of it at most."""
-    monkeypatch.setattr(measure_schedule, "pass_ms", lambda batch: 8.0 + 0.2 * batch.rows + 0.5 * len(batch.outputs))
+    monkeypatch.setattr(clock, "pass_ms", lambda batch: 8.0 + 0.2 * batch.rows + 0.5 * len(batch.outputs))
     clocked = Clocked(benches, pages=8192, page_size=16)
     bench = clocked.bench
-    bench.pass_ms = measure_schedule.pass_ms
+    bench.pass_ms = clock.pass_ms
     outputs = [wire.Output(row, kind) for row in range(200) for kind in ("entropy", "entropy", "token")]
 
     def ask(number: int) -> int:
