@@ -258,3 +258,46 @@ def test_an_engines_death_answers_every_wait(world, call):
     world.run(world.ended, limit=1.0)
 
     assert world.log()[-1].error.cause == "engine_lost"
+
+
+async def host_calls(api, text):
+    model, context = await start(api, 2 * PAGE)
+    other = SimpleNamespace(adapter="style", weight=1.0)
+    heavy = SimpleNamespace(adapter="style", weight=1e9)
+    bad = {
+        "pin-none": ("context", "[method]context.pin", context, "p", 0),
+        "pin-long": ("context", "[method]context.pin", context, "p", 10**18),
+        "pin-name": ("context", "[method]context.pin", context, "", 10**9),
+        "unpin-name": ("context", "[static]context.unpin", model, "\n"),
+        "prefetch-name": ("context", "[static]context.prefetch", model, "x" * 500),
+        "adapters-many": ("context", "[method]context.set-adapters", context, [other] * 9),
+        "adapters-heavy": ("context", "[method]context.set-adapters", context, [heavy]),
+        "reserve": ("context", "[method]context.reserve", context, 0),
+        "release": ("context", "[method]context.release", context, 3),
+        "commit": ("context", "[method]context.commit", context, 3),
+        "drop": ("context", "[method]context.drop-tokens", context, 5, 4),
+        "bid": ("scheduling", "bid", context, float("inf")),
+    }
+    codes = {}
+    for name, call in bad.items():
+        try:
+            await api.call(*call)
+            codes[name] = "ok"
+        except CallError as exc:
+            codes[name] = exc.code
+    await api.call("context", "[method]context.reserve", context, 2)
+    await api.wait("futures.done", await api.call("context", "[method]context.commit", context, 1))
+    counts = await api.call("context", "[method]context.pages", context)
+    again = await api.call("context", "[method]context.model", context)
+    await api.wait("futures.done", await api.call("context", "[method]context.pin", context, "p", 10**9))
+    await api.call("context", "[static]context.unpin", again, "p")
+    return json.dumps([codes, list(counts), await api.call("model", "[method]model.name", again)])
+
+
+def test_host_functions_of_pages(world):
+    codes, counts, name = json.loads(world.outcome(host_calls).text)
+
+    assert codes == dict.fromkeys(codes, "bad_request")
+    assert (counts, name) == ([1, 1, 2], "tiny")
+    world.run(0.2)
+    assert world.engine.pages_owned == 0
