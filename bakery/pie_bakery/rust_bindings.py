@@ -89,6 +89,8 @@ _KEYWORDS = frozenset(
         "yield",
     ]
 )
+_ALLOWED = "#![allow(dead_code, clashing_extern_declarations, clippy::all)]"
+"""Functions of one name in several interfaces do not clash: the linker tells them apart by their module."""
 _MAX_FLAT = 16
 _GETTERS = ("get", "next", "read")
 """What the getter of a waitable is called."""
@@ -105,7 +107,7 @@ def rust_bindings(wit: Wit) -> str:
         raise BuildError("Two interfaces of the world have the same name.")
     lines = [
         "// Generated from the WIT world: edits are lost.",
-        "#![allow(dead_code, unused_imports, clippy::all)]",
+        _ALLOWED,
         "",
     ]
     for interface in wit.imports:
