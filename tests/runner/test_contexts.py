@@ -9,6 +9,7 @@ from pie_engine.passes.outputs import Sampler
 from pie_engine.simulation.simulated import next_token
 from pie_runner.contexts import Context
 from pie_runner.passes import Shape
+from pie_runner.probes import Probe
 from pie_runner.process import Process
 from pie_runner.runs import Run, RunSpec
 from pie_runner.wasm.hostcall import Ok
@@ -20,8 +21,8 @@ from runner_world import MAX_CONTEXT, VOCAB, World
 GREEDY = Sampler(0.0, 1.0, 0, 0)
 
 
-def run_spec(max_tokens=8, window=4, stop=()):
-    return RunSpec(SamplerSpec(), 0, stop, max_tokens, window)
+def run_spec(max_tokens=8, window=4, stop=(), probes=()):
+    return RunSpec(SamplerSpec(), 0, stop, max_tokens, window, probes=probes)
 
 
 @pytest.fixture
@@ -252,7 +253,10 @@ class Oracle:
 ops = st.lists(
     st.tuples(
         st.sampled_from(
-            ["append", "truncate", "fork", "open", "consume", "consume", "close", "flush", "pass", "drop", "turn"]
+            [
+                *("append", "truncate", "fork", "open", "consume", "consume", "close", "flush", "pass", "drop", "turn"),
+                *("probing", "verify", "pause"),
+            ]
         ),
         st.integers(0, 7),
         st.integers(1, 20),
@@ -289,8 +293,28 @@ def test_whatever_a_program_does_its_context_is_what_it_consumed(model_files, st
                 live.append(Oracle(one.context.fork(), list(one.tokens)))
             case "open" if one.tokens:
                 one.run = one.context.open_run(run_spec(max_tokens=size, window=window))
+            case "probing" if one.tokens:
+                asked = (Probe("resident", Output(0, "logits")), Probe("entropy", Output(0, "entropy")))
+                one.run = one.context.open_run(run_spec(max_tokens=size, window=window, probes=asked))
+            case "pause" if one.run is not None:
+                one.run.pause()
+                world.turn()
+                one.run.resume()
+            case "verify" if one.tokens:
+                right = greedy(one.tokens, size % 4 + 1)[len(one.tokens) :]
+                guesses = [*right[:-1], (right[-1] + 1) % VOCAB]
+                parents = list(range(-1, len(guesses) - 1))
+                pending = one.context.verify(guesses, parents, Output(0, "token"))
+                world.run(lambda pending=pending: pending.ready)
+                assert pending.get().value.tokens == [right]
+                one.tokens += right[:-1]
+                one.run = None
             case "consume" if one.run is not None:
                 step = consume(world, one.run)
+                for probe in step.probes:
+                    if probe.tag == "resident":
+                        assert probe.value.row.argmax() == step.tokens[0]
+                        probe.value.close()
                 one.tokens = greedy(one.tokens, len(step.tokens))
             case "close" if one.run is not None:
                 one.run.close()
@@ -317,5 +341,6 @@ def test_whatever_a_program_does_its_context_is_what_it_consumed(model_files, st
         assert engine_tokens(world, each.context) == each.tokens
         each.context.close()
     world.run(0.2)
+    assert process.usage.rows == 0
     assert world.engine.pages_owned == 0
     assert world.engine.contexts == 0
