@@ -19,6 +19,8 @@ from typing import Any
 
 from pie_wire.errors import BadRequest, PieError, TooLarge
 
+from pie_runner.decoding.calls import Tool
+from pie_runner.decoding.turns import adapted
 from pie_runner.models import Model
 
 _MARKER = "\ue000reply\ue001"
@@ -44,8 +46,9 @@ class _State:
 class Conversation:
     """The WIT's `conversation`, in text: the host function encodes what these methods return."""
 
-    def __init__(self, model: Model, states: Sequence[_State] = (_State(),)) -> None:
+    def __init__(self, model: Model, states: Sequence[_State] = (_State(),), tools: Sequence[Tool] = ()) -> None:
         self.model = model
+        self._tools = tools
         self._template = model.template
         self._states = list(states)
         """`_states[n]`: as it was when turn n + 1 began; the last one is now."""
@@ -58,10 +61,19 @@ class Conversation:
 
     def message(self, role: str, content: str) -> str:
         """Add a turn; returns the text to append, empty while the turn is held back."""
+        return self.turn({"role": role, "content": content})
+
+    def turn(self, message: dict[str, Any]) -> str:
+        """The same for a message with more than a role and a text: calls of tools, a tool's result.
+
+        Raises:
+            BadRequest: calls that are none.
+        """
+        adapted(self.model, [message], ())
         base = self._closed()
         if len(base.messages) >= MAX_TURNS:
             raise TooLarge(f"a conversation has at most {MAX_TURNS} turns: start a new one")
-        state = replace(base, messages=(*base.messages, {"role": role, "content": content}), held=base.held + 1)
+        state = replace(base, messages=(*base.messages, message), held=base.held + 1)
         self._begin()
         try:
             text = self._behind(state, cue=False)
@@ -119,7 +131,7 @@ class Conversation:
 
     def fork(self) -> Conversation:
         """An independent copy."""
-        return Conversation(self.model, self._states)
+        return Conversation(self.model, self._states, self._tools)
 
     def close(self) -> None:
         """Nothing to release."""
@@ -155,8 +167,9 @@ class Conversation:
         """Rendered text behind the anchor."""
         messages = [dict(message) for message in state.messages]
         if state.anchor is not None:
-            messages[state.anchor]["content"] = _MARKER
-        text = self._template.render(messages, cue=cue)
+            messages[state.anchor] = {"role": "assistant", "content": _MARKER}
+        tools = [tool.wire for tool in self._tools] if self._tools and self.model.formats.offers else None
+        text = self._template.render(adapted(self.model, messages, self._tools), cue=cue, tools=tools)
         if state.anchor is None:
             return text
         _, found, tail = text.rpartition(_MARKER)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any, cast
 
 import msgspec
@@ -12,6 +13,8 @@ from llguidance import LLTokenizer
 from pie_wire.errors import PieError, Unsupported
 from pie_wire.messages.common import ModelFacts
 
+from pie_runner.decoding.alphabet import Alphabet
+from pie_runner.decoding.derive import Formats, derive
 from pie_runner.grammars.vocabulary import Vocabulary
 from pie_runner.templates import ChatTemplate
 from pie_runner.tokenizers import Tokenizer
@@ -57,6 +60,16 @@ class Model:
         if self._template is None:
             raise Unsupported(f"model {self.name} has no chat template: append plain text instead")
         return self._template
+
+    @cached_property
+    def alphabet(self) -> Alphabet:
+        """Its special tokens as characters."""
+        return Alphabet(self.tokenizer)
+
+    @cached_property
+    def formats(self) -> Formats:
+        """How it writes tool calls and reasoning: read off the template once, in a few milliseconds."""
+        return derive(self._template, self.tokenizer, self.alphabet, self.stop_ids)
 
     def _turn_ends(self) -> set[int]:
         """The special token that the template puts right after an answer."""

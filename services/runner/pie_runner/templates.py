@@ -29,6 +29,7 @@ class ChatTemplate:
 
     def __init__(self, source: str, tokens: Mapping[str, str], now: Callable[[], datetime] | None = None) -> None:
         """Raises Unsupported when the template is no valid Jinja. `tokens`: `bos_token` and its like."""
+        self.source = source
         self._tokens = dict(tokens)
         self._now = now or (lambda: datetime.now(UTC))
         env = jinja2.sandbox.ImmutableSandboxedEnvironment(

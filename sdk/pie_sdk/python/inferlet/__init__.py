@@ -10,9 +10,10 @@
 `main` may be a plain function or a coroutine function; asyncio works (gather, sleep, wait_for, TaskGroup).
 """
 
-from inferlet import adapters, chat, files, http, messaging, runtime, scheduling, session
+from inferlet import adapters, chat, decoders, files, http, messaging, runtime, scheduling, session
 from inferlet.children import Child, launch
 from inferlet.context import Context
+from inferlet.decoders import Decoder, ToolCall
 from inferlet.errors import PieError
 from inferlet.forward import Forward, Output, ProbeHandle, SampleHandle
 from inferlet.generation import Generator, GenStep, RunStats, Speculation
@@ -26,6 +27,7 @@ from inferlet.sample import Sampler
 __all__ = [
     "Child",
     "Context",
+    "Decoder",
     "Detokenizer",
     "Distribution",
     "Ebnf",
@@ -54,8 +56,10 @@ __all__ = [
     "Sampler",
     "Speculation",
     "Tokenizer",
+    "ToolCall",
     "adapters",
     "chat",
+    "decoders",
     "files",
     "http",
     "launch",

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from wit_world.imports import context as raw
 
 from inferlet import loop
+from inferlet.decoders import ToolCall
 from inferlet.errors import host_errors, unwrap
 from inferlet.forward import Forward, verify
 from inferlet.generation import Generator, Speculation
@@ -26,12 +29,14 @@ class Context(Pages):
     does (`flush`, a step of a generation). Pages are freed when the context is released or collected.
     """
 
-    def __init__(self, model: Model | None = None) -> None:
-        """An empty context of `model`, or of the default one."""
+    def __init__(self, model: Model | None = None, *, tools: Iterable[dict[str, Any]] = ()) -> None:
+        """An empty context of `model`, or of the default one. `tools` are offered to the model in its own way: each a dict
+        with `name`, `description` and `parameters` (a JSON Schema). A `Decoder` finds its calls in what it writes."""
         self._model = model or Model.load()
         with host_errors():
             self._handle: raw.Context | None = raw.Context.create(self._model.handle)
-        self._turns: Turns | None = None
+        offered = list(tools)
+        self._turns = Turns.start(self._model, json.dumps(offered)) if offered else None
 
     @classmethod
     def _wrap(cls, model: Model, handle: raw.Context, turns: Turns | None) -> Context:
@@ -128,6 +133,14 @@ class Context(Pages):
     def message(self, role: str, content: str) -> Context:
         """A complete turn of any role the template knows."""
         return self._add(self._chat().message(role, content, self.seq_len))
+
+    def turn(self, message: dict[str, Any]) -> Context:
+        """A complete turn in OpenAI's form: an assistant's with `tool_calls`, for one."""
+        return self._add(self._chat().turn(json.dumps(message), self.seq_len))
+
+    def tool_result(self, call: ToolCall, content: str) -> Context:
+        """What a tool answered to a call."""
+        return self.turn({"role": "tool", "tool_call_id": call.id, "name": call.name, "content": content})
 
     def cue(self) -> Context:
         """Open the assistant's turn. `generate` does it by itself after turns."""

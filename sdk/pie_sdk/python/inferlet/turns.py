@@ -29,8 +29,12 @@ class Turns:
         self._reply = reply
 
     @classmethod
-    def start(cls, model: Model) -> Turns:
-        return cls(raw.Conversation(model.handle), [], [])
+    def start(cls, model: Model, tools: str | None = None) -> Turns:
+        """`tools`: a JSON array of those that the model may call."""
+        if tools is None:
+            return cls(raw.Conversation(model.handle), [], [])
+        with host_errors():
+            return cls(raw.Conversation.with_tools(model.handle, tools), [], [])
 
     def fork(self) -> Turns:
         return Turns(self._conversation.fork(), list(self._marks), list(self._reply))
@@ -49,6 +53,14 @@ class Turns:
         with host_errors():
             self._tell()
             tokens = self._conversation.message(role, content)
+        self._mark(length + len(tokens), False)
+        return tokens
+
+    def turn(self, message: str, length: int) -> list[int]:
+        """The same for a message in OpenAI's form, as JSON."""
+        with host_errors():
+            self._tell()
+            tokens = self._conversation.turn(message)
         self._mark(length + len(tokens), False)
         return tokens
 

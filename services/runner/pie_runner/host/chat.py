@@ -9,6 +9,8 @@ import msgspec
 from pie_wire.errors import BadRequest
 
 from pie_runner.conversation import Conversation
+from pie_runner.decoding.calls import tools_of
+from pie_runner.decoding.turns import adapted
 from pie_runner.host import checks
 from pie_runner.host.methods import method, reading
 from pie_runner.host.model import ModelHandle
@@ -27,9 +29,28 @@ def render(fiber: Fiber, handle: ModelHandle, messages: str, tools: str | None, 
     for turn in turns:
         if not isinstance(turn.get("role"), str):
             raise BadRequest("each message needs a role: a string")
-    schemas = None if tools is None else _list_of_objects(tools, "tools")
-    text = handle.model.template.render(turns, cue=cue, tools=schemas)
+    offered = [] if tools is None else tools_of(checks.text(tools, "tools"))
+    model = handle.model
+    schemas = [tool.wire for tool in offered] if offered and model.formats.offers else None
+    text = model.template.render(adapted(model, turns, offered), cue=cue, tools=schemas)
     return encoded(fiber, handle.model.tokenizer, text)
+
+
+def create(_fiber: Fiber, handle: ModelHandle, tools: str) -> Conversation:
+    """A conversation in which the model may call tools."""
+    return Conversation(handle.model, tools=tools_of(checks.text(tools, "tools")))
+
+
+def turn(fiber: Fiber, talk: Conversation, text: str) -> list[int] | Pending:
+    """Add a turn given as a message."""
+    try:
+        fields = msgspec.json.decode(checks.text(text, "the message"), type=dict[str, Any])
+    except msgspec.MsgspecError as exc:
+        raise BadRequest(f"the message must be a JSON object: {exc}") from exc
+    role = fields.get("role")
+    if not isinstance(role, str) or len(role) > MAX_ROLE:
+        raise BadRequest(f"the message needs a role: a string of at most {MAX_ROLE} characters")
+    return _encoded(fiber, talk, talk.turn({"content": "", **fields}))
 
 
 def message(fiber: Fiber, talk: Conversation, role: str, content: str) -> list[int] | Pending:
@@ -69,7 +90,9 @@ def _list_of_objects(text: str, what: str) -> list[dict[str, Any]]:
 FUNCTIONS: Mapping[str, HostFunction] = {
     "render": render,
     "[constructor]conversation": reading(ModelHandle, lambda handle: Conversation(handle.model)),
+    "[static]conversation.with-tools": create,
     "[method]conversation.message": message,
+    "[method]conversation.turn": turn,
     "[method]conversation.cue": cue,
     "[method]conversation.reply": reply,
     "[method]conversation.seal": seal,
