@@ -17,9 +17,8 @@ from pie_wire.errors import BadRequest
 from pie_wire.messages.common import ModelFacts
 from tokenizers import Tokenizer
 
-SPECIAL = [
-    "<|end|>", "[TOOL_CALLS]", "[ARGS]", "<|start|>", "<|channel|>", "<|message|>", "<|call|>", "<|constrain|>", "<|return|>",
-]  # fmt: skip
+SPECIAL = ["<|end|>", "[TOOL_CALLS]", "[ARGS]", "<|start|>", "<|channel|>", "<|message|>", "<|call|>", "<|constrain|>"]
+SPECIAL += ["<|return|>"]
 ROLES = "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}"
 CUE = "<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 OFFER = "{% if tools %}<|system|>{% for t in tools %}{{ t | tojson }}{% endfor %}<|end|>{% endif %}"

@@ -147,3 +147,49 @@ def test_a_new_program_answers(wasm: World, tmp_path: Path, language: Language):
     sent = [event.text for event in log if event.kind == "message"]
     assert "".join(sent) == msgspec.json.decode(log[-1].text)
     assert len(sent) == 4
+
+
+TOOLS = """
+import json
+
+from inferlet import Context, Decoder, Model, ToolCall
+from inferlet.decoders import call_grammar, tool_format
+from inferlet.turns import Turns
+
+CALL = '<tool_call>\\n{"name": "now", "arguments": {"zone": "utc"}}\\n</tool_call>'
+
+
+def main(input=None):
+    model = Model.load()
+    tools = [{"name": "now", "description": "the time"}]
+    turns = Turns.start(model, json.dumps(tools))
+    offered = model.tokenizer().decode(turns.message("user", "hi", 0))
+    ctx = Context(model).user("hi").cue()
+    decoder = Decoder(model)
+    tokens = model.tokenizer().encode("well " + CALL)
+    events = decoder.feed(tokens[:9]) + decoder.feed(tokens[9:]) + decoder.finish()
+    [call] = [event for event in events if isinstance(event, ToolCall)]
+    ctx.append(tokens).tool_result(call, "noon").cue()
+    ctx.turn({"role": "assistant", "content": "", "tool_calls": [call.message]})
+    decoder.reset()
+    form = tool_format(model)
+    return [
+        offered, ctx.text(), [type(event).__name__ for event in events], call.arguments,
+        [form.source, form.opening], call_grammar(model, tools).text.startswith("start:"), len(decoder.feed([65])),
+    ]
+"""
+
+
+def test_a_program_offers_tools_and_finds_their_calls(wasm: World):
+    wasm.send_start(Start("p1", wasm.store("tools", TOOLS.encode(), "python"), "null", filename="main.py"))
+    wasm.run(lambda: wasm.ended("p1"))
+    end = wasm.log("p1")[-1]
+
+    assert end.kind == "return", end.error
+    offered, text, events, arguments, form, is_grammar, fed = msgspec.json.decode(end.text)
+    assert offered.startswith("<|system|>You can call")
+    assert offered.endswith("<|user|>hi<|end|>")
+    assert "<|user|><tool_response>\nnoon\n</tool_response><|end|><|assistant|>" in text
+    assert text.count('{"name": "now", "arguments": {"zone": "utc"}}') == 2
+    assert events == ["Text", "CallStart", "ToolCall", "Done"]
+    assert (arguments, form, is_grammar, fed) == ({"zone": "utc"}, ["fallback", "<tool_call>"], True, 1)

@@ -30,8 +30,10 @@ class Context(Pages):
     """
 
     def __init__(self, model: Model | None = None, *, tools: Iterable[dict[str, Any]] = ()) -> None:
-        """An empty context of `model`, or of the default one. `tools` are offered to the model in its own way: each a dict
-        with `name`, `description` and `parameters` (a JSON Schema). A `Decoder` finds its calls in what it writes."""
+        """An empty context of `model`, or of the default one.
+
+        `tools` are offered to the model in its own way: each a dict with `name`, `description` and `parameters` (a JSON
+        Schema). A `Decoder` finds its calls in what it writes."""
         self._model = model or Model.load()
         with host_errors():
             self._handle: raw.Context | None = raw.Context.create(self._model.handle)

@@ -97,8 +97,8 @@ class Decoder:
         tools: bool = True,
         starts_in_reasoning: bool | None = None,
     ) -> None:
-        """Without `reasoning` (or `tools`), reasoning (or calls) are text like any other. `starts_in_reasoning` says whether
-        the answer begins inside its reasoning; None leaves that to the model's template."""
+        """Without `reasoning` (or `tools`), reasoning (or calls) are text like any other. `starts_in_reasoning` says
+        whether the answer begins inside its reasoning; None leaves that to the model's template."""
         options = raw.Options(reasoning, tools, starts_in_reasoning)
         self._handle = raw.Decoder.create(model.handle, options)
 

@@ -42,7 +42,8 @@ class Formats:
     shows_calls: bool
     """The template writes the calls of an assistant's message."""
     shows_results: bool
-    """The template knows the role `tool`."""
+    """The template knows calls, and the role `tool` that answers them. (One that writes whatever role it is given does
+    not mean that its model was taught that role.)"""
 
 
 def derive(template: ChatTemplate | None, tokenizer: Tokenizer, alphabet: Alphabet, stop: Iterable[int]) -> Formats:
@@ -59,8 +60,11 @@ def derive(template: ChatTemplate | None, tokenizer: Tokenizer, alphabet: Alphab
         reasoning=reasoning,
         offers=_NAMES[0] in _render(template, [_USER], cue=True, tools=[_TOOL]),
         shows_calls=read is not None or (family is not None and _NAMES[0] in written),
-        shows_results=_CONTENT in _render(template, [_USER, _assistant(1), _result()])
-        or _CONTENT in _render(template, [_USER, _assistant(1, as_text=True), _result()]),
+        shows_results=read is not None
+        and (
+            _CONTENT in _render(template, [_USER, _assistant(1), _result()])
+            or _CONTENT in _render(template, [_USER, _assistant(1, as_text=True), _result()])
+        ),
     )
 
 
