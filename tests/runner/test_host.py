@@ -237,8 +237,8 @@ async def empty_wait(api, text):
     return "null"
 
 
-def test_waiting_for_nothing_traps(world):
-    assert world.outcome(empty_wait).error.code == "trapped"
+def test_waiting_for_nothing_is_refused(world):
+    assert world.outcome(empty_wait).error.code == "program_error"
 
 
 async def load_early(api, text):

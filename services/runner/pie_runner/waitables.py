@@ -101,6 +101,10 @@ class Completion(Waitable):
     def ready(self) -> bool:
         return self._answer is not None
 
+    def on_close(self, cancel: Callable[[], None]) -> None:
+        """Call this when it is dropped without an answer."""
+        self._on_close = cancel
+
     def complete(self, error: PieError | None = None) -> None:
         """Set the answer; later ones are ignored."""
         if self._answer is None:

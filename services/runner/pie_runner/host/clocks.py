@@ -32,11 +32,9 @@ def sleep(fiber: Fiber, duration: int) -> Completion:
     process = process_of(fiber)
     facilities = process.facilities
 
-    def finished() -> None:
-        done.complete()
-
-    cancel = facilities.timers.at(facilities.hub.clock() + min(duration, MAX_SLEEP) / SECOND, finished)
-    done = Completion(process.waitables, cancel)
+    # First the waitable, which may be refused: no timer may outlive that.
+    done = Completion(process.waitables)
+    done.on_close(facilities.timers.at(facilities.hub.clock() + min(duration, MAX_SLEEP) / SECOND, done.complete))
     return done
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from pie_wire.errors import BadRequest
+
 from pie_runner.process import process_of
 from pie_runner.wasm.hostcall import Err, HostFunction, Ok, Pending
 
@@ -13,14 +15,10 @@ if TYPE_CHECKING:
     from pie_runner.wasm.fiber import Fiber
 
 
-class EmptyWaitError(Exception):
-    """`wait-any` of nothing: traps, for nothing could ever wake the instance."""
-
-
 def wait_any(fiber: Fiber, ids: Sequence[int]) -> list[int] | Pending:
-    """Ready ids, in the order asked."""
+    """Ready ids, in the order asked. An empty list traps: nothing could ever wake the instance."""
     if not len(ids):
-        raise EmptyWaitError("wait-any was called with an empty list")
+        raise BadRequest("wait-any was called with an empty list")
     return process_of(fiber).waitables.wait(fiber, [int(i) for i in ids])
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from pie_wire.errors import TooLarge
+
 from pie_runner.process import process_of
 from pie_runner.wasm.hostcall import HostFunction
 
@@ -14,14 +16,10 @@ if TYPE_CHECKING:
 MAX_BYTES = 65_536
 
 
-class TooManyBytesError(Exception):
-    """More than MAX_BYTES at once: traps, as the WIT says."""
-
-
 def get_bytes(fiber: Fiber, count: int) -> bytes:
-    """Unpredictable bytes."""
+    """Unpredictable bytes. More than MAX_BYTES trap, as the WIT says."""
     if count > MAX_BYTES:
-        raise TooManyBytesError(f"random.get-bytes of {count} bytes; at most {MAX_BYTES} a call")
+        raise TooLarge(f"random.get-bytes of {count} bytes; at most {MAX_BYTES} a call")
     return process_of(fiber).draws.take(count)
 
 

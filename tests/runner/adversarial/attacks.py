@@ -1,0 +1,68 @@
+"""A runner's core with real Wasm and a simulated engine, and the program that attacks it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pie_runner.disk_cache import DiskCache
+from pie_runner.service import find_python_runtime
+from pie_runner.wasm.cache import CodeCache
+from pie_runner.wasm.driver import Driver
+from pie_runner.wasm.fiber import Limits
+from pie_runner.wasm_programs import WasmPrograms
+from pie_wire.config import pie_home
+from pie_wire.messages.common import ProgramKind
+from pie_wire.messages.runner import Kill, Start
+from runner_world import World
+
+
+class Programs(WasmPrograms):
+    """As the shell runs them: a slice of five milliseconds a turn."""
+
+    def run_ready(self) -> None:
+        self.driver.run_ready()
+
+
+class Attack:
+    """Runs a hostile program beside whatever else runs."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self._launched = 0
+
+    def launch(self, artifact: bytes, text: str = "null", kind: ProgramKind = "component", **fields: str) -> str:
+        """Start it. Returns its pid."""
+        self._launched += 1
+        pid = f"attack-{self._launched}"
+        self.world.send_start(Start(pid, self.world.store("attack", artifact, kind), text, **fields))
+        return pid
+
+    def outcome(self, artifact: bytes, text: str = "null", kind: ProgramKind = "component") -> str:
+        """`return`, or the code of its error."""
+        pid = self.launch(artifact, text, kind)
+        self.world.run(lambda: self.world.ended(pid), limit=600.0)
+        return self.end(pid)
+
+    def end(self, pid: str) -> str:
+        last = self.world.log(pid)[-1]
+        return last.kind if last.error is None else last.error.code
+
+    def kill(self, pid: str) -> None:
+        self.world.push(Kill(pid, "enough"))
+        self.world.run(lambda: self.world.ended(pid))
+
+
+def with_programs(world: World, driver: Driver, folder: Path, limits: Limits) -> World:
+    """A world that runs Wasm."""
+    cache = DiskCache(folder / "programs", 1 << 30)
+    world.runner.artifacts.cache = cache
+    world.host = world.runner.host = Programs(
+        driver,
+        CodeCache(pie_home() / "code", driver.host.engine.settings),
+        world._offload,
+        runtime=lambda: find_python_runtime("", pie_home()),
+        artifact_path=cache.path,
+        limits=limits,
+    )
+    world.chunk = 1 << 20
+    return world

@@ -1,0 +1,45 @@
+"""Programs that mean harm, and what must hold after each."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pie_bakery import prepare_python_runtime
+from pie_runner.host import TABLE
+from pie_runner.wasm.driver import Driver
+from pie_runner.wasm.engine import WasmEngine
+from pie_runner.wasm.fiber import Limits
+from pie_runner.wasm.host import Host
+from pie_wire.config import pie_home
+from pie_wire.errors import Terminated
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from attacks import Attack, with_programs
+from runner_world import World
+
+
+@pytest.fixture(scope="session")
+def wasm_driver() -> Iterator[Driver]:
+    engine = WasmEngine()
+    driver = Driver(Host(engine, TABLE))
+    yield driver
+    driver.close(Terminated("the tests are over"))
+    driver.host.close()
+    engine.close()
+
+
+@pytest.fixture
+def attack(world: World, wasm_driver: Driver, tmp_path: Path) -> Iterator[Attack]:
+    """After the test nothing may be left, and the next program must run."""
+    prepare_python_runtime(pie_home())
+    with_programs(world, wasm_driver, tmp_path, Limits(memory_bytes=64 << 20, cpu_seconds=1.0))
+    made = Attack(world)
+    yield made
+    assert made.outcome(b"def main():\n    return 1\n", kind="python") == "return"
+    world.run(0.3)
+    assert (world.engine.contexts, world.engine.pages_owned) == (0, 0)
+    assert not wasm_driver.fibers

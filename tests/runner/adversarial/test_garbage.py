@@ -1,0 +1,74 @@
+"""Every function of the world, called by a guest with values made up: whatever it passes, the host has an answer.
+
+A finding is an outcome with code `internal` (a host function failed in a way it does not state), a crash of the
+process, or something left behind.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+from attacks import Attack
+from hostile import caller, imports
+
+BATCH = 8
+CALLS = 4
+
+
+@pytest.fixture(scope="module")
+def program() -> bytes:
+    return caller()
+
+
+def storm(attack: Attack, program: bytes, texts: list[str]) -> Counter[str]:
+    """Outcomes of that many lives, a few at a time; those that wait for something are killed."""
+    world = attack.world
+    found: Counter[str] = Counter()
+    for at in range(0, len(texts), BATCH):
+        pids = [attack.launch(program, f'"{text}"') for text in texts[at : at + BATCH]]
+        for _ in range(20):
+            world.turn()
+            if all(world.ended(pid) for pid in pids):
+                break
+        for pid, text in zip(pids, texts[at : at + BATCH], strict=True):
+            if not world.ended(pid):
+                attack.kill(pid)
+            code = attack.end(pid)
+            assert code != "internal", f"{text}: {world.log(pid)[-1]}"
+            found[code] += 1
+            del world.logs[pid]
+    world.run(lambda: world.engine.contexts == 0)
+    world.engine.core.check_integrity()
+    return found
+
+
+def test_every_function_with_made_up_values(attack: Attack, program: bytes):
+    every = imports()
+    texts = [f"{seed + 1} 4 {number}" for number in range(len(every)) for seed in range(3)]
+
+    found = storm(attack, program, texts)
+
+    assert found["trapped"] > len(every)
+    assert found.total() == len(texts)
+
+
+def test_some_thousands_of_calls(attack: Attack, program: bytes):
+    found = storm(attack, program, [f"{seed + 1000} {CALLS} 9999" for seed in range(250)])
+
+    assert found.total() == 250
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(7200)
+def test_a_million_lives(attack: Attack, program: bytes, record_property: Callable[[str, object], None]):
+    """`PIE_FUZZ_CASES` and `PIE_FUZZ_SEED` take another number and other values."""
+    cases = int(os.environ.get("PIE_FUZZ_CASES", "1000000"))
+    first = int(os.environ.get("PIE_FUZZ_SEED", "1000000"))
+    total: Counter[str] = Counter()
+    for seed in range(first, first + cases, 1000):
+        total += storm(attack, program, [f"{seed + number} {CALLS} 9999" for number in range(1000)])
+    record_property("outcomes", dict(total))
+    assert total.total() == cases
