@@ -2,7 +2,8 @@
 
     births   contexts begin             lines   who waits behind whom
     ends     contexts end               works   what passes carry out, begun and finished
-    runs     decoding ahead             pages, pins, transfers   as their names say
+    runs     decoding ahead             wishes  what programs say about their memory
+    pages, pins, transfers   as their names say
 
 The contexts themselves are in `context_table`. What a bug in any of this may cost is in `containment`.
 """
@@ -10,10 +11,9 @@ The contexts themselves are in `context_table`. What a bug in any of this may co
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from math import isfinite
 from typing import TypeAlias
 
-from pie_wire.errors import BadField, BadRequest, Conflict, NotFound, Overloaded, PieError
+from pie_wire.errors import BadRequest, Conflict, NotFound, Overloaded, PieError
 from pie_wire.messages import engine as wire
 
 from pie_engine.adapters.table import AdapterTable
@@ -27,6 +27,7 @@ from pie_engine.contexts.lines import Lines
 from pie_engine.contexts.page_operations import PageOperations
 from pie_engine.contexts.pins import Pins
 from pie_engine.contexts.transfers import Transfers
+from pie_engine.contexts.wishes import Wishes
 from pie_engine.contexts.works import Works
 from pie_engine.limits import Limits
 from pie_engine.links.answers import done, fail, refusal_of, refuse
@@ -77,9 +78,9 @@ class Operations:
         self._limits = limits
         self._table = table
         self._adapters = adapters
-        self._eviction = eviction
         self._transfers = transfers
         self._pages = PageOperations(cache, limits, table)
+        self._wishes = Wishes(table, eviction)
         self._lines = Lines(limits.queue, self._execute)
         self.pins = Pins(cache, limits, table)
         self.runs = RunOperations(cache, limits, table, grammars)
@@ -133,20 +134,20 @@ class Operations:
             case wire.Drop():
                 self.ends.drop(link, number, op)
             case wire.Idle():
-                self._idle(link, number, op)
+                self._wishes.idle(link, number, op)
             case wire.Bid():
-                self._bid(link, number, op)
+                self._wishes.bid(link, number, op)
             case wire.Consume():
-                self._wake(link.contexts.get(op.context))
+                self._wishes.wake(link.contexts.get(op.context))
                 self.runs.consume(link, op)
                 done(link, number)
             case wire.PauseRun() | wire.ResumeRun():
                 if isinstance(op, wire.ResumeRun):
-                    self._wake(link.contexts.get(op.context))
+                    self._wishes.wake(link.contexts.get(op.context))
                 self.runs.pause(link, op.run, paused=isinstance(op, wire.PauseRun))
                 done(link, number)
             case wire.CloseRun():
-                self._wake(link.contexts.get(op.context))
+                self._wishes.wake(link.contexts.get(op.context))
                 self.runs.close(link, number, op)
             case wire.Prefetch():
                 self._births.prefetch(link, number, op)
@@ -247,7 +248,7 @@ class Operations:
             case wire.OpenRun():
                 self.runs.open(context, number, op)
             case wire.Suspend():
-                self._suspend(context, number)
+                self._wishes.suspend(context, number)
             case wire.Export():
                 self.works.begin(self._transfers.export(context, number, bare=op.bare))
             case wire.Flush():
@@ -256,37 +257,3 @@ class Operations:
                 self.works.forward(context, number, op)
             case wire.Verify():
                 self.works.verify(context, number, op)
-
-    # -- what a program says about its memory
-
-    def _idle(self, link: RunnerLink, number: int, op: wire.Idle) -> None:
-        context = link.contexts.get(op.context)
-        if context is not None:
-            context.idle = op.on
-            self._table.active[context] = None
-        done(link, number)
-
-    def _bid(self, link: RunnerLink, number: int, op: wire.Bid) -> None:
-        context = link.contexts.get(op.context)
-        if not (isfinite(op.value) and op.value >= 0):
-            wrong = BadField(f"a bid is a finite number from 0, not {op.value}")
-            link.outbox.fail(number, op.context, context.generation if context is not None else 0, wrong.info())
-        elif context is not None:
-            context.bid = op.value
-        done(link, number)
-
-    def _suspend(self, context: Context, number: int) -> None:
-        context.suspended = True
-        if context.pages and self._eviction.can_keep(context):
-            self._eviction.evict(context, "suspend")
-        done(context.link, number)
-
-    def _wake(self, context: Context | None) -> None:
-        """An operation that waits for nobody came after a suspension, though perhaps before it was carried out."""
-        if context is None:
-            return
-        for item in [item for item in context.queue if isinstance(item.op, wire.Suspend)]:
-            context.queue.remove(item)
-            done(context.link, item.number)
-        context.suspended = False
-        self._table.active[context] = None
