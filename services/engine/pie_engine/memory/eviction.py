@@ -9,6 +9,7 @@ from pie_wire.messages.runner import Receipt
 
 from pie_engine.contexts.context import Absence, Context
 from pie_engine.memory.kv_cache import KvCache
+from pie_engine.memory.swapping import Swapping
 from pie_engine.passes.batch import Load
 from pie_engine.schedule.cost import CostModel
 
@@ -30,6 +31,7 @@ class Eviction:
     def __init__(self, cache: KvCache, cost: CostModel, clock: Callable[[], float]) -> None:
         """`clock` gives seconds."""
         self._cache = cache
+        self._swapping = Swapping(cache)
         self._cost = cost
         self._clock = clock
         self._away: dict[Context, None] = {}
@@ -48,7 +50,7 @@ class Eviction:
 
     def can_keep(self, context: Context) -> bool:
         """Its KV could come back, whatever way, if it gave up its pages now."""
-        return not context.impure or self._tier_room(context) >= self._cache.slots_needed(context)
+        return not context.impure or self._tier_room(context) >= self._swapping.slots_needed(context)
 
     def evict(self, context: Context, reason: Reason) -> None:
         """Give all its pages back. Callers ask `can_keep` first."""
@@ -58,8 +60,8 @@ class Eviction:
             self.price = context.standing
         how: Literal["swapped", "recomputed"] = "swapped" if self._swaps(context) else "recomputed"
         if how == "swapped":
-            self._make_tier_room(context, self._cache.slots_needed(context))
-            self.moved += self._cache.swap_out(context)
+            self._make_tier_room(context, self._swapping.slots_needed(context))
+            self.moved += self._swapping.out(context)
             self._away[context] = None
         else:
             self._cache.evict(context)
@@ -100,7 +102,7 @@ class Eviction:
         """Copy what is in the tier into pages, which are available."""
         if context.swapped is None:
             return
-        copied = self._cache.swap_in(context)
+        copied = self._swapping.back(context)
         self._away.pop(context, None)
         context.moved += copied
         self.moved += copied
@@ -126,7 +128,7 @@ class Eviction:
         return pages * self._copy_ms
 
     def _swaps(self, context: Context) -> bool:
-        needed = self._cache.slots_needed(context)
+        needed = self._swapping.slots_needed(context)
         if self._tier_room(context) < needed:
             return False
         if context.impure:

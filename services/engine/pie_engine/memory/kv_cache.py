@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Sequence
-
-import numpy as np
 
 from pie_engine.adapters.spans import AdapterSet
 from pie_engine.contexts.context import Context
+from pie_engine.memory.page_hashes import PageHashes
 from pie_engine.memory.pages import PagePool
 from pie_engine.memory.swap import Swapped, SwapTier
-
-_DIGEST = 16
 
 
 class KvCache:
@@ -23,7 +19,7 @@ class KvCache:
         self.swap = SwapTier(swap_slots, pool.page_size)
         self._hole = pool.total
         """Stands in page tables where a page has been given up and those after it have not."""
-        self._fingerprint = fingerprint.encode()
+        self._hashes = PageHashes(fingerprint, pool.page_size)
 
     def pages_for(self, length: int) -> int:
         """Pages that `length` tokens take."""
@@ -49,7 +45,7 @@ class KvCache:
                 self.pool.release(context.pages[index])
                 context.pages[index] = page
             else:
-                self._append(context, page)
+                self.append(context, page)
             context.found += max(0, (index + 1) * size - max(context.kv_length, context.reach))
             index += 1
             context.kv_length = index * size
@@ -103,7 +99,7 @@ class KvCache:
                     self.pool.release(page)
         context.published = min(context.published, index)
         while len(pages) * size < stop:
-            self._append(context, self.pool.take())
+            self.append(context, self.pool.take())
         return copy
 
     def keep_copy(self, copy: tuple[int, int]) -> None:
@@ -122,11 +118,10 @@ class KvCache:
         taken: list[int] = []
         for index in range(self.pages_for(kv_length)):
             if index in holes:
-                context.pages.append(self._hole)
-                context.holes += 1
+                self.append(context, None)
             else:
                 taken.append(self.pool.take())
-                self._append(context, taken[-1])
+                self.append(context, taken[-1])
         context.kv_length = kv_length
         return taken
 
@@ -217,49 +212,6 @@ class KvCache:
                 self.pool.release(page)
                 context.use.pages -= 1
 
-    def slots_needed(self, context: Context) -> int:
-        """Slots that `swap_out` would take of those that are available."""
-        return sum(self.swap.must_take(self.pool.content(page)) for page in self.held(context))
-
-    def swap_out(self, context: Context) -> int:
-        """Give all pages back and keep a copy of each in the tier, which has room for `slots_needed`. Returns how many
-        are copied: those that the tier has are shared."""
-        before = self.swap.moves
-        kept = iter(self.swap.keep([(page, self.pool.content(page)) for page in self.held(context)]))
-        slots = [self.swap.hole if page == self._hole else next(kept) for page in context.pages]
-        context.swapped = Swapped(slots, context.kv_length, context.published)
-        self.evict(context)
-        return self.swap.moves - before
-
-    def swap_in(self, context: Context) -> int:
-        """Bring all pages back; `missing_pages` are available. Returns how many are copied: those that the pool has
-        from others are shared."""
-        away = context.swapped
-        if away is None:
-            return 0
-        context.swapped = None
-        contents = [None if slot == self.swap.hole else self.swap.pool.content(slot) for slot in away.slots]
-        found = [self.pool.find(content) if content is not None else None for content in contents]
-        for page in found:
-            if page is not None:
-                self.pool.share(page)
-        copied = 0
-        for slot, content, shared in zip(away.slots, contents, found, strict=True):
-            if slot == self.swap.hole:
-                context.pages.append(self._hole)
-                context.holes += 1
-                continue
-            page = shared if shared is not None else self.pool.take()
-            if shared is None:
-                self.swap.bring(slot, page)
-                copied += 1
-                if content is not None:
-                    self.pool.publish(page, content)
-            self._append(context, page)
-            self.swap.release_after(slot)
-        context.kv_length, context.published = away.length, away.published
-        return copied
-
     def forget_swapped(self, context: Context, length: int = 0) -> None:
         """Keep in the tier what belongs to the first `length` tokens."""
         away = context.swapped
@@ -306,11 +258,10 @@ class KvCache:
         child.published = min(parent.published, child.kv_length // self.pool.page_size)
         for page in parent.pages[: self.pages_for(child.kv_length)]:
             if page == self._hole:
-                child.pages.append(page)
-                child.holes += 1
+                self.append(child, None)
             else:
                 self.pool.share(page)
-                self._append(child, page)
+                self.append(child, page)
         if parent.swapped is not None:
             child.swapped = Swapped(list(parent.swapped.slots), parent.swapped.length, parent.swapped.published)
             for slot in child.swapped.slots:
@@ -321,22 +272,22 @@ class KvCache:
             self.forget(child, length - 1)
 
     def page_hash(self, context: Context, index: int) -> bytes:
-        """Hash over everything that decides the KV up to the end of a full page: model, salt, tokens, positions,
-        masks, adapters."""
-        size = self.pool.page_size
-        hashes = context.hashes
-        salt = context.use.account.salt
-        while len(hashes) <= index:
-            start = len(hashes) * size
-            before = hashes[-1] if hashes else self._fingerprint + context.origin
-            digest = hashlib.blake2b(before, digest_size=_DIGEST, key=salt[:64])
-            if len(salt) > 64:
-                digest.update(salt)
-            digest.update(np.asarray(context.tokens[start : start + size], dtype="<i4").tobytes())
-            digest.update(context.lineage.digest(start, start + size))
-            digest.update(context.adapters.identity(start, start + size))
-            hashes.append(digest.digest())
-        return hashes[index]
+        """Hash over everything that decides the KV up to the end of a full page."""
+        return self._hashes.of(context, index)
+
+    def append(self, context: Context, page: int | None) -> None:
+        """One page more at the end of its table, held already; None: one that has been given up."""
+        if page is None:
+            context.pages.append(self._hole)
+            context.holes += 1
+        else:
+            context.pages.append(page)
+            context.use.pages += 1
+
+    def page_at(self, context: Context, index: int) -> int | None:
+        """The page at an index of its table; None where it has been given up."""
+        page = context.pages[index]
+        return None if page == self._hole else page
 
     def _must_bring(self, slot: int) -> bool:
         """The page for this slot would be taken from those that are available."""
@@ -345,7 +296,3 @@ class KvCache:
         content = self.swap.pool.content(slot)
         page = self.pool.find(content) if content is not None else None
         return page is None or not self.pool.is_owned(page)
-
-    def _append(self, context: Context, page: int) -> None:
-        context.pages.append(page)
-        context.use.pages += 1
