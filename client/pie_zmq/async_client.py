@@ -8,7 +8,7 @@ import json
 import secrets
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -16,7 +16,7 @@ from typing import Any, Literal, Self
 from pie_wire.capabilities import Grants
 from pie_wire.errors import BadField, BadRequest, Conflict, PeerLost, PieError, Unavailable
 from pie_wire.hub import Incoming
-from pie_wire.messages.client import ProcessEvents, Replaced
+from pie_wire.messages.client import CallTool, ProcessEvents, Replaced
 from pie_wire.messages.common import CHUNK_BYTES, ProcessInfo, Program, ProgramKind
 from pie_wire.messages.gateway import (
     Attach,
@@ -34,6 +34,7 @@ from pie_wire.messages.gateway import (
     Purge,
     Status,
     StatusReport,
+    ToolAnswered,
     Topics,
     UnloadModelAdapter,
     Upload,
@@ -44,6 +45,7 @@ from pie_zmq import artifact
 from pie_zmq.artifact import Artifact
 from pie_zmq.connection import Connection
 from pie_zmq.process import AsyncProcess
+from pie_zmq.tool_servers import Handler, ToolServers
 from pie_zmq.transport import Transport, ZmqTransport, default_endpoint
 
 RETRY_PAUSE = 0.2
@@ -79,6 +81,9 @@ class AsyncClient:
         self._connection.on_down(self._down)
         self._connection.hub.on(ProcessEvents, self._events)
         self._connection.hub.on(Replaced, self._replaced)
+        self._connection.hub.on(CallTool, self._call_tool)
+        self._tools = ToolServers()
+        self._calls: set[asyncio.Task[None]] = set()
 
     @classmethod
     async def connect(
@@ -111,8 +116,9 @@ class AsyncClient:
         """Say goodbye. Processes launched with `on_disconnect="terminate"` end, the others go on."""
         if self._giving_up is not None:
             self._giving_up.cancel()
-        for task in self._attaching:
+        for task in self._attaching | self._calls:
             task.cancel()
+        self._tools.close()
         self._connection.close()
         self._fail_all(PeerLost("the client has been closed"))
 
@@ -191,7 +197,17 @@ class AsyncClient:
         pid = pid or secrets.token_hex(16)
         process = AsyncProcess(self._connection, pid, program)
         request = Launch(
-            pid, program, _encode(input), kind, filename, attach, on_disconnect, on_full, manifest, allow or Grants()
+            pid,
+            program,
+            _encode(input),
+            kind,
+            filename,
+            attach,
+            on_disconnect,
+            on_full,
+            manifest,
+            allow or Grants(),
+            self._tools.names,
         )
         self._processes[pid] = process
         try:
@@ -252,6 +268,24 @@ class AsyncClient:
     async def list(self, *, ended: bool = False) -> builtins.list[ProcessInfo]:
         """Running processes; with `ended` also those whose events are still kept. Raises PieError."""
         return (await self._connection.ask(ListProcesses(ended), timeout=self._timeout)).processes
+
+    # -- tools
+
+    def register_mcp(
+        self,
+        name: str,
+        command: Sequence[str] | None = None,
+        *,
+        env: Mapping[str, str] | None = None,
+        handler: Handler | None = None,
+    ) -> None:
+        """Let programs that this client launches from now on call a tool server, which runs here: `command` speaks the
+        Model Context Protocol on its standard streams (needs the package `mcp`), or `handler(method, params)` answers.
+
+        Raises:
+            BadField: the name, or neither or both.
+        """
+        self._tools.register(name, command, env, handler)
 
     # -- operators
 
@@ -327,6 +361,19 @@ class AsyncClient:
         process = self._processes.get(incoming.message.pid)
         if process is not None:
             process.fail(Conflict(f"another client has attached to process {process.pid}"))
+
+    def _call_tool(self, incoming: Incoming[CallTool]) -> None:
+        async def answer() -> None:
+            message = incoming.message
+            try:
+                incoming.reply(ToolAnswered(await self._tools.ask(message.server, message.method, message.params)))
+            except PieError as exc:
+                incoming.fail(exc)
+            self._connection.soon()
+
+        task = asyncio.get_running_loop().create_task(answer())
+        self._calls.add(task)
+        task.add_done_callback(self._calls.discard)
 
     def _up(self) -> None:
         if self._giving_up is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import builtins
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -17,6 +17,7 @@ from pie_wire.messages.kvstore import DeadMessage, TopicInfo
 from pie_zmq.async_client import AsyncClient, Progress
 from pie_zmq.loop_thread import LoopThread
 from pie_zmq.process import AsyncProcess
+from pie_zmq.tool_servers import Handler
 from pie_zmq.transport import Transport
 
 BATCH = 256
@@ -186,6 +187,17 @@ class Client:
     def list(self, *, ended: bool = False) -> builtins.list[ProcessInfo]:
         return self._loop.run(self._inner.list(ended=ended))
 
+    def register_mcp(
+        self,
+        name: str,
+        command: Sequence[str] | None = None,
+        *,
+        env: Mapping[str, str] | None = None,
+        handler: Handler | None = None,
+    ) -> None:
+        """`handler` is a coroutine function; it runs on the client's own thread."""
+        self._loop.run(_registered(self._inner, name, command, env, handler))
+
     def status(self) -> StatusReport:
         return self._loop.run(self._inner.status())
 
@@ -212,6 +224,16 @@ class Client:
 
     def _process(self, inner: AsyncProcess) -> Process:
         return Process(self._loop, inner)
+
+
+async def _registered(
+    client: AsyncClient,
+    name: str,
+    command: Sequence[str] | None,
+    env: Mapping[str, str] | None,
+    handler: Handler | None,
+) -> None:
+    client.register_mcp(name, command, env=env, handler=handler)
 
 
 async def _closed(client: AsyncClient) -> None:

@@ -88,7 +88,7 @@ class Connection:
                 future.set_result(answer)
 
         number = self.hub.request(GATEWAY, request, done, timeout=timeout, buffers=buffers)
-        self._soon()
+        self.soon()
         try:
             return (await future).value()
         finally:
@@ -99,7 +99,7 @@ class Connection:
         peer = self.hub.peer(GATEWAY)
         if peer is not None:
             self.hub.send(peer, push)
-            self._soon()
+            self.soon()
 
     def close(self) -> None:
         if self._carrier is not None:
@@ -110,7 +110,8 @@ class Connection:
         if self._carrier is None:
             raise Cancelled("the client is closed")
 
-    def _soon(self) -> None:
+    def soon(self) -> None:
+        """What the hub has to send leaves soon."""
         if self._carrier is not None:
             self._carrier.soon()
 

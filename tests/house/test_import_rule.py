@@ -29,6 +29,8 @@ ONLY_USER = {
     "wasmtime": {"pie_runner"},
     "httpx": {"pie_runner"},
     "httpcore": {"pie_runner"},
+    "httpx2": {"pie_runner"},
+    "mcp": {"pie_runner", "pie_zmq"},
     "torch": {"pie_engine"},
     "safetensors": {"pie_engine"},
     "transformers": {"pie_engine", "pie_runner"},

@@ -21,6 +21,7 @@ from pie_runner.limits import ProcessLimits
 from pie_runner.outside.aside import Aside
 from pie_runner.outside.file_rooms import FileRooms, FileSettings
 from pie_runner.outside.http_client import HttpSettings, HttpShared
+from pie_runner.outside.mcp_servers import McpServers, McpSettings
 from pie_runner.outside.process_outside import OutsideFacilities
 from pie_runner.testing import CoroutineHost
 from pie_wire.errors import Conflict, NotFound, PeerLost, PieError
@@ -317,6 +318,7 @@ class World:
         limits: ProcessLimits | None = None,
         http: HttpSettings | None = None,
         tenants: TenantTable | None = None,
+        mcp: McpServers | None = None,
     ) -> None:
         self.files = files
         self.limits = limits
@@ -342,6 +344,7 @@ class World:
         self.addresses: dict[str, list[str]] = {}
         """What names mean to programs."""
         self.http = HttpShared(http or HttpSettings(), self._resolve)
+        self.mcp = mcp or McpServers({}, McpSettings())
         self.rooms: FileRooms | None = None
         self._disks = 0
         self.runner = self._runner()
@@ -360,7 +363,7 @@ class World:
             offload=self._offload,
             random_bytes=random.Random(7).randbytes,
             wall=lambda: self.wires.now,
-            outside=OutsideFacilities(self.aside, self.http, self.rooms),
+            outside=OutsideFacilities(self.aside, self.http, self.rooms, self.mcp),
             capacity=8,
             limits=self.limits,
             tenants=self.tenants,

@@ -21,6 +21,7 @@ from pie_wire.capabilities import Capabilities, Grants
 from pie_wire.config import pie_home
 from pie_wire.errors import BadField, HashMismatch, Terminated
 from pie_wire.messages.common import ProgramRef
+from pie_wire.messages.gateway import AskTool, ToolAnswered
 from pie_wire.messages.runner import Kill, Start
 from runner_world import World
 from web_server import BIG, serving
@@ -170,6 +171,31 @@ def test_a_program_keeps_files(wasm, tmp_path):
     assert last.kind == "return", last
     listed = [["a", True, 0], ["text", False, 9]]
     assert json.loads(last.text) == ["line\nmore", listed, (9 << 20) + 3, "forbidden"]
+
+
+CALLS = """
+import asyncio
+from inferlet import PieError, mcp
+
+async def main():
+    server = mcp.connect("house")
+    found = await asyncio.gather(server.tools(), server.call("add", a=1), server.resources(), server.read("note://x"),
+        server.prompts(), server.prompt("ask", topic="cats"))
+    try:
+        mcp.connect("other")
+    except PieError as exc:
+        return [mcp.servers(), found, exc.code]
+"""
+
+
+def test_a_program_calls_tools(wasm):
+    wasm.gateway.hub.on(AskTool, lambda incoming: ToolAnswered(json.dumps([incoming.message.method])))
+    asked = Capabilities(Grants(mcp=["house"]))
+    last = wasm.outcome(CALLS, capabilities=asked, mcp=["house"])
+
+    assert last.kind == "return", last
+    methods = ["tools/list", "tools/call", "resources/list", "resources/read", "prompts/list", "prompts/get"]
+    assert json.loads(last.text) == [["house"], [[method] for method in methods], "forbidden"]
 
 
 def test_many_run_side_by_side(wasm):

@@ -176,7 +176,9 @@ CASES: list[Case] = [
     # To the gateway, and its replies
     _numbered(gateway.Launch(PID, "text-completion@0.1.0", '{"prompt": "Hi"}'), name="gw.launch with defaults"),
     _numbered(
-        gateway.Launch(PID, f"sha256:{SHA}", "{}", "component", "a.wasm", False, "terminate", "drop", ASKS, GRANTS),
+        gateway.Launch(
+            PID, f"sha256:{SHA}", "{}", "component", "a.wasm", False, "terminate", "drop", ASKS, GRANTS, ["calc"]
+        ),
         name="gw.launch with everything",
     ),
     _numbered(gateway.Launched(PID, "text-completion@0.1.0", True)),
@@ -221,6 +223,10 @@ CASES: list[Case] = [
     _numbered(gateway.DetachChild(PID, CHILD)),
     _numbered(gateway.EndChild(PID, CHILD)),
     _numbered(gateway.Events([PID], [6], EVENTS)),
+    _numbered(gateway.AskTool(PID, "calc", "tools/call", '{"name": "add", "arguments": {"a": 1}}')),
+    _numbered(gateway.ToolAnswered('{"content": []}')),
+    _numbered(client.CallTool(PID, "calc", "tools/list", "{}")),
+    _numbered(gateway.Events([PID], [5], EVENTS)),
     # To a client
     _numbered(client.ProcessEvents(PID, EVENTS)),
     _numbered(client.Replaced(PID)),

@@ -3,6 +3,7 @@
 clients --- Call ---> launcher, control, programs, uploads, reports
 runners --- Announce, Events, RunnerLoad ---> recovery, streams, runners
 runners --- LaunchChild, EndChild, DetachChild ---> children
+runners --- AskTool ---> tools ---> clients
 kvstore <-- names, artifacts, process index --- programs, uploads, process_index
 """
 
@@ -21,6 +22,7 @@ from pie_wire.messages.common import Event, MemberInfo
 from pie_wire.messages.gateway import (
     AckEvents,
     Announce,
+    AskTool,
     Attach,
     DeadMessages,
     Detach,
@@ -65,6 +67,7 @@ from pie_gateway.session import Call, Session
 from pie_gateway.store import Store
 from pie_gateway.streams import EventStreams
 from pie_gateway.table import ProcessTable
+from pie_gateway.tools import ToolRelay
 from pie_gateway.uploads import UploadRelay
 
 CLIENTS = "clients"
@@ -111,6 +114,7 @@ class GatewayCore:
         self.children = Children(
             config, hub, self.table, self.streams, event_log, self.launcher, self.control, self.store
         )
+        self.tools = ToolRelay(self.table)
         self.uploads = UploadRelay(config, self.store, hub.clock)
         self.index = ProcessIndex(self.table, self.store, hub.clock)
         self.adapters = Adapters(config, hub, dialer)
@@ -145,6 +149,7 @@ class GatewayCore:
         hub.on(LaunchChild, self._of_runner(self.children.launch))
         hub.on(DetachChild, self._of_runner(self.children.detach))
         hub.on(EndChild, self._of_runner(self.children.end))
+        hub.on(AskTool, self._of_runner(self.tools.ask))
         hub.on_up(self._up)
         hub.on_down(self._down)
         membership.on_change(self._members)
@@ -266,12 +271,16 @@ class GatewayCore:
 
     def _up(self, peer: Peer) -> None:
         if peer.port == CLIENTS:
-            self._sessions[peer] = Session(str(peer), functools.partial(self._push, peer))
+            ask = functools.partial(self._ask, peer)
+            self._sessions[peer] = Session(str(peer), functools.partial(self._push, peer), ask=ask)
         elif not peer.port.startswith(PORT_PREFIX):
             self.recovery.contact()
 
     def _push(self, peer: Peer, push: Push) -> None:
         self._hub.send(peer, push)  # to a peer that has gone: its session is about to be closed
+
+    def _ask(self, peer: Peer, request: Request[Any], then: Callable[[Answer[Any]], None], timeout: float) -> None:
+        self._hub.request(peer, request, then, timeout=timeout)
 
     def _down(self, peer: Peer, cause: PieError) -> None:
         session = self._sessions.pop(peer, None)

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 import structlog
-from pie_wire.capabilities import Capabilities, checked
+from pie_wire.capabilities import Capabilities, Grants, checked
 from pie_wire.errors import (
     BadField,
     BadRequest,
@@ -256,6 +256,7 @@ class Launcher:
                     on_full=launch.on_full,
                     capabilities=capabilities,
                     near=line.near if line else "",
+                    mcp=launch.mcp,
                 ),
                 lambda answer: self._on_started(pending, process, runner, answer),
                 timeout=self._config.start_timeout,
@@ -334,6 +335,8 @@ def _check(launch: Launch) -> None:
     if not PID.fullmatch(launch.pid):
         raise BadField(f"pid is {launch.pid!r}, expected 32 lower-case hex digits")
     checked(launch.allow)
+    if "*" in checked(Grants(mcp=launch.mcp)).mcp:
+        raise BadField("`*` is no name of a tool server")
     size = len(launch.input.encode())
     if size > MAX_INPUT_BYTES:
         raise TooLarge(f"an input of {size} bytes exceeds {MAX_INPUT_BYTES}: send large data as messages")

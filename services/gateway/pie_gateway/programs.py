@@ -112,7 +112,7 @@ class ProgramCatalogue:
             raise BadField(f"{launch.program!r}: expected sha256: and 64 hex digits")
         if len(launch.manifest) > manifest.MAX_MANIFEST_BYTES:
             raise TooLarge(f"a manifest has at most {manifest.MAX_MANIFEST_BYTES} bytes")
-        asks = asked_by(launch.manifest) | checked(launch.allow)
+        asks = asked_by(launch.manifest) | checked(launch.allow) | Grants(mcp=launch.mcp)
         program = Resolved(ProgramRef(launch.filename, "", launch.kind, digest), asks, self._clock())
         key = f"sha256:{digest}"
         if key in self._cache:  # content under a digest does not change

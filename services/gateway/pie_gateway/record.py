@@ -84,6 +84,7 @@ def fingerprint(launch: Launch, tenant: str, user: str, parent: str = "") -> byt
         launch.on_full,
         launch.manifest,
         launch.allow,
+        launch.mcp,
         tenant,
         user,
         parent,

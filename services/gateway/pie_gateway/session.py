@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from pie_wire.codec import Buffer
 from pie_wire.errors import PieError
-from pie_wire.hub import Scope
-from pie_wire.messages.base import Message, Push
+from pie_wire.hub import Answer, Scope
+from pie_wire.messages.base import Message, Push, Request
 
 M = TypeVar("M", bound=Message)
 
@@ -21,6 +21,8 @@ class Session:
     name: str
     push: Callable[[Push], None]
     alive: bool = True
+    ask: Callable[[Request[Any], Callable[[Answer[Any]], None], float], None] | None = None
+    """Sends it a request, with what is to be called with the answer and a timeout; None for those that take none."""
     owned: set[str] = field(default_factory=set[str])
     """Processes this session launched or attached to last: they follow its end if their launch asked for it."""
 

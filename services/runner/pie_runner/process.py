@@ -20,7 +20,6 @@ from pie_runner.events import EventLog
 from pie_runner.file_box import FileBox
 from pie_runner.limits import Usage, exceeded
 from pie_runner.mailbox import Mailbox
-from pie_runner.outside.files import ProcessFiles
 from pie_runner.outside.process_outside import ProcessOutside
 from pie_runner.waitables import Waitables
 from pie_runner.wasm.hostcall import Pending
@@ -83,8 +82,7 @@ class Process:
         self.waitables = Waitables()
         self.mailbox = Mailbox(self.waitables)
         self.files = FileBox(self.waitables, facilities.limits.file_bytes, facilities.hub.clock)
-        files = ProcessFiles(start.capabilities, facilities.outside.files, start.pid, scope, start.program)
-        self.outside = ProcessOutside(start.capabilities, facilities.outside, self.waitables, files)
+        self.outside = ProcessOutside(start, scope, facilities.outside, self.waitables, facilities.hub)
         self.draws = Draws(key)
         self.usage = Usage(facilities.limits, facilities.hub.clock, facilities.tenants.enter(scope.tenant))
         self.contexts: dict[Context, None] = {}

@@ -24,6 +24,8 @@ from pie_runner.limits import ProcessLimits
 from pie_runner.outside.aside import Aside
 from pie_runner.outside.file_rooms import FileRooms, FileSettings
 from pie_runner.outside.http_client import HttpSettings, HttpShared
+from pie_runner.outside.mcp_config import read_servers
+from pie_runner.outside.mcp_servers import McpServers, McpSettings
 from pie_runner.outside.process_outside import OutsideFacilities
 from pie_runner.uplink import PORT as GATEWAY
 from pie_runner.wasm import ffi
@@ -152,7 +154,9 @@ class RunnerService:
             bytes=config.http_bytes,
             ca_file=config.http_ca,
         )
-        return OutsideFacilities(self._aside, HttpShared(http), self._files)
+        mcp = McpSettings(config.mcp_requests, config.mcp_seconds, config.mcp_bytes)
+        servers = McpServers(read_servers(config.mcp), mcp)
+        return OutsideFacilities(self._aside, HttpShared(http), self._files, servers)
 
     def _file_rooms(self, config: RunnerConfig) -> FileRooms:
         settings = FileSettings(config.file_bytes, config.scratch_bytes, config.data_bytes, config.file_entries)

@@ -1,11 +1,12 @@
-"""Messages that the gateway pushes to a client."""
+"""Messages that the gateway sends to a client."""
 
 from __future__ import annotations
 
 from typing import ClassVar
 
-from pie_wire.messages.base import Push
+from pie_wire.messages.base import Push, Request
 from pie_wire.messages.common import Event
+from pie_wire.messages.gateway import ToolAnswered
 
 
 class ProcessEvents(Push, frozen=True, omit_defaults=True):
@@ -21,3 +22,14 @@ class Replaced(Push, frozen=True, omit_defaults=True):
 
     verb: ClassVar[str] = "client.replaced"
     pid: str
+
+
+class CallTool(Request[ToolAnswered], frozen=True, omit_defaults=True):
+    """A process of this client calls a tool server that the client named in its launch."""
+
+    verb: ClassVar[str] = "client.call-tool"
+    reply: ClassVar[type[ToolAnswered]] = ToolAnswered
+    pid: str
+    server: str
+    method: str
+    params: str

@@ -53,6 +53,8 @@ class Launch(Request[Launched], frozen=True, omit_defaults=True):
     allow: Grants = Grants()
     """Granted by whoever launches, where the operator lets users grant; else the launch is `forbidden`. An upload also
     asks for them."""
+    mcp: list[str] = []
+    """Names of tool servers that the client runs, for as long as it owns the process: `client.ask-tool` asks them."""
 
 
 class Attached(Message, frozen=True, omit_defaults=True):
@@ -341,3 +343,22 @@ class Events(Push, frozen=True, omit_defaults=True):
     pids: list[str]
     counts: list[int]
     events: list[Event]
+
+
+class ToolAnswered(Message, frozen=True, omit_defaults=True):
+    """The result of a call, JSON text."""
+
+    verb: ClassVar[str] = "runner.tool-answered"
+    result: str
+
+
+class AskTool(Request[ToolAnswered], frozen=True, omit_defaults=True):
+    """A program's call of a tool server that its client runs. `method` is one of the Model Context Protocol's, `params`
+    a JSON object."""
+
+    verb: ClassVar[str] = "gw.ask-tool"
+    reply: ClassVar[type[ToolAnswered]] = ToolAnswered
+    pid: str
+    server: str
+    method: str
+    params: str

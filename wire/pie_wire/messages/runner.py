@@ -24,6 +24,8 @@ class Start(Request[Done], frozen=True, omit_defaults=True):
     on_full: Literal["block", "drop"] = "block"
     capabilities: Capabilities = Capabilities()
     """What it may do outside of the sandbox."""
+    mcp: list[str] = []
+    """Tool servers that its client runs: asked by `gw.ask-tool`."""
     near: str = ""
     """Name of the engine that is to be its home, if that serves the model it uses."""
 

@@ -10,7 +10,7 @@
 `main` may be a plain function or a coroutine function; asyncio works (gather, sleep, wait_for, TaskGroup).
 """
 
-from inferlet import adapters, chat, decoders, files, http, messaging, runtime, scheduling, session
+from inferlet import adapters, chat, decoders, files, http, mcp, messaging, runtime, scheduling, session
 from inferlet.children import Child, launch
 from inferlet.context import Context
 from inferlet.decoders import Decoder, ToolCall
@@ -63,6 +63,7 @@ __all__ = [
     "files",
     "http",
     "launch",
+    "mcp",
     "messaging",
     "runtime",
     "scheduling",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
-from pie_wire.capabilities import Capabilities
 from pie_wire.errors import LimitExceeded
+from pie_wire.hub import Hub, Scope
+from pie_wire.messages.runner import Start
 
 from pie_runner.outside.aside import Aside
 from pie_runner.outside.fetches import Fetch, PendingResponse
@@ -15,7 +16,14 @@ from pie_runner.outside.file_rooms import FileRooms
 from pie_runner.outside.files import ProcessFiles
 from pie_runner.outside.http_client import HttpClient, HttpShared
 from pie_runner.outside.http_rights import HttpRights
+from pie_runner.outside.mcp_servers import McpServers, McpSettings
+from pie_runner.outside.relay import ClientRelay
+from pie_runner.outside.tools import ProcessTools
 from pie_runner.waitables import Waitables
+
+
+def _no_servers() -> McpServers:
+    return McpServers({}, McpSettings())
 
 
 @dataclass(frozen=True)
@@ -25,24 +33,25 @@ class OutsideFacilities:
     aside: Aside
     http: HttpShared
     files: FileRooms | None = None
+    mcp: McpServers = field(default_factory=_no_servers)
 
 
 class ProcessOutside:
     """See the module's text."""
 
-    def __init__(
-        self, capabilities: Capabilities, shared: OutsideFacilities, waitables: Waitables, files: ProcessFiles
-    ) -> None:
-        self.capabilities = capabilities
+    def __init__(self, start: Start, scope: Scope, shared: OutsideFacilities, waitables: Waitables, hub: Hub) -> None:
+        capabilities = self._capabilities = start.capabilities
         self._shared = shared
         self._waitables = waitables
-        self.files = files
+        relay = ClientRelay(hub, start.pid, scope, shared.mcp.settings.seconds)
+        self.files = ProcessFiles(capabilities, shared.files, start.pid, scope, start.program)
+        self.tools = ProcessTools(capabilities, shared.mcp, shared.aside, waitables, start.mcp, relay.ask)
         self._requests = 0
         self._total = 0
 
     @cached_property
     def _http(self) -> HttpClient:
-        return HttpClient(HttpRights(self.capabilities), self._shared.http)
+        return HttpClient(HttpRights(self._capabilities), self._shared.http)
 
     def send(
         self,

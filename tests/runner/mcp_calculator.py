@@ -1,0 +1,65 @@
+"""A real tool server, on its standard streams or (with a port) over HTTP."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+from mcp.server.mcpserver import MCPServer
+
+server = MCPServer("calculator")
+
+if note := os.environ.get("NOTE_PID"):
+    with Path(note).open("a") as file:
+        file.write(f"{os.getpid()}\n")
+
+
+@server.tool()
+def add(a: int, b: int) -> int:
+    """Adds."""
+    return a + b
+
+
+@server.tool()
+def fail() -> str:
+    raise ValueError("on purpose")
+
+
+@server.tool()
+def die() -> str:
+    os._exit(1)
+
+
+@server.tool()
+def sleep(seconds: float) -> str:
+    time.sleep(seconds)
+    return "slept"
+
+
+@server.tool()
+def big(size: int) -> str:
+    return "x" * size
+
+
+@server.tool()
+def environment() -> list[str]:
+    return sorted(os.environ)
+
+
+@server.resource("note://today")
+def today() -> str:
+    return "a note"
+
+
+@server.prompt()
+def ask(topic: str) -> str:
+    return f"What about {topic}?"
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        server.run("streamable-http", port=int(sys.argv[1]))
+    else:
+        server.run("stdio")
