@@ -226,7 +226,6 @@ CASES: list[Case] = [
     _numbered(gateway.AskTool(PID, "calc", "tools/call", '{"name": "add", "arguments": {"a": 1}}')),
     _numbered(gateway.ToolAnswered('{"content": []}')),
     _numbered(client.CallTool(PID, "calc", "tools/list", "{}")),
-    _numbered(gateway.Events([PID], [5], EVENTS)),
     # To a client
     _numbered(client.ProcessEvents(PID, EVENTS)),
     _numbered(client.Replaced(PID)),
