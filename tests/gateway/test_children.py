@@ -68,6 +68,19 @@ class TestLaunch:
         assert runner.children[child].result == "1"
         assert runner.started.count(child) == 1
 
+    def test_a_slow_runner_is_told_later(
+        self, world: World, runner: FakeRunner, parent: str, monkeypatch: pytest.MonkeyPatch
+    ):
+        child = child_of(world, runner, parent)
+        monkeypatch.setattr("pie_gateway.children.SLOW_BYTES", -1)
+        runner.emit(child, "return", "1")
+        world.run()
+        assert child not in runner.children
+
+        monkeypatch.undo()
+        world.run()
+        assert runner.children[child].result == "1"
+
     def test_what_does_not_exist(self, world: World, runner: FakeRunner, parent: str):
         answers = runner.child(parent, world.pid(), "helo")
         world.run()

@@ -173,6 +173,16 @@ class TestQueues:
         assert [type(runner.pull(n).error) for n in range(1, 4)][:2] == [type(None)] * 2
         assert isinstance(runner.pull(3).error, Unavailable)
 
+    def test_a_slow_runner_gets_messages_later(self, world: World, runner: Runner, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr(topics, "SLOW_BYTES", -1)
+        runner.push("a")
+        runner.pull(1)
+        assert runner.given == []
+
+        monkeypatch.setattr(topics, "SLOW_BYTES", 1 << 20)
+        world.step(0.3)
+        assert runner.texts == [("a", 0)]
+
 
 class TestDeaths:
     def test_what_a_dead_runner_had_goes_to_others(self, world: World, runner: Runner, other: Runner):

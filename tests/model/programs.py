@@ -84,6 +84,10 @@ async def produce(api: Api, text: str) -> str:
     return "null"
 
 
+DELIVERED: list[tuple[str, int]] = []
+"""What consumers got, and how many had had it before. A program that dies with its runner cannot tell its client."""
+
+
 async def consume(api: Api, text: str) -> str:
     """Pull messages, say which, and acknowledge each by the next pull; the last by returning, or never."""
     given = json.loads(text)
@@ -91,6 +95,7 @@ async def consume(api: Api, text: str) -> str:
         pending = await api.call("messaging", "pull", "jobs")
         delivery = await api.wait("messaging.pending-pull", pending)
         api.drop(pending)
+        DELIVERED.append((delivery.text, delivery.redeliveries))
         await api.call("session", "send", json.dumps([delivery.text, delivery.redeliveries]), "wait")
         if given["fails"] and number == given["count"] - 1:
             raise ValueError("on purpose")

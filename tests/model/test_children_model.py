@@ -56,8 +56,18 @@ def test_families_on_a_quiet_network():
     assert all(row.state == "returned" for row in rows(world).values() if row.detached)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(SCHEDULES, 5 * SCHEDULES))
+def test_families_through_many_more(seed: int):
+    families_through_deaths_stalls_and_cuts(seed)
+
+
 @pytest.mark.parametrize("seed", range(SCHEDULES))
 def test_families_through_deaths_stalls_and_cuts(seed: int):
+    families_through_deaths_stalls_and_cuts(seed)
+
+
+def families_through_deaths_stalls_and_cuts(seed: int) -> None:
     rng = random.Random(20_000 + seed)
     world = World(seed, Faults(drop=rng.choice([0.0, 0.02]), duplicate=0.02, jitter=rng.choice([0.0, 0.05])))
     launch_families(world, rng, 4)

@@ -9,6 +9,7 @@ import random
 import pytest
 from network import Faults
 from pie_kvstore.queues import MAX_DELIVERIES, Topic
+from programs import DELIVERED
 from test_wire_model import disturb
 from world import World
 
@@ -38,12 +39,11 @@ def texts(world: World, what: str) -> set[str]:
 def check_messages(world: World) -> None:
     """Whatever was said to be stored was delivered, or is still there; nothing belongs to a process that has ended."""
     stored = {text for held in world.held() if held.program == "produce" for text in held.messages}
-    delivered: list[tuple[str, int]] = [
-        tuple(json.loads(text)) for held in world.held() if held.program == "consume" for text in held.messages
-    ]
-    seen = {text for text, _ in delivered}
+    seen = {text for text, _ in DELIVERED}
+    told = {json.loads(text)[0] for held in world.held() if held.program == "consume" for text in held.messages}
+    assert told <= seen
     assert stored <= seen | texts(world, "waiting") | texts(world, "dead"), "lost"
-    assert all(redeliveries < MAX_DELIVERIES for _, redeliveries in delivered)
+    assert all(redeliveries < MAX_DELIVERIES for _, redeliveries in DELIVERED)
     (info, *_) = [*world.kvstore.topics.queues.list("local", "local"), None]
     assert info is None or info.taken == 0, world.kvstore.topics.queues._taken
     assert world.kvstore.topics._waiting == {}
@@ -60,8 +60,23 @@ def end_consumers(world: World) -> None:
                 client.terminate(held)
 
 
+@pytest.fixture(autouse=True)
+def _nothing_delivered() -> None:
+    DELIVERED.clear()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(SCHEDULES, 5 * SCHEDULES))
+def test_messages_through_many_more(seed: int):
+    messages_through_deaths_stalls_and_cuts(seed)
+
+
 @pytest.mark.parametrize("seed", range(SCHEDULES))
 def test_messages_through_deaths_stalls_and_cuts(seed: int):
+    messages_through_deaths_stalls_and_cuts(seed)
+
+
+def messages_through_deaths_stalls_and_cuts(seed: int) -> None:
     rng = random.Random(30_000 + seed)
     world = World(seed, Faults(drop=rng.choice([0.0, 0.02]), duplicate=0.02, jitter=rng.choice([0.0, 0.05])))
     exchange(world, rng, 0)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections import OrderedDict
 from typing import Any
 
 import fakeredis
 import pytest
 from pie_kvstore.queues import Topic
-from pie_kvstore.topics import Topics
+from pie_kvstore.topics import Topics, _Waiter
+from pie_runner.testing import CallError
 from pie_wire.errors import PeerLost
 from pie_wire.membership import KVSTORE
 from pie_wire.messages.common import MemberInfo
@@ -146,6 +148,28 @@ def test_a_dropped_pull_puts_its_message_back(bare_world: World, store: Store):
     assert store.counts == (0, 0, 0)
 
 
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_registration_answered_twice_keeps_no_message(bare_world: World, store: Store, ended: bool):
+    world = bare_world
+    store.push("a")
+    world.start(waits_for_one if ended else pulls_and_waits)
+    world.run(lambda: len(world.log()) >= 2)
+    world.run(0.3)
+    (peer,) = [peer for peer in world.kvstore.hub.peers() if peer.kind == "runner"]
+
+    again = store.topics._waiting.setdefault(JOBS, OrderedDict())
+    late = _Waiter(peer, 1, "p1", 1)
+    again[late] = None
+    store.topics._wishes.setdefault("p1", {})[late] = JOBS
+    store.topics._waiters += 1
+    if not ended:
+        store.queues.acknowledge(list(store.queues.held_by("p1")))
+    store.push("b")
+    world.run(0.5)
+
+    assert store.counts == (1, 0, 0)
+
+
 def test_acknowledge(bare_world: World, store: Store):
     world = bare_world
 
@@ -259,6 +283,58 @@ def test_a_subscriber_that_does_not_read_loses_and_is_told(bare_world: World, st
     count, lost = json.loads(world.outcome(sleeps).text)
     assert count + lost == 301
     assert 100 <= count <= 105
+
+
+@pytest.mark.parametrize(("function", "count"), [("pull", 64), ("subscribe", 64)])
+def test_what_holds_memory_is_bounded(bare_world: World, store: Store, function: str, count: int):
+    async def floods(api: Any, text: str) -> str:
+        made: list[Any] = []
+        try:
+            while True:
+                made.append(await api.call("messaging", function, f"t{len(made)}"))
+        except CallError as exc:
+            for one in made[:2]:
+                api.drop(one)
+            await api.call("messaging", function, "again")
+            return json.dumps([len(made), exc.code])
+
+    assert json.loads(bare_world.outcome(floods).text) == [count, "overloaded"]
+    bare_world.run(0.5)
+    assert (store.topics._waiting, store.topics._subscribed) == ({}, {})
+    assert not bare_world.runner.post._entering
+
+
+def test_kill_while_subscribing_leaves_nothing(bare_world: World, store: Store):
+    world = bare_world
+
+    async def listens(api: Any, text: str) -> str:
+        await api.call("messaging", "subscribe", "news")
+        return "null"
+
+    world.wires.cut.add("kvstore")
+    world.start(listens)
+    world.run(lambda: bool(world.log()))
+    world.push(Kill("p1", "enough"))
+    world.run(world.ended)
+    world.wires.cut.clear()
+    world.run(10.0)
+
+    assert store.topics._subscribed == {}
+    assert not world.runner.post._entering
+
+
+def test_the_end_of_one_subscriber_is_not_that_of_another(bare_world: World, store: Store):
+    world = bare_world
+
+    async def two(api: Any, text: str) -> str:
+        first = await api.call("messaging", "subscribe", "news")
+        second = await api.call("messaging", "subscribe", "news")
+        api.drop(first)
+        await api.wait("futures.done", await api.call("messaging", "broadcast", "news", "hello"))
+        await api.call("futures", "wait-any", [second.id])
+        return json.dumps(await api.call("messaging", "[method]subscription.next", second))
+
+    assert world.outcome(two).text == '"hello"'
 
 
 def test_subscriptions_outlive_the_link(bare_world: World, store: Store):

@@ -28,6 +28,8 @@ from pie_gateway.store import Store
 from pie_gateway.streams import EventStreams
 from pie_gateway.table import ProcessTable
 
+SLOW_BYTES = 16 << 20
+"""Owed to a runner beyond which results of children wait here: they must not cost it its link."""
 CANCELLED = "cancelled by the program that launched it"
 
 
@@ -56,6 +58,8 @@ class Children:
         """Children that have not ended, by parent and pid; also those that no runner has yet."""
         self._trees: Counter[str] = Counter()
         """How many of them each tree has, by the pid of its root."""
+        self._untold: dict[str, Process] = {}
+        """Ended children whose parent's runner is slow to take what it is sent."""
         streams.on_end(self._ended)
         self._recover()
 
@@ -210,6 +214,9 @@ class Children:
         parent = self._table.get(record.parent)
         if parent is None or parent.record.ended or parent.runner is None:
             return
+        if self._hub.owed(parent.runner.peer) > SLOW_BYTES:
+            self._untold[record.pid] = process
+            return
         result, error = "", record.error
         if error is None:
             events = self._log.read(record.pid, record.last_seq, events=1, size=0)
@@ -218,6 +225,12 @@ class Children:
             else:
                 error = Gone(f"the result of process {record.pid} is no longer kept").info()
         self._hub.send(parent.runner.peer, ChildEnded(record.parent, record.pid, result, error))
+
+    def tick(self) -> None:
+        """Tell what a slow runner was not told yet."""
+        untold, self._untold = self._untold, {}
+        for process in untold.values():
+            self._tell(process)
 
     def _recover(self) -> None:
         """After a restart: those whose parent has ended, here or by being forgotten, end too."""

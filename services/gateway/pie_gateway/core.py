@@ -322,6 +322,7 @@ class GatewayCore:
             self.adapters.tick()
             self.recovery.tick()
             self.control.tick()
+            self.children.tick()
             self.launcher.tick()
             moved = self.streams.tick()
             self.runners.credit(moved)

@@ -20,7 +20,7 @@ from pie_kvstore.queues import Queues, Topic
 MAX_WAITERS = 262_144
 """Pulls of all programs that wait for a message."""
 SLOW_BYTES = 4 << 20
-"""Owed to a runner beyond which broadcasts for it are dropped: they must not cost it its link."""
+"""Owed to a runner beyond which broadcasts for it are dropped, and messages wait: they must not cost it its link."""
 
 log = structlog.get_logger("pie.kvstore")
 
@@ -117,6 +117,9 @@ class Topics:
         try:
             while line := self._waiting.get(topic):
                 waiter = next(iter(line))
+                if self._hub.owed(waiter.peer) > SLOW_BYTES:
+                    self._pending[topic] = None
+                    break
                 given = self.queues.take(topic, waiter.peer.name, waiter.epoch, waiter.pid, waiter.number)
                 if given is None:
                     break

@@ -59,15 +59,13 @@ def subscribe(fiber: Fiber, topic: str) -> Pending:
     process = process_of(fiber)
     pending = Pending(fiber)
 
-    def joined(error: PieError | None) -> None:
-        if pending.done:
-            return
-        if error is None:
-            pending.resolve(Ok(make()))
+    def entered(answer: Subscription | PieError) -> None:
+        if isinstance(answer, Subscription):
+            pending.resolve(Ok(answer))
         else:
-            pending.fail(error)
+            pending.fail(answer)
 
-    make = process.facilities.post.subscribe(process, _topic(topic), joined)
+    process.facilities.post.subscribe(process, _topic(topic), lambda: not pending.done, entered)
     return pending
 
 

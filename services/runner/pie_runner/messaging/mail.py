@@ -32,12 +32,18 @@ class Mail:
         self.got: dict[int, str] = {}
         self.pushing = 0
         """Pushes that are not stored yet."""
+        self.subscriptions = 0
+        """Open, or not in force yet."""
         self._numbers = 0
 
     def next_number(self) -> int:
         """Of a pull or push."""
         self._numbers += 1
         return self._numbers
+
+    def has(self, message: int) -> bool:
+        """The program has it in hand, or is about to acknowledge it."""
+        return message in self.got or any(message in pull.acknowledged for pull in self.pulls.values())
 
     @property
     def is_empty(self) -> bool:

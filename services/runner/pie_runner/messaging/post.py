@@ -7,6 +7,7 @@ subscriptions with it; they are registered again on the next.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
 import structlog
@@ -29,6 +30,10 @@ WITHIN = 30.0
 """Seconds until a push, an acknowledgement or a subscription is given up."""
 MAX_PUSHES = 256
 """Of one process, not stored yet."""
+MAX_PULLS = 64
+"""Of one process, waiting or not got yet: each may bring a message of the largest size."""
+MAX_SUBSCRIPTIONS = 64
+"""Of one process: each has a buffer."""
 MAX_SETTLING = 65_536
 """Of all processes, while kvstore is away. What is left out is settled when this runner ends."""
 
@@ -47,7 +52,10 @@ class Post:
         self._mail: dict[str, Mail] = {}
         self._settling: set[Repeated] = set()
         self._listening: dict[Channel, dict[Subscription, None]] = {}
+        self._entering: Counter[Channel] = Counter()
+        """Subscriptions that are not in force yet."""
         self._joining: dict[Channel, Repeated] = {}
+        """Registrations after the loss of a link."""
         hub.on(QueuedMessage, self._arrived)
         hub.on(Broadcasted, self._heard)
 
@@ -75,8 +83,10 @@ class Post:
         return done
 
     def pull(self, process: Process, topic: str) -> PendingPull:
-        """The next message; acknowledges those of the topic that the program has."""
+        """The next message; acknowledges those of the topic that the program has. Raises Overloaded."""
         mail = self._of(process)
+        if len(mail.pulls) >= MAX_PULLS:
+            raise Overloaded(f"{MAX_PULLS} pulls wait for their messages or to be got: get or drop some")
         pull = PendingPull(process.waitables, self, mail, topic)
         mail.pulls[pull.number] = pull
         self._register(pull)
@@ -111,7 +121,8 @@ class Post:
         if pull.asking is not None:
             pull.asking.cancel()
         unsure = pull.acknowledged if pull.asking is not None else []
-        self._settle(pull.mail, SettleMessages(pull.mail.process.pid, unsure, number=pull.number))
+        process = pull.mail.process
+        self._settle(SettleMessages(process.pid, unsure, number=pull.number), process.scope)
 
     def ended(self, process: Process, *, returned: bool) -> None:
         """Messages that it has are acknowledged if it returned; otherwise others get them."""
@@ -126,7 +137,7 @@ class Post:
         failed = [] if returned else list(mail.got)
         mail.pulls.clear()
         mail.got.clear()
-        self._settle(mail, SettleMessages(process.pid, acknowledged, failed, all=True))
+        self._settle(SettleMessages(process.pid, acknowledged, failed, all=True), process.scope)
 
     def _of(self, process: Process) -> Mail:
         mail = self._mail.get(process.pid)
@@ -150,25 +161,28 @@ class Post:
         request = PullMessage(pull.topic, process.pid, pull.number, pull.acknowledged)
         pull.asking = self._repeat(request, process.scope, registered, within=None)
 
-    def _settle(self, mail: Mail, request: SettleMessages) -> None:
+    def _settle(self, request: SettleMessages, scope: Scope) -> None:
         if len(self._settling) >= MAX_SETTLING:
-            log.warning("too many messages to settle: they stay with this runner", pid=mail.process.pid)
+            log.warning("too many messages to settle: they stay with this runner", pid=request.pid)
             return
 
         def settled(error: PieError | None) -> None:
             self._settling.discard(asking)
             if error is not None:
-                log.error("messages cannot be settled", pid=mail.process.pid, code=error.code, reason=error.message)
+                log.error("messages cannot be settled", pid=request.pid, code=error.code, reason=error.message)
 
-        asking = self._repeat(request, mail.process.scope, settled, within=None)
+        asking = self._repeat(request, scope, settled, within=None)
         self._settling.add(asking)
 
     def _arrived(self, incoming: Incoming[QueuedMessage]) -> None:
         message = incoming.message
         mail = self._mail.get(message.pid)
         pull = mail.pulls.get(message.number) if mail is not None else None
-        if pull is not None:  # else it was dropped, which kvstore is told, or has been
+        if pull is not None:
             pull.give(Delivery(message.message, message.text, message.redeliveries))
+        elif mail is None or not mail.has(message.message):
+            # A registration that was repeated has been answered twice, or its pull was dropped: nobody waits for this.
+            self._settle(SettleMessages(message.pid, number=message.number), incoming.scope)
 
     # -- broadcasts
 
@@ -187,25 +201,48 @@ class Post:
         return done
 
     def subscribe(
-        self, process: Process, topic: str, then: Callable[[PieError | None], None]
-    ) -> Callable[[], Subscription]:
-        """`then` is called when broadcasts come in; what this returned then makes the subscription."""
+        self,
+        process: Process,
+        topic: str,
+        is_wanted: Callable[[], bool],
+        then: Callable[[Subscription | PieError], None],
+    ) -> None:
+        """`then` is called when broadcasts come in, or cannot; not if it is not wanted any more by then.
+
+        Raises:
+            Overloaded: the process has too many.
+        """
+        mail = self._of(process)
+        if mail.subscriptions >= MAX_SUBSCRIPTIONS:
+            raise Overloaded(f"{MAX_SUBSCRIPTIONS} subscriptions are open: drop some")
         channel: Channel = (process.scope.tenant, process.scope.user, topic)
-        self._repeat(Subscribe(topic), process.scope, then, within=WITHIN)
+        mail.subscriptions += 1
+        self._entering[channel] += 1
 
-        def make() -> Subscription:
-            subscription = Subscription(process.waitables, lambda gone: self._leave(channel, gone))
-            self._listening.setdefault(channel, {})[subscription] = None
-            return subscription
+        def leave(subscription: Subscription) -> None:
+            mail.subscriptions -= 1
+            self._listening[channel].pop(subscription, None)
+            self._unsubscribe_if_unused(channel)
 
-        return make
+        def entered(error: PieError | None) -> None:
+            self._entering[channel] -= 1
+            if error is None and is_wanted():
+                subscription = Subscription(process.waitables, leave)
+                self._listening.setdefault(channel, {})[subscription] = None
+                then(subscription)
+                return
+            mail.subscriptions -= 1
+            self._unsubscribe_if_unused(channel)
+            if error is not None and is_wanted():
+                then(error)
 
-    def _leave(self, channel: Channel, subscription: Subscription) -> None:
-        listening = self._listening.get(channel, {})
-        listening.pop(subscription, None)
-        if listening or channel not in self._listening:
+        self._repeat(Subscribe(topic), process.scope, entered, within=WITHIN)
+
+    def _unsubscribe_if_unused(self, channel: Channel) -> None:
+        if self._listening.get(channel) or self._entering[channel]:
             return
-        del self._listening[channel]
+        self._listening.pop(channel, None)
+        del self._entering[channel]
         joining = self._joining.pop(channel, None)
         if joining is not None:
             joining.cancel()
