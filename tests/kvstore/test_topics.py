@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import redis
 from kvstore_world import Service, World
 from pie_kvstore import topics
 from pie_kvstore.core import LEASE_SECONDS
@@ -225,6 +226,24 @@ class TestDeaths:
         runner.pull(1)
         runner.pull(2, acknowledged=(runner.given[0].message,))
         assert runner.texts == [("a", 0), ("a", 0), ("b", 0)]
+
+    def test_a_push_that_was_stored_though_it_failed_meets_who_waits(
+        self, world: World, runner: Runner, other: Runner, monkeypatch: pytest.MonkeyPatch
+    ):
+        other.pull(1, P2)
+        push = world.core.topics.queues.push
+
+        def stored_without_an_answer(*arguments: Any) -> bool:
+            push(*arguments)
+            raise world.core.store._trip(redis.ConnectionError("reset by peer"))
+
+        monkeypatch.setattr(world.core.topics.queues, "push", stored_without_an_answer)
+        assert isinstance(runner.service.ask(PushMessage("jobs", "a", "k")).error, StoreUnavailable)
+        monkeypatch.undo()
+        world.step(2.0)
+
+        runner.service.ask(PushMessage("jobs", "a", "k")).value()
+        assert other.texts == [("a", 0)]
 
     def test_an_outage_of_redis_delays_and_loses_nothing(self, world: World, runner: Runner, other: Runner):
         runner.push("a", "b")

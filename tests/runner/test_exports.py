@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pie_runner.cargo import MAX_BYTES, CargoHold
-from pie_runner.exports import Collector, decode, unpack
+from pie_runner.exports import MAX_HEADER, Collector, decode, pack, unpack
 from pie_runner.testing import CallError
-from pie_wire.errors import PieError
+from pie_wire.errors import BadRequest, PieError, TooLarge
+from pie_wire.messages.engine import ExportHeader
 from pie_wire.messages.kvstore import GetSnapshot
 from pie_wire.messages.runner import Exported, Kill
 from runner_programs import draw, pass_, spec
@@ -291,6 +294,42 @@ def test_any_bytes_are_read_or_refused_in_words(data):
     for attempt in (lambda: unpack(data), lambda: unpack(b"pie-kv01" + data), lambda: decode(data.decode("latin-1"))):
         with pytest.raises(PieError):
             attempt()
+
+
+def packed(**fields):
+    given = {"magic": "m", "version": 1, "fingerprint": "f", "page_size": 16, "page_bytes": 8, "kv": 0, **fields}
+    return pack([msgspec.msgpack.encode(ExportHeader(**given))])
+
+
+@pytest.mark.parametrize(
+    "dropped", [[(0, 1 << 60)], [(0, 64)], [(-64, 8)], [(8, 2)], [(0, 32), (16, 48)], [(32, 48), (0, 16)]]
+)
+def test_dropped_tokens_that_are_not_there_make_no_room(dropped):
+    tokens = list(range(64))
+    assert unpack(packed(tokens=tokens, views=[(63, [(0, 16), (20, 63)])])).layout.pages(64, 16) == 2
+
+    with pytest.raises(BadRequest):
+        unpack(packed(tokens=tokens, views=[(63, dropped)]))
+
+
+def test_a_header_that_would_fill_the_memory_is_not_read():
+    with pytest.raises(TooLarge):
+        unpack(packed(tokens=[0] * (MAX_HEADER + 1)))
+
+
+def test_more_tokens_than_the_model_takes_are_refused_before_they_are_counted(world):
+    async def long(api, text):
+        model = await api.call("model", "[static]model.load", "")
+        data = base64.b64encode(packed(tokens=[1] * 1_000_000)).decode()
+        try:
+            await api.call("context", "[static]context.import", model, data)
+        except CallError as exc:
+            return json.dumps(exc.code)
+        return "null"
+
+    world.start(long)
+
+    assert json.loads(world.outcome(long).text) == "too_large"
 
 
 def test_a_part_that_is_not_there_is_an_error():

@@ -59,3 +59,19 @@ def test_a_full_box_refuses(box):
 
     with pytest.raises(Overloaded):
         box.deliver(Letter("text", "x"))
+
+
+def test_messages_that_receives_have_and_nobody_got_fill_it(box):
+    receives = [box.receive() for _ in range(MAX_MESSAGES + 1)]
+    for _ in range(MAX_MESSAGES):
+        box.deliver(Letter("text", "x"))
+    with pytest.raises(Overloaded):
+        box.deliver(Letter("text", "x"))
+
+    receives[0].get()
+    receives[1].close()
+    box.deliver(Letter("text", "y"))
+
+    assert receives[MAX_MESSAGES].get() == Ok(Case("text", "x"))
+    assert box.receive().get() == Ok(Case("text", "y"))
+    assert (len(box), box.size) == (MAX_MESSAGES - 2, MAX_MESSAGES - 2)

@@ -57,6 +57,11 @@ class Queues:
         self._outages = -1
         """Of the store, when these were read: after one they are read again."""
 
+    @property
+    def outages(self) -> int:
+        """Failures of the store so far."""
+        return self._store.outages
+
     # -- in
 
     def push(self, topic: Topic, text: str, key: str, now: float) -> bool:

@@ -55,6 +55,7 @@ class Topics:
         """Runners that want the broadcasts of a topic, and how many of them each has missed since the last one."""
         self._pending: dict[Topic, None] = {}
         """Topics in which a message and a waiter may not have met yet."""
+        self._outages = queues.outages
         hub.on(kv.PushMessage, self._push)
         hub.on(kv.PullMessage, self._pull)
         hub.on(kv.SettleMessages, self._settle)
@@ -140,6 +141,10 @@ class Topics:
             if dead:
                 log.info("messages of dead runners are for others", messages=len(dead))
                 self._pending.update(dict.fromkeys(self.queues.give_back(list(dead), seen=True)))
+        if self._outages != self.queues.outages:
+            # What a change that failed half-way has put into a queue, nobody was told of.
+            self._outages = self.queues.outages
+            self._pending.update(dict.fromkeys(self._waiting))
         pending, self._pending = self._pending, {}
         for topic in pending:
             self._meet(topic)

@@ -96,8 +96,11 @@ class Context:
 
     @classmethod
     def from_archive(cls, session: Session, owner: Process, archive: Archive) -> Context:
-        """A context as an export says. Raises the session's end if it has ended."""
+        """A context as an export says. Raises TooLarge, or the session's end if it has ended."""
         session.check()
+        count, limit = len(archive.header.tokens), session.facts.max_context
+        if count > limit:
+            raise TooLarge(f"the export has {count} tokens, more than the model's context of {limit}")
         context = cls(session, owner, list(archive.header.tokens), archive.layout)
         account, scope = owner.account, owner.scope
         op = ops.Import(context.id, owner.pid, scope.tenant, account, 0, len(archive.parts))

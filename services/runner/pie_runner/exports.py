@@ -3,7 +3,7 @@
     "pie-kv01" | length of the header, 4 bytes little-endian | header | whole pages
 
 The header is the engine's (`pie_wire.messages.engine.ExportHeader`). It is read here only to know what the context will
-be if the engine takes it, which checks everything.
+be if the engine takes it, which checks everything, and to count it meanwhile.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import base64
 import binascii
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import msgspec
 from pie_wire.codec import Buffer
@@ -25,6 +26,8 @@ from pie_runner.wasm.hostcall import Err, Ok
 
 MAGIC = b"pie-kv01"
 MAX_BYTES = 50 << 20
+MAX_HEADER = 4 << 20
+"""Far beyond what a context needs, and little enough to be read at once: its lists grow many times as objects."""
 MAX_TEXT = (MAX_BYTES // 3 + 2) * 4
 PART_BYTES = 4 << 20
 """A buffer on the wire holds so many bytes at most, or one page."""
@@ -64,15 +67,25 @@ def unpack(data: bytes) -> Archive:
     head = data[start : start + length]
     if not data.startswith(MAGIC) or len(head) != length:
         raise BadRequest("the data is no export of a context, or was cut")
+    if length > MAX_HEADER:
+        raise TooLarge(f"the header of an export has at most {MAX_HEADER} bytes, not {length}")
     try:
         header = msgspec.msgpack.decode(head, type=ExportHeader)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise BadRequest(f"the data is no export of a context: {exc}") from exc
+    _check_dropped(header)
     if header.page_bytes < 1:
         raise BadRequest(f"the export says pages of {header.page_bytes} bytes")
     per = max(1, PART_BYTES // header.page_bytes) * header.page_bytes
     pages = [data[at : at + per] for at in range(start + length, len(data), per)]
     return Archive(header, [head, *pages])
+
+
+def _check_dropped(header: ExportHeader) -> None:
+    """By these the pages are counted that the context takes. Raises BadRequest."""
+    ends = [end for pair in header.views[-1][1] for end in pair] if header.views else []
+    if ends and (ends[0] < 0 or ends[-1] >= len(header.tokens) or any(b <= a for a, b in pairwise(ends))):
+        raise BadRequest("the export says that tokens were dropped which it does not have")
 
 
 def decode(text: str) -> Archive:

@@ -42,22 +42,26 @@ class Letter:
 
 
 class Mailbox:
-    """Letters not asked for yet, and receives not answered yet; never both."""
+    """Letters not asked for yet, and receives not answered yet; never both. A letter takes room until the program has
+    got it, so that receives which are never read hold no more than the box does."""
 
     def __init__(self, waitables: Waitables, max_messages: int = MAX_MESSAGES, max_bytes: int = MAX_BYTES) -> None:
         self._waitables = waitables
         self._max_messages = max_messages
         self._max_bytes = max_bytes
         self._letters: deque[Post] = deque()
+        self._held = 0
+        """Letters that the program has not got, those included that a receive has."""
         self._bytes = 0
+        """Of these."""
         self._receives: deque[PendingMessage] = deque()
 
     def __len__(self) -> int:
-        return len(self._letters)
+        return self._held
 
     @property
     def size(self) -> int:
-        """Bytes of what waits."""
+        """Bytes of what the program has not got."""
         return self._bytes
 
     def deliver(self, letter: Post) -> None:
@@ -66,24 +70,28 @@ class Mailbox:
         Raises:
             Overloaded: the program does not receive, and the box is full.
         """
-        if len(self._letters) >= self._max_messages or self._bytes + len(letter.value) > self._max_bytes:
-            raise Overloaded(f"{len(self._letters)} messages wait for the program: try again when it has received some")
+        if self._held >= self._max_messages or self._bytes + len(letter.value) > self._max_bytes:
+            raise Overloaded(f"{self._held} messages wait for the program: try again when it has received some")
+        self._held += 1
+        self._bytes += len(letter.value)
         if self._receives:
             self._receives.popleft().give(letter)
         else:
             self._letters.append(letter)
-            self._bytes += len(letter.value)
 
     def receive(self) -> PendingMessage:
         """Ask for the next message."""
         pending = PendingMessage(self._waitables, self)
         if self._letters:
-            letter = self._letters.popleft()
-            self._bytes -= len(letter.value)
-            pending.give(letter)
+            pending.give(self._letters.popleft())
         else:
             self._receives.append(pending)
         return pending
+
+    def got(self, letter: Post) -> None:
+        """The program has it now."""
+        self._held -= 1
+        self._bytes -= len(letter.value)
 
     def put_back(self, letter: Post) -> None:
         """A message that was given but never got: it is the next one again."""
@@ -91,7 +99,6 @@ class Mailbox:
             self._receives.popleft().give(letter)
         else:
             self._letters.appendleft(letter)
-            self._bytes += len(letter.value)
 
     def forget(self, pending: PendingMessage) -> None:
         """A receive was dropped before its message came."""
@@ -123,6 +130,7 @@ class PendingMessage(Waitable):
         if self._letter is None:
             return None
         letter, self._letter, self._taken = self._letter, None, True
+        self._box.got(letter)
         return Ok(letter.answer)
 
     def close(self) -> None:

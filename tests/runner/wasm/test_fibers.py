@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from importlib.resources import files
 
 import pytest
@@ -11,7 +12,7 @@ from pie_runner.wasm.driver import Driver
 from pie_runner.wasm.engine import WasmEngine
 from pie_runner.wasm.fiber import Fiber, Limits, Outcome, State
 from pie_runner.wasm.host import Host
-from pie_runner.wasm.hostcall import Pending
+from pie_runner.wasm.hostcall import Ok, Pending
 from pie_runner.wasm.program import Program
 from pie_runner.wasm.types import read_imports
 from pie_wire.errors import (
@@ -179,6 +180,17 @@ def test_killed_by_the_host_function_it_is_calling(tiny: Tiny):
     tiny.touch = touch
 
     assert tiny.run("thing") is KILLED
+    assert not tiny.things
+
+
+@pytest.mark.parametrize("wrap", [Ok, lambda thing: thing])
+def test_a_resource_that_came_as_the_fiber_was_killed_is_closed(tiny: Tiny, wrap: Callable[[object], object]):
+    fiber = tiny.spawn("wait")
+    tiny.driver.run_ready()
+
+    tiny.waiting[0].resolve(wrap(Thing(tiny.things)))
+    tiny.driver.kill(fiber, KILLED)
+
     assert not tiny.things
 
 

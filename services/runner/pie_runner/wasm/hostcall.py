@@ -97,11 +97,16 @@ class Pending:
             self.fiber.wake()
 
     def abandon(self) -> None:
-        """The fiber is gone: nobody will read the answer."""
+        """The fiber is gone: nobody will read the answer. One that has come, and is a resource, is closed."""
         if not self.done:
             self.done = True
             if self.on_abandon is not None:
                 self.on_abandon()
+            return
+        answer = self.result.value if isinstance(self.result, Ok) else self.result
+        self.result = None
+        if isinstance(answer, HostResource):
+            answer.close()
 
 
 class Resumable(Protocol):
