@@ -11,6 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from message_store import Store
 from runner_world import World
 
 TEMPLATE = (
@@ -51,6 +52,14 @@ def world(bare_world: World) -> World:
     bare_world.add_engine()
     bare_world.run(lambda: bare_world.runner.engines.names() == ["tiny"] and bare_world.runner.uplink.connected)
     return bare_world
+
+
+@pytest.fixture
+def store(bare_world: World, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """Messages of the world's programs."""
+    monkeypatch.setattr("pie_kvstore.names.pid", str)  # this world gives processes short names
+    bare_world.run(lambda: bare_world.runner.uplink.connected)
+    return Store(bare_world)
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from pie_runner.disk_cache import DiskCache
 from pie_runner.service import find_python_runtime
@@ -30,7 +32,12 @@ class Attack:
         self.world = world
         self._launched = 0
 
-    def launch(self, artifact: bytes, text: str = "null", kind: ProgramKind = "component", **fields: str) -> str:
+    def allow(self, cpu_seconds: float) -> None:
+        """More processor time than others have."""
+        host = self.world.host
+        host._limits = replace(host._limits, cpu_seconds=cpu_seconds)
+
+    def launch(self, artifact: bytes, text: str = "null", kind: ProgramKind = "component", **fields: Any) -> str:
         """Start it. Returns its pid."""
         self._launched += 1
         pid = f"attack-{self._launched}"

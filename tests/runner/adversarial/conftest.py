@@ -36,6 +36,7 @@ def wasm_driver() -> Iterator[Driver]:
 def attack(world: World, wasm_driver: Driver, tmp_path: Path) -> Iterator[Attack]:
     """After the test nothing may be left, and the next program must run."""
     prepare_python_runtime(pie_home())
+    world.keep_files(tmp_path)
     with_programs(world, wasm_driver, tmp_path, Limits(memory_bytes=64 << 20, cpu_seconds=1.0))
     made = Attack(world)
     yield made
@@ -43,3 +44,4 @@ def attack(world: World, wasm_driver: Driver, tmp_path: Path) -> Iterator[Attack
     world.run(0.3)
     assert (world.engine.contexts, world.engine.pages_owned) == (0, 0)
     assert not wasm_driver.fibers
+    world.runner.facilities.grammars.close()

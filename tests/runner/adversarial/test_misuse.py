@@ -115,7 +115,8 @@ def main():
     kept = [Context() for _ in range(10_000)]
     return len(kept)
 """
+    attack.allow(cpu_seconds=60.0)
     pid = attack.launch(source, kind="python")
     attack.world.run(lambda: attack.world.ended(pid), limit=600.0)
 
-    assert attack.world.log(pid)[-1].text == "10000"
+    assert attack.world.log(pid)[-1].text == "10000", attack.world.log(pid)[-1]
