@@ -84,6 +84,8 @@ def test_another_user_cannot_see_or_take_the_process(world: World, runner: FakeR
         ({"program": "sha256:" + "0" * 64}, NotFound),
         ({"filename": "../etc/passwd"}, BadField),
         ({"filename": "a\nb"}, BadField),
+        ({"input": "[" * 100_000 + "]" * 100_000}, BadField),
+        ({"program": "sha256:" + "0" * 64, "manifest": "a = " + "[" * 30_000}, BadField),
     ],
 )
 def test_bad_launches_are_refused_and_leave_nothing(

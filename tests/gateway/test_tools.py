@@ -120,6 +120,26 @@ def test_calls_under_way_are_bounded_and_answered_ones_make_room(world: World, r
     assert not ask(world, runner, pid)
 
 
+def test_answers_that_a_runner_is_too_slow_for_are_not_sent(
+    world: World, runner: FakeRunner, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("pie_gateway.tools.SLOW_BYTES", 1 << 20)
+    client, calls = tool_client(world)
+    pid = client.launch("hello", mcp=["calc"])
+    waiting = [ask(world, runner, pid) for _ in range(4)]
+    for call in calls:
+        call.reply(ToolAnswered("x" * (1 << 20)))
+    world.run(0.5)
+
+    errors = [error_of(answers) for answers in waiting]
+    assert errors[:1] == [None]
+    assert [type(error) for error in errors[2:]] == [Overloaded, Overloaded]
+    again = ask(world, runner, pid)
+    calls[-1].reply(ToolAnswered("1"))
+    world.run(0.3)
+    assert again[0].value().result == "1"
+
+
 @pytest.mark.parametrize("names", [["*"], ["../x"], ["a b"], ["x"] * 1000])
 def test_bad_names_are_refused_at_the_launch(world: World, runner: FakeRunner, names: list[str]):
     client, _ = tool_client(world)

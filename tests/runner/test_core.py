@@ -26,6 +26,10 @@ async def not_json(api, text):
     return "plain words"
 
 
+async def deep(api, text):
+    return "[" * 100_000 + "]" * 100_000
+
+
 async def huge(api, text):
     return json.dumps("x" * (2 << 20))
 
@@ -53,6 +57,7 @@ def test_returns_and_failures_are_the_terminal_event(world):
     assert world.outcome(fails, pid="p2").error.code == "trapped"
     assert world.outcome(not_json, pid="p3").error.code == "program_error"
     assert world.outcome(huge, pid="p4").error.code == "too_large"
+    assert world.outcome(deep, pid="p5").error.code == "program_error"
 
 
 def test_a_start_repeated_changes_nothing(world):

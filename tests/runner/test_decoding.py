@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pie_runner.conversation import Conversation
 from pie_runner.decoding.call_grammar import call_grammar
-from pie_runner.decoding.calls import tools_of
+from pie_runner.decoding.calls import NotACallError, arguments_of, tools_of
 from pie_runner.decoding.decoder import Decoder
 from pie_runner.decoding.turns import adapted
+from pie_runner.host.decoders import INLINE_TOKENS, MAX_TOKENS
 from pie_runner.models import Model, load_model
+from pie_runner.testing import CallError
 from pie_wire.errors import BadRequest
 from pie_wire.messages.common import ModelFacts
 from tokenizers import Tokenizer
@@ -191,6 +194,7 @@ def test_an_answer_can_begin_inside_the_reasoning(model_files):
         ('<tool_call>\n{"arguments": {}}\n</tool_call> ok', "no name"),
         ('<tool_call>\n{"name": "weather", "arguments": [1]}\n</tool_call> ok', "not a JSON object"),
         ("<tool_call>\n[]\n</tool_call> ok", "empty list"),
+        ('<tool_call>\n{"name": "weather", "arguments": {"x": NaN}}\n</tool_call> ok', "NaN"),
     ],
 )
 def test_a_call_that_is_none_is_told_and_the_text_goes_on(models, text, reason):
@@ -200,6 +204,25 @@ def test_a_call_that_is_none_is_told_and_the_text_goes_on(models, text, reason):
     assert reason in bad.reason
     assert bad.text.startswith("<tool_call>")
     assert events[-1] == ("done", "ok")
+
+
+def test_half_a_surrogate_pair_in_a_call_is_no_half_character(models):
+    body = r'{"name": "a\ud83d", "id": "\udc00", "arguments": {"x": "\ud83d\ude00 \ud83d"}}'
+
+    [call] = [value for tag, value in decode(models["tagged"], f"<tool_call>\n{body}\n</tool_call>") if tag == "call"]
+
+    assert call == ("\ufffd", "a\ufffd", '{"x": "\U0001f600 \ufffd"}')
+
+
+def test_json_that_is_nested_without_end_is_refused():
+    deep = "[" * 100_000 + "]" * 100_000
+    with pytest.raises(BadRequest):
+        tools_of(f'[{{"name": "a", "parameters": {{"x": {deep}}}}}]')
+    for depth in (*range(900, 1000, 7), 100_000):
+        try:
+            arguments_of(f'{{"x": {"[" * depth}{"]" * depth}}}')
+        except NotACallError:
+            pass  # how deep is too deep depends on who calls
 
 
 def test_an_answer_that_ends_inside_a_call_is_told(models):
@@ -265,6 +288,26 @@ def test_a_decoder_can_begin_again(models):
     made.reset()
 
     assert joined([*made.feed(models["tagged"].tokenizer.encode("b")), *made.finish()])[-1] == ("done", "b")
+
+
+def test_many_tokens_are_decoded_beside_the_loop_and_too_many_refused(world):
+    async def main(api, text):
+        model = await api.call("model", "[static]model.load", "")
+        options = SimpleNamespace(reasoning=True, tools=True, starts_in_reasoning=None)
+        made = await api.call("decoders", "[static]decoder.create", model, options)
+        few = await api.call("decoders", "[method]decoder.feed", made, [65] * INLINE_TOKENS)
+        many = await api.call("decoders", "[method]decoder.feed", made, [65] * (INLINE_TOKENS + 1))
+        codes = []
+        for tokens in ([65] * (MAX_TOKENS + 1), [100_000] * (INLINE_TOKENS + 1)):
+            try:
+                await api.call("decoders", "[method]decoder.feed", made, tokens)
+            except CallError as exc:
+                codes.append(exc.code)
+        return json.dumps([len(few[0].value), len(many[0].value), codes])
+
+    result = json.loads(world.outcome(main).text)
+
+    assert result == [INLINE_TOKENS, INLINE_TOKENS + 1, ["too_large", "bad_request"]]
 
 
 def test_ids_outside_the_vocabulary_are_refused(models):

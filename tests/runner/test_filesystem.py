@@ -173,6 +173,22 @@ def test_a_kill_while_the_disk_works_leaves_nothing(world: World, tmp_path: Path
     assert [path.name for path in (tmp_path / "scratch" / "runner-1").iterdir()] == ["lock"]
 
 
+def test_a_runner_that_goes_while_another_starts_is_no_obstacle(tmp_path: Path):
+    leaving = tmp_path / "scratch" / "leaving"
+    leaving.mkdir(parents=True)
+    really = Path.is_dir
+
+    def seen_and_then_gone(path: Path) -> bool:
+        found = really(path)
+        if path == leaving:
+            leaving.rmdir()
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "is_dir", seen_and_then_gone)
+        FileRooms(tmp_path, "next", FileSettings(), lambda work, then: None).close()
+
+
 DIES = """
 import os, sys
 from pathlib import Path

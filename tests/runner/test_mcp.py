@@ -328,6 +328,15 @@ def test_a_client_s_own_server_needs_no_grant_and_is_asked_through_the_gateway(w
     assert pids(note) == [], "the operator's server of that name is not touched"
 
 
+def test_a_call_that_cannot_be_sent_is_not_counted(make: Callable[..., World]):
+    world = make(requests=1)
+    world.gateway.hub.on(AskTool, lambda incoming: ToolAnswered("1"))
+
+    results = run(world, ("read-resource", "x" * (17 << 20)), called("add", a=1), capabilities=ALLOWED, mcp=["calc"])
+
+    assert results == [["calc"], "too_large", 1]
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [

@@ -39,6 +39,7 @@ def test_a_manifest_asks_for_what_it_lists():
         ('mcp = ["../x"]', "tool server"),
         ("children = 1", "children"),
         ("http = [", "TOML"),
+        ("http = " + "[" * 5000 + "]" * 5000, "TOML"),
     ],
 )
 def test_a_manifest_that_asks_for_what_there_is_not_is_refused_by_name(entry, says):

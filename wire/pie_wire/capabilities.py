@@ -93,7 +93,7 @@ def asked_by(manifest: str) -> Grants:
     """
     try:
         tree = tomllib.loads(manifest)
-    except tomllib.TOMLDecodeError as exc:
+    except (tomllib.TOMLDecodeError, RecursionError) as exc:
         raise BadField(f"Pie.toml is not valid TOML: {exc}") from exc
     return grants_in(tree.get("capabilities", {}), "Pie.toml: [capabilities]")
 

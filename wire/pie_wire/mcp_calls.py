@@ -42,7 +42,7 @@ def checked_params(method: str, params: str) -> dict[str, Any]:
         raise Unsupported(f"programs cannot call {method[:80]!r} of a tool server: {', '.join([*LISTS, *CALLS])}")
     try:
         found = msgspec.json.decode(params or "{}", type=dict[str, Any])
-    except msgspec.MsgspecError as exc:
+    except (msgspec.MsgspecError, RecursionError) as exc:
         raise BadRequest(f"the parameters of {method} are no JSON object: {exc}") from exc
     key = CALLS.get(method)
     if key and not (isinstance(found.get(key), str) and found[key]):

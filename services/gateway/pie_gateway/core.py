@@ -114,7 +114,7 @@ class GatewayCore:
         self.children = Children(
             config, hub, self.table, self.streams, event_log, self.launcher, self.control, self.store
         )
-        self.tools = ToolRelay(self.table)
+        self.tools = ToolRelay(hub, self.table)
         self.uploads = UploadRelay(config, self.store, hub.clock)
         self.index = ProcessIndex(self.table, self.store, hub.clock)
         self.adapters = Adapters(config, hub, dialer)

@@ -342,7 +342,7 @@ def _check(launch: Launch) -> None:
         raise TooLarge(f"an input of {size} bytes exceeds {MAX_INPUT_BYTES}: send large data as messages")
     try:
         msgspec.json.decode(launch.input, type=Any)
-    except msgspec.DecodeError as exc:
+    except (msgspec.DecodeError, RecursionError) as exc:
         raise BadField(f"input is not JSON: {exc}") from exc
     name = launch.filename
     if not 0 < len(name) <= MAX_FILENAME or "/" in name or not name.isprintable():

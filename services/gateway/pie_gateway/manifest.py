@@ -46,7 +46,7 @@ def parse(text: str) -> Manifest:
         raise TooLarge(f"Pie.toml is larger than {MAX_MANIFEST_BYTES} bytes")
     try:
         package = tomllib.loads(text).get("package")
-    except tomllib.TOMLDecodeError as exc:
+    except (tomllib.TOMLDecodeError, RecursionError) as exc:
         raise BadField(f"Pie.toml is not valid TOML: {exc}") from exc
     if not isinstance(package, dict):
         raise BadField("Pie.toml has no [package] table with name and version")

@@ -93,7 +93,7 @@ def parse(body: bytes) -> ChatRequest:
     """
     try:
         request = msgspec.json.decode(body, type=ChatRequest)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
         raise BadField(f"request body: {exc}") from exc
     limit = _max_tokens(request)
     if not request.messages:

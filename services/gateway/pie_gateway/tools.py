@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections import Counter
 
 from pie_wire.errors import BadField, Gone, Overloaded, Unavailable
-from pie_wire.hub import Answer, Incoming
+from pie_wire.hub import Answer, Hub, Incoming
 from pie_wire.messages.client import CallTool
 from pie_wire.messages.gateway import AskTool, ToolAnswered
 
@@ -14,11 +14,14 @@ from pie_gateway.table import ProcessTable
 
 MAX_CALLS = 64
 """Of one process, under way."""
+SLOW_BYTES = 64 << 20
+"""Owed to a runner beyond which it is sent no more answers: clients must not cost it its link."""
 LONGEST = 3600.0
 
 
 class ToolRelay:
-    def __init__(self, table: ProcessTable) -> None:
+    def __init__(self, hub: Hub, table: ProcessTable) -> None:
+        self._hub = hub
         self._table = table
         self._calls: Counter[str] = Counter()
 
@@ -48,6 +51,8 @@ class ToolRelay:
                 del self._calls[pid]
             if answer.error is not None:
                 incoming.fail(answer.error)
+            elif self._hub.owed(incoming.peer) > SLOW_BYTES:
+                incoming.fail(Overloaded("the answer came, but the runner is too slow to take it"))
             else:
                 incoming.reply(answer.value())
 

@@ -134,7 +134,7 @@ class Process:
         else:
             try:
                 msgspec.json.decode(outcome or "null")
-            except msgspec.DecodeError as exc:
+            except (msgspec.DecodeError, RecursionError) as exc:
                 self.end(ProgramError(f"the program's result is not JSON: {exc}"))
             else:
                 self._finish("return", outcome or "null", None)

@@ -46,7 +46,7 @@ def tools_of(text: str) -> list[Tool]:
     """
     try:
         items = msgspec.json.decode(text, type=list[dict[str, Any]])
-    except msgspec.MsgspecError as exc:
+    except (msgspec.MsgspecError, RecursionError) as exc:
         raise BadRequest(f"tools must be a JSON array of objects: {exc}") from exc
     if len(items) > MAX_TOOLS:
         raise BadRequest(f"at most {MAX_TOOLS} tools are allowed, not {len(items)}")
@@ -76,10 +76,7 @@ def calls_in(text: str, number: int) -> list[ToolCall]:
     Raises:
         NotACallError: the text is no JSON, or has no name or arguments that are no object.
     """
-    try:
-        value: Any = json.loads(text, strict=False)
-    except (ValueError, RecursionError) as exc:
-        raise NotACallError(f"not valid JSON: {exc}") from exc
+    value = _read(text, "")
     items: Iterable[Any] = cast("list[Any]", value) if isinstance(value, list) else [value]
     calls = [_call(item, number + at) for at, item in enumerate(items)]
     if not calls:
@@ -94,15 +91,36 @@ def arguments_of(value: Any) -> str:
         NotACallError: they are something else.
     """
     if isinstance(value, str):
-        try:
-            value = json.loads(value, strict=False)
-        except (ValueError, RecursionError) as exc:
-            raise NotACallError(f"the arguments are not valid JSON: {exc}") from exc
+        value = _read(value, "the arguments are ")
     if value is None:
         value = {}
     if not isinstance(value, dict):
         raise NotACallError("the arguments are not a JSON object")
-    return json.dumps(value, ensure_ascii=False)
+    try:
+        return _sound(json.dumps(value, ensure_ascii=False))
+    except RecursionError as exc:
+        raise NotACallError(f"the arguments are nested too deep: {exc}") from exc
+
+
+def _read(text: str, what: str) -> Any:
+    """A JSON value, with line breaks in strings, as models write them. Raises NotACallError."""
+    try:
+        return json.loads(text, strict=False, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as exc:
+        raise NotACallError(f"{what}not valid JSON: {exc}") from exc
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON value")
+
+
+def _sound(text: str) -> str:
+    """Text as programs can be given it: half a surrogate pair, which JSON can spell (`\\ud83d`), becomes U+FFFD."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
 
 
 def _call(item: Any, number: int) -> ToolCall:
@@ -118,4 +136,4 @@ def _call(item: Any, number: int) -> ToolCall:
     found: Any = next((fields[key] for key in ("arguments", "parameters", "args", "input") if key in fields), None)
     identity = fields.get("id")
     named = identity if isinstance(identity, str) and identity else f"call-{number}"
-    return ToolCall(named, name, arguments_of(found))
+    return ToolCall(_sound(named), _sound(name), arguments_of(found))

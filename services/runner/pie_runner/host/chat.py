@@ -45,7 +45,7 @@ def turn(fiber: Fiber, talk: Conversation, text: str) -> list[int] | Pending:
     """Add a turn given as a message."""
     try:
         fields = msgspec.json.decode(checks.text(text, "the message"), type=dict[str, Any])
-    except msgspec.MsgspecError as exc:
+    except (msgspec.MsgspecError, RecursionError) as exc:
         raise BadRequest(f"the message must be a JSON object: {exc}") from exc
     role = fields.get("role")
     if not isinstance(role, str) or len(role) > MAX_ROLE:
@@ -83,7 +83,7 @@ def _encoded(fiber: Fiber, talk: Conversation, text: str) -> list[int] | Pending
 def _list_of_objects(text: str, what: str) -> list[dict[str, Any]]:
     try:
         return msgspec.json.decode(checks.text(text, what), type=list[dict[str, Any]])
-    except msgspec.MsgspecError as exc:
+    except (msgspec.MsgspecError, RecursionError) as exc:
         raise BadRequest(f"{what} must be a JSON array of objects: {exc}") from exc
 
 

@@ -5,16 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from pie_wire.errors import TooLarge
+
 from pie_runner.decoding.call_grammar import call_grammar
 from pie_runner.decoding.calls import tools_of
 from pie_runner.decoding.decoder import Decoder
 from pie_runner.host import checks
 from pie_runner.host.methods import method
 from pie_runner.host.model import ModelHandle
-from pie_runner.wasm.hostcall import Case, HostFunction
+from pie_runner.host.offloaded import offloaded
+from pie_runner.wasm.hostcall import Case, HostFunction, Pending
 
 if TYPE_CHECKING:
     from pie_runner.wasm.fiber import Fiber
+
+
+INLINE_TOKENS = 256
+"""More are decoded on a worker thread: about 30 us each."""
+MAX_TOKENS = 65_536
+"""Of one call: a worker thread cannot be stopped."""
 
 
 class Options(Protocol):
@@ -53,9 +62,14 @@ def create(_fiber: Fiber, handle: ModelHandle, options: Options) -> Decoder:
     )
 
 
-def feed(_fiber: Fiber, decoder: Decoder, tokens: Sequence[int]) -> list[Case]:
+def feed(fiber: Fiber, decoder: Decoder, tokens: Sequence[int]) -> list[Case] | Pending:
     """Tokens in, events out."""
-    return decoder.feed(checks.plain(tokens))
+    if len(tokens) > MAX_TOKENS:
+        raise TooLarge(f"a decoder takes at most {MAX_TOKENS} tokens at once, not {len(tokens)}: feed it in parts")
+    given = checks.plain(tokens)
+    if len(given) <= INLINE_TOKENS:
+        return decoder.feed(given)
+    return offloaded(fiber, lambda: decoder.feed(given))  # nobody else has it: the only one who could call is parked
 
 
 def format_of(_fiber: Fiber, handle: ModelHandle) -> ToolFormat:

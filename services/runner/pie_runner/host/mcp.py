@@ -94,7 +94,7 @@ def _ask(fiber: Fiber, session: ToolSession, method: str, params: dict[str, obje
 def _object(text: str) -> dict[str, object]:
     try:
         return msgspec.json.decode(checks.text(text, "the arguments", MAX_ARGUMENTS) or "{}", type=dict[str, object])
-    except msgspec.MsgspecError as exc:
+    except (msgspec.MsgspecError, RecursionError) as exc:
         raise BadRequest(f"the arguments must be a JSON object: {exc}") from exc
 
 

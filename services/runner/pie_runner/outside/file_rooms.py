@@ -92,7 +92,11 @@ def _claim(folder: Path) -> IO[str]:
 
 
 def _remove_if_dead(folder: Path) -> None:
-    with (folder / "lock").open("w") as lock:
+    try:
+        file = (folder / "lock").open("w")
+    except FileNotFoundError:
+        return  # its runner, which stops now, has just removed it
+    with file as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -100,7 +100,7 @@ class ProcessTools:
         return lambda: None
 
     def ask(self, name: str, method: str, params: str) -> ToolAnswer:
-        """Begin a call. Raises BadRequest, Unsupported, LimitExceeded."""
+        """Begin a call. Raises BadRequest, Unsupported, LimitExceeded, TooLarge, Overloaded."""
         checked_params(method, params)
         limit = self._servers.settings.requests
         if self._under_way >= limit:
@@ -112,8 +112,12 @@ class ProcessTools:
         answer = ToolAnswer(self._waitables, self._ended)
         if name not in self._of_client:
             answer.cancel = self._start(self._servers.ask(name, method, params), answer.tell)
-        else:
+            return answer
+        try:
             answer.cancel = self._ask_client(name, method, params, answer.tell)
+        except PieError:
+            answer.close()
+            raise
         return answer
 
     def _require(self, name: str) -> None:
