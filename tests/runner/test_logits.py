@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,10 +12,11 @@ from pie_engine.kernels import torch_sampler
 from pie_engine.passes.distribution import edited_logits, exact_distribution
 from pie_engine.passes.draws import uniforms
 from pie_engine.passes.outputs import Bias, History, Output, Sampler
+from pie_runner.host import checks
 from pie_runner.limits import ProcessLimits, Usage
-from pie_runner.logits import Logits
+from pie_runner.logits import MAX_BYTES, Logits
 from pie_runner.resident import Resident
-from pie_wire.errors import BadRequest, LimitExceeded
+from pie_wire.errors import BadRequest, LimitExceeded, TooLarge
 
 torch = pytest.importorskip("torch")
 NAN, INF = float("nan"), float("inf")
@@ -237,3 +240,10 @@ def test_draws_of_the_host_repeat_with_its_key():
 
     assert numbers[0] == numbers[1]
     assert 0.0 < numbers[0] < 1.0
+
+
+def test_text_far_larger_than_any_row_is_not_decoded():
+    for text, limit in (("A" * 2_000_000, MAX_BYTES), ("!" * 2_000_000, checks.MAX_MASK)):
+        with pytest.raises(TooLarge):
+            checks.binary(text, "it", limit)
+    assert len(checks.binary(base64.b64encode(bytes(MAX_BYTES)).decode(), "it", MAX_BYTES)) == MAX_BYTES

@@ -5,9 +5,10 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
-from pie_runner.waitables import Completion, Waitables
+from pie_runner.host.futures import wait_any
+from pie_runner.waitables import MAX_WAITABLES, Completion, Waitables
 from pie_runner.wasm.hostcall import Err, Ok
-from pie_wire.errors import OutOfMemory
+from pie_wire.errors import OutOfMemory, TooLarge
 
 
 @pytest.fixture
@@ -89,3 +90,20 @@ def test_closing_cancels_what_it_stands_for_once_and_only_before_completion():
 
     assert cancelled == ["open"]
     assert len(table) == 0
+
+
+def test_many_at_once(fiber):
+    table = Waitables()
+    many = [Completion(table) for _ in range(1000)]
+    pending = table.wait(fiber, [done.id for done in reversed(many)])
+
+    Completion(table).complete()
+    assert not pending.done
+    many[7].complete()
+
+    assert pending.result == [many[7].id]
+
+
+def test_more_ids_than_there_can_be(fiber):
+    with pytest.raises(TooLarge):
+        wait_any(fiber, [1] * (MAX_WAITABLES + 1))

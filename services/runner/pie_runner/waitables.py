@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import TYPE_CHECKING
 
 from pie_wire.errors import PieError, TooLarge
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from pie_runner.wasm.fiber import Fiber
 
 MAX_WAITABLES = 65_536
+FEW = 16
+"""Ids that are looked through as fast as they are looked up."""
 
 
 class Waitables:
@@ -21,7 +23,8 @@ class Waitables:
     def __init__(self) -> None:
         self._items: dict[int, Waitable] = {}
         self._next = 1
-        self._parked: tuple[Sequence[int], Pending] | None = None
+        self._parked: tuple[Sequence[int], Container[int], Pending] | None = None
+        """What it asked for, in order and to look up, and its answer."""
 
     def __len__(self) -> int:
         return len(self._items)
@@ -54,13 +57,13 @@ class Waitables:
         if found:
             return found
         pending = Pending(fiber, self._abandoned)
-        self._parked = (ids, pending)
+        self._parked = (ids, ids if len(ids) <= FEW else frozenset(ids), pending)
         return pending
 
     def notify(self, number: int) -> None:
         """A waitable became ready."""
-        if self._parked is not None and number in self._parked[0]:
-            ids, pending = self._parked
+        if self._parked is not None and number in self._parked[1]:
+            ids, _, pending = self._parked
             self._parked = None
             pending.resolve(self.ready(ids))
 

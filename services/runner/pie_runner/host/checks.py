@@ -12,6 +12,8 @@ MAX_TEXT = 4 << 20
 MAX_IDS = 1024
 """Of one list beside tokens: stop ids, biases, log-probabilities."""
 MAX_NAME = 200
+MAX_MASK = 1 << 20
+"""Bytes of a token mask, a bit for each token: more than any vocabulary needs."""
 
 
 def text(value: str, what: str, limit: int = MAX_TEXT) -> str:
@@ -44,8 +46,9 @@ def ids(values: Sequence[int], what: str, vocab: int) -> list[int]:
     return found
 
 
-def binary(value: str, what: str) -> bytes:
-    """The bytes of base64 text."""
+def binary(value: str, what: str, limit: int) -> bytes:
+    """The bytes of base64 text, of which `limit` are read at all."""
+    text(value, what, limit // 3 * 4 + 4)
     try:
         return base64.b64decode(value, validate=True)
     except (binascii.Error, ValueError) as exc:

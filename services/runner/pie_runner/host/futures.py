@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from pie_wire.errors import BadRequest
+from pie_wire.errors import BadRequest, TooLarge
 
 from pie_runner.process import process_of
+from pie_runner.waitables import MAX_WAITABLES
 from pie_runner.wasm.hostcall import Err, HostFunction, Ok, Pending
 
 if TYPE_CHECKING:
@@ -16,9 +17,12 @@ if TYPE_CHECKING:
 
 
 def wait_any(fiber: Fiber, ids: Sequence[int]) -> list[int] | Pending:
-    """Ready ids, in the order asked. An empty list traps: nothing could ever wake the instance."""
+    """Ready ids, in the order asked. An empty list traps: nothing could ever wake the instance; so does
+    one with more ids than there can be."""
     if not len(ids):
         raise BadRequest("wait-any was called with an empty list")
+    if len(ids) > MAX_WAITABLES:
+        raise TooLarge(f"wait-any was called with {len(ids)} ids, and a program holds {MAX_WAITABLES} at most")
     return process_of(fiber).waitables.wait(fiber, [int(i) for i in ids])
 
 

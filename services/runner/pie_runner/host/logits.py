@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pie_runner.host import checks
 from pie_runner.host.methods import method, reading
-from pie_runner.logits import Logits
+from pie_runner.logits import MAX_BYTES, Logits
 from pie_runner.process import process_of
 from pie_runner.resident import Resident
 from pie_runner.wasm.hostcall import HostFunction, Ok
@@ -23,13 +23,13 @@ def from_bytes(fiber: Fiber, data: str) -> Resident:
     """A row of the program's own."""
     usage = process_of(fiber).usage
     usage.check_rows(len(data) * 3 // 4)
-    row: Buffer = checks.binary(data, "a row of logits")
+    row: Buffer = checks.binary(data, "a row of logits", MAX_BYTES)
     return Resident(Logits.of_bytes(row), usage)
 
 
 def mask(_fiber: Fiber, held: Resident, bits: str) -> Ok:
     """Forbid what packed bits do not allow."""
-    held.row.mask(checks.binary(bits, "a token mask"))
+    held.row.mask(checks.binary(bits, "a token mask", checks.MAX_MASK))
     return Ok()
 
 

@@ -104,7 +104,7 @@ def _bias_ids(bias: Sequence[tuple[int, float]], vocab: int) -> list[int]:
 
 def _mask(mask: Case, vocab: int) -> bytes | list[int]:
     if mask.tag == "bits":
-        bits = checks.binary(str(mask.value), "a token mask")
+        bits = checks.binary(str(mask.value), "a token mask", checks.MAX_MASK)
         size = -(-vocab // 32) * 4
         if len(bits) != size:
             raise BadRequest(f"a token mask has {size} bytes for a vocabulary of {vocab}, not {len(bits)}")
