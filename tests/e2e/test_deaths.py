@@ -96,13 +96,17 @@ def test_engine(stack: Stack):
     launches_again(stack)
 
 
-def test_runner(stack: Stack):
+@pytest.mark.parametrize(
+    "by", [pytest.param(signal.SIGKILL, id="killed"), pytest.param(signal.SIGSEGV, id="crash", marks=pytest.mark.slow)]
+)
+def test_runner(stack: Stack, by: signal.Signals):
+    """Killed, or by a crash of its native code: only its own programs are lost."""
     with stack.client() as client:
         generations = Generations(client, PROMPTS, TOKENS)
         generations.under_way()
         mine = {info.pid for info in client.list() if info.runner == "runner-0"}
         assert 0 < len(mine) < 10, "launches were spread over the runners"
-        killed = stack.kill("runner-0")
+        killed = stack.kill("runner-0", by)
         generations.wait()
         lost = [one for one in generations.all if one.process.pid in mine]
         for one in lost:
