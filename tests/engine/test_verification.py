@@ -66,6 +66,18 @@ def test_the_right_branch_of_a_tree_is_kept_and_the_others_leave_nothing(bench):
     assert goes_on_like(bench, context, [*prompt(6), a, b, c, d])
 
 
+@pytest.mark.parametrize("length", [1, 8, 9, 11])
+def test_a_context_that_is_away_with_the_kv_of_its_last_token_takes_guesses(benches, length):
+    expected = continuation(prompt(length), 6)
+    bench = benches(pages=16, swap_pages=16)
+    context = bench.create(prompt(12))
+    bench.send(wire.Flush(context, 0), wire.Truncate(context, 0, length), wire.Suspend(context, 0))
+    bench.settle()
+    assert bench.owned() == 0
+    assert verify(bench, context, expected[:5], list(range(-1, 4))) == expected
+    assert goes_on_like(bench, context, prompt(length) + expected[:5])
+
+
 def test_a_fork_keeps_what_it_had_while_its_parent_verifies(bench):
     expected = continuation(prompt(6), 3)
     context = bench.create(prompt(6))

@@ -76,6 +76,7 @@ class Works:
         """A pass over the program's own guesses. Raises what makes it impossible, having changed nothing."""
         check_verification(context, op, self._limits)
         # The last token's row is fed with the guesses, so its own KV is not taken from a page that others may share.
+        self._cache.forget_swapped(context, context.length - 1)
         self._cache.trim(context, min(context.kv_length, context.length - 1))
         arrival, vocab = self._table.arrival(), self._limits.vocab
         self.begin(Verification(number, context, arrival, op.tokens, op.parents, op.sampler, vocab))
