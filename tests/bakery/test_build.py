@@ -84,14 +84,31 @@ def run(lab: Lab, program: Program, text: str = "null") -> Launch:
 @pytest.mark.usefixtures("rust")
 def test_rust(lab: Lab, tmp_path: Path):
     source = """
-        use inferlet::{join_all, json::Value, println, runtime, sleep, Model, Result};
-        use std::time::Duration;
+        use inferlet::{clocks, join_all, json::Value, println, runtime, sleep, Model, Result, wait::Wait, Waitable};
+        use std::{future::Future, pin::Pin, task::{Context, Poll}, time::Duration};
 
         inferlet::main!(main);
+
+        /// Waits; beside it somebody gives up waiting for the same.
+        struct Patient<'a, W: Waitable>(Wait<'a, W>, Option<Wait<'a, W>>);
+
+        impl<'a, W: Waitable> Future for Patient<'a, W> {
+            type Output = W::Output;
+
+            fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<W::Output> {
+                let polled = Pin::new(&mut self.0).poll(context);
+                if let Some(mut impatient) = self.1.take() {
+                    assert!(Pin::new(&mut impatient).poll(context).is_pending());
+                }
+                polled
+            }
+        }
 
         async fn main(input: Value) -> Result<Value> {
             println!("{}", runtime::models().join(" "));
             join_all((1..4).map(|i| sleep(Duration::from_millis(i)))).await;
+            let timer = clocks::sleep(50_000_000);
+            Patient(timer.wait(), Some(timer.wait())).await?;
             Model::load(input.get("model").as_str().unwrap_or(""))?;
             Ok(input)
         }
@@ -113,7 +130,8 @@ def test_rust(lab: Lab, tmp_path: Path):
 
 def test_typescript(lab: Lab, tmp_path: Path):
     source = """
-        import { sleep, PieError } from "inferlet";
+        import { ready, sleep, PieError } from "inferlet";
+        import { sleep as begin } from "pie:inferlet/clocks@0.1.0";
         import { Model } from "pie:inferlet/model@0.1.0";
 
         async function* count(n: number) {
@@ -127,6 +145,8 @@ def test_typescript(lab: Lab, tmp_path: Path):
           const seen: number[] = [];
           for await (const i of count(3)) seen.push(i);
           await Promise.all([sleep(2), sleep(1)]);
+          const timer = begin(2e6);
+          await Promise.all([ready(timer), ready(timer)]);
           console.log("seen", seen);
           Model.load(input.model ?? "")[Symbol.dispose]();
           return { text: input.text, seen };

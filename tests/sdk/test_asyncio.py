@@ -136,6 +136,24 @@ PROGRAMS = {
         """,
         True,
     ),
+    "several tasks wait for the same, and one loses patience": (
+        """
+        from inferlet import loop
+        from wit_world.imports import clocks
+        async def main():
+            timer = clocks.sleep(60_000_000)
+            async def wait():
+                await loop.result(timer)
+                return "rung"
+            async def impatient():
+                try:
+                    return await asyncio.wait_for(wait(), 0.02)
+                except TimeoutError:
+                    return "gone"
+            return await asyncio.wait_for(asyncio.gather(wait(), wait(), impatient()), 2)
+        """,
+        ["rung", "rung", "gone"],
+    ),
     "first of several hosts' futures": (
         """
         from inferlet import session

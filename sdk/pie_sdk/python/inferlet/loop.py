@@ -23,17 +23,21 @@ class Waitable(Protocol):
 
 
 class HostSelector:
-    """Maps ids of waitables to the asyncio futures that wait for them."""
+    """Maps ids of waitables to the asyncio futures that wait for them: several tasks may wait for one."""
 
     def __init__(self) -> None:
-        self.waiting: dict[int, asyncio.Future[None]] = {}
+        self.waiting: dict[int, list[asyncio.Future[None]]] = {}
         self._busy = 0
 
     def add(self, id_: int, future: asyncio.Future[None]) -> None:
-        self.waiting[id_] = future
+        self.waiting.setdefault(id_, []).append(future)
 
-    def discard(self, id_: int) -> None:
-        self.waiting.pop(id_, None)
+    def discard(self, id_: int, future: asyncio.Future[None]) -> None:
+        futures = self.waiting.get(id_)
+        if futures is not None and future in futures:
+            futures.remove(future)
+            if not futures:
+                del self.waiting[id_]
 
     def select(self, timeout: float | None) -> list[asyncio.Future[None]]:
         """Wait for waitables, at most `timeout` seconds. With timeout 0 the host is asked only now and then."""
@@ -50,7 +54,7 @@ class HostSelector:
         else:
             with clocks.sleep(max(0, round(timeout * 1e9))) as timer:
                 ready = futures.wait_any([*ids, timer.id()])
-        return [self.waiting.pop(id_) for id_ in ready if id_ in self.waiting]
+        return [future for id_ in ready for future in self.waiting.pop(id_, ())]
 
     def close(self) -> None:
         self.waiting.clear()
@@ -116,7 +120,7 @@ async def ready(id_: int) -> None:
     try:
         await future
     finally:
-        loop.selector.discard(id_)
+        loop.selector.discard(id_, future)
 
 
 async def result(waitable: Waitable) -> Any:

@@ -1,6 +1,6 @@
 //! Awaiting the host: a reactor of one thread whose only way to sleep is `futures.wait-any`.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
@@ -13,8 +13,9 @@ use crate::types::Error;
 use crate::{clocks, futures};
 
 thread_local! {
-    /// Who waits for which waitable.
-    static WAITING: RefCell<BTreeMap<u32, Waker>> = RefCell::new(BTreeMap::new());
+    /// Who waits for which waitable: by its id, and a number of the `Wait`, as several may wait for one.
+    static WAITING: RefCell<BTreeMap<(u32, u64), Waker>> = RefCell::new(BTreeMap::new());
+    static WAITS: Cell<u64> = Cell::new(0);
 }
 
 /// A resource of the host that will have something to get. Implemented for all that have an `id` and a getter.
@@ -32,7 +33,7 @@ pub trait Waitable {
     where
         Self: Sized,
     {
-        Wait { of: self }
+        Wait { of: self, key: None }
     }
 
     /// Parks the whole program until it is there. In async code, `wait().await`.
@@ -49,16 +50,20 @@ pub trait Waitable {
 /// The future of [`Waitable::wait`].
 pub struct Wait<'a, W: Waitable> {
     of: &'a W,
+    /// Where its waker is, once it has waited.
+    key: Option<(u32, u64)>,
 }
 
 impl<'a, W: Waitable> Future for Wait<'a, W> {
     type Output = W::Output;
 
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<W::Output> {
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<W::Output> {
         match self.of.poll() {
             Some(output) => Poll::Ready(output),
             None => {
-                WAITING.with(|waiting| waiting.borrow_mut().insert(self.of.id(), context.waker().clone()));
+                let of = self.of;
+                let key = *self.key.get_or_insert_with(|| (of.id(), WAITS.with(|waits| waits.replace(waits.get() + 1))));
+                WAITING.with(|waiting| waiting.borrow_mut().insert(key, context.waker().clone()));
                 Poll::Pending
             }
         }
@@ -67,7 +72,9 @@ impl<'a, W: Waitable> Future for Wait<'a, W> {
 
 impl<'a, W: Waitable> Drop for Wait<'a, W> {
     fn drop(&mut self) {
-        WAITING.with(|waiting| waiting.borrow_mut().remove(&self.of.id()));
+        if let Some(key) = self.key {
+            WAITING.with(|waiting| waiting.borrow_mut().remove(&key));
+        }
     }
 }
 
@@ -95,11 +102,16 @@ pub fn block_on<F: Future>(future: F) -> F::Output {
                 return output;
             }
         }
-        let ids: Vec<u32> = WAITING.with(|waiting| waiting.borrow().keys().copied().collect());
+        let mut ids: Vec<u32> = WAITING.with(|waiting| waiting.borrow().keys().map(|key| key.0).collect());
+        ids.dedup();
         assert!(!ids.is_empty(), "deadlock: the program waits, and nothing is asked of the host");
         for id in futures::wait_any(&ids) {
-            if let Some(waker) = WAITING.with(|waiting| waiting.borrow_mut().remove(&id)) {
-                waker.wake();
+            let keys: Vec<(u32, u64)> =
+                WAITING.with(|waiting| waiting.borrow().range((id, 0)..=(id, u64::MAX)).map(|(key, _)| *key).collect());
+            for key in keys {
+                if let Some(waker) = WAITING.with(|waiting| waiting.borrow_mut().remove(&key)) {
+                    waker.wake();
+                }
             }
         }
     }

@@ -12,11 +12,17 @@ export interface Waitable {
   [Symbol.dispose]?(): void;
 }
 
-const waiting = new Map<number, () => void>();
+/** By the id of what they wait for: several may wait for one. */
+const waiting = new Map<number, (() => void)[]>();
 
 /** Resolves once the waitable has something to get. */
 export function ready(waitable: Waitable): Promise<void> {
-  return new Promise((resolve) => waiting.set(waitable.id(), resolve));
+  return new Promise((resolve) => {
+    const id = waitable.id();
+    const others = waiting.get(id);
+    if (others === undefined) waiting.set(id, [resolve]);
+    else others.push(resolve);
+  });
 }
 
 /** What a waitable gets, waiting until it is there. Throws a PieError when it is an error. */
@@ -62,9 +68,9 @@ export function runToEnd<T>(promise: PromiseLike<T>): T {
     }
     if (waiting.size === 0) throw new Error("deadlock: the program waits, and nothing is asked of the host");
     for (const id of waitAny([...waiting.keys()])) {
-      const wake = waiting.get(id);
+      const wakes = waiting.get(id) ?? [];
       waiting.delete(id);
-      wake?.();
+      for (const wake of wakes) wake();
     }
   }
 }
