@@ -334,6 +334,20 @@ def test_requests_are_counted_at_once_and_in_all(limited: World, web: Web):
     assert (last["code"], "http_total = 5" in last["message"]) == ("limit_exceeded", True)
 
 
+def test_a_large_body_is_decoded_beside_the_loop_and_its_size_looked_at_before(world: World, limited: World, web: Web):
+    url, content = web.url("/echo"), b"abcdefghi" * 100_000
+    bad = ask(url, method="POST", body=content)
+    bad.body = "QQ==" * (1 << 19)
+    much = ask(url, method="POST")
+    much.body = "%" * (2 << 20)
+
+    good, padded = run(world, ask(url, method="POST", body=content), bad, capabilities=allowing("127.0.0.1:*"))
+    refused = run(limited, much, capabilities=allowing("127.0.0.1:*"))
+
+    assert good["body"].encode("latin-1") == content
+    assert (padded["code"], refused["code"]) == ("bad_request", "limit_exceeded")
+
+
 def test_size_and_time_are_bounded_by_the_operator(limited: World, web: Web):
     large, big, slow = run(
         limited,

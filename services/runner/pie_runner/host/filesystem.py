@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from pie_wire.errors import BadRequest, TooLarge
 
+from pie_runner.host import checks
 from pie_runner.host.offloaded import offloaded
 from pie_runner.outside.file_paths import FilePath
 from pie_runner.outside.tree import Entry, Tree
@@ -34,14 +34,14 @@ def write(fiber: Fiber, path: str, content: str) -> Pending:
     """A whole file."""
     place = _place(fiber, path)
     _check_size(content)
-    return _done(fiber, place, lambda tree: tree.write(place.parts, _decoded(content)))
+    return _done(fiber, place, lambda tree: tree.write(place.parts, checks.decoded(content, "the content")))
 
 
 def append(fiber: Fiber, path: str, content: str) -> Pending:
     """To the end of a file."""
     place = _place(fiber, path)
     _check_size(content)
-    return _done(fiber, place, lambda tree: tree.append(place.parts, _decoded(content)))
+    return _done(fiber, place, lambda tree: tree.append(place.parts, checks.decoded(content, "the content")))
 
 
 def stat(fiber: Fiber, path: str) -> Pending:
@@ -91,13 +91,6 @@ def _done(fiber: Fiber, place: FilePath, action: Callable[[Tree], Entry | list[E
 def _check_size(content: str) -> None:
     if len(content) > CALL_BYTES // 3 * 4 + 4:
         raise TooLarge(f"one call writes at most {CALL_BYTES} bytes: append the rest")
-
-
-def _decoded(content: str) -> bytes:
-    try:
-        return base64.b64decode(content, validate=True)
-    except (binascii.Error, ValueError) as exc:
-        raise BadRequest(f"the content is not base64: {exc}") from exc
 
 
 FUNCTIONS: Mapping[str, HostFunction] = {

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 from pie_wire.errors import BadRequest, Closed, ErrorInfo, PieError
 
@@ -14,9 +13,10 @@ from pie_runner.host import checks
 from pie_runner.host.clocks import SECOND
 from pie_runner.host.futures import waitable_id
 from pie_runner.host.methods import reading
+from pie_runner.host.offloaded import offloaded
 from pie_runner.outside.fetches import PendingResponse, Response
 from pie_runner.process import process_of
-from pie_runner.wasm.hostcall import Err, HostFunction, Ok
+from pie_runner.wasm.hostcall import Err, HostFunction, Ok, Pending
 
 if TYPE_CHECKING:
     from pie_runner.wasm.fiber import Fiber
@@ -25,6 +25,8 @@ MAX_URL = 16 << 10
 MAX_HEADERS = 128
 MAX_HEADER_CHARACTERS = 32 << 10
 MAX_REDIRECTS = 20
+INLINE = 1 << 20
+"""Characters of a body that are decoded on the loop."""
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
@@ -51,16 +53,25 @@ class RequestRecord(Protocol):
     def redirects(self) -> int: ...
 
 
-def send(fiber: Fiber, request: RequestRecord) -> PendingResponse:
-    """Begin a request."""
+def send(fiber: Fiber, request: RequestRecord) -> PendingResponse | Pending:
+    """Begin a request; parks while a large body is decoded."""
     if len(request.method) > 32 or not _TOKEN.fullmatch(request.method):
         raise BadRequest(f"{request.method[:40]!r} is no HTTP method")
     checks.text(request.url, "the URL", MAX_URL)
     headers = _checked(request.headers)
     seconds = None if request.timeout is None else request.timeout / SECOND
     redirects = min(request.redirects, MAX_REDIRECTS)
-    body = _decoded(request.body) if request.body else b""
-    return process_of(fiber).outside.send(request.method.upper(), request.url, headers, body, seconds, redirects)
+    outside, text = process_of(fiber).outside, request.body or ""
+    outside.check_request_body(len(text) // 4 * 3 - 2)
+
+    def begin(body: bytes) -> PendingResponse:
+        return outside.send(request.method.upper(), request.url, headers, body, seconds, redirects)
+
+    if len(text) <= INLINE:
+        return begin(checks.decoded(text, "the body"))
+    pending = offloaded(fiber, lambda: checks.decoded(text, "the body"))
+    pending.convert = lambda body: begin(cast("bytes", body))
+    return pending
 
 
 def get(_fiber: Fiber, pending: PendingResponse) -> Ok | Err | None:
@@ -90,13 +101,6 @@ def _checked(headers: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
         if name.lower() in _OF_THE_CONNECTION or name.lower().startswith("proxy-"):
             raise BadRequest(f"the header {name} is written by the host")
     return [(name, value) for name, value in headers]
-
-
-def _decoded(text: str) -> bytes:
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as exc:
-        raise BadRequest(f"the body is not base64: {exc}") from exc
 
 
 FUNCTIONS: Mapping[str, HostFunction] = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,7 @@ from pie_wire.errors import BadRequest, TooLarge
 from pie_wire.file_names import file_name
 from pie_wire.messages.common import MAX_EVENT_BYTES
 
+from pie_runner.host import checks
 from pie_runner.host.futures import waitable_id
 from pie_runner.limits import exceeded
 from pie_runner.process import process_of
@@ -48,8 +48,9 @@ def send_file(fiber: Fiber, name: str, content: str) -> Ok | Pending:
     limit = process.facilities.limits.file_bytes
     if len(content) // 4 * 3 > limit + 2:
         raise exceeded("file_bytes", limit, f"file {name!r} is larger")
+    what = f"the content of file {name!r}"
     if len(content) <= INLINE:
-        return process.emit_file(fiber, name, _decoded(name, content)) or Ok()
+        return process.emit_file(fiber, name, checks.decoded(content, what)) or Ok()
     pending = Pending(fiber)
 
     def decoded(data: object, error: Exception | None) -> None:
@@ -60,15 +61,8 @@ def send_file(fiber: Fiber, name: str, content: str) -> Ok | Pending:
         else:
             process.emit_file(fiber, name, data, pending)
 
-    process.facilities.offload(lambda: _decoded(name, content), decoded)
+    process.facilities.offload(lambda: checks.decoded(content, what), decoded)
     return pending
-
-
-def _decoded(name: str, content: str) -> bytes:
-    try:
-        return base64.b64decode(content, validate=True)
-    except ValueError as exc:
-        raise BadRequest(f"the content of file {name!r} is not base64: {exc}") from exc
 
 
 def receive_file(fiber: Fiber) -> PendingMessage:

@@ -115,8 +115,7 @@ class HttpClient:
             BadRequest: it is none. Forbidden: its host. LimitExceeded: its body.
         """
         settings = self._shared.settings
-        if len(body) > settings.bytes:
-            raise _too_large("request", settings.bytes)
+        check_request_body(len(body), settings)
         try:
             request = httpx.Request(method, url, headers=_with_defaults(headers), content=body or None)
         except (httpx.InvalidURL, ValueError, TypeError) as exc:
@@ -186,6 +185,12 @@ class HttpClient:
             for at in range(0, len(data), PIECE):
                 await credit.acquire()
                 to.piece(data[at : at + PIECE])
+
+
+def check_request_body(size: int, settings: HttpSettings) -> None:
+    """Raise LimitExceeded if a request's body may not be so large."""
+    if size > settings.bytes:
+        raise _too_large("request", settings.bytes)
 
 
 def _with_defaults(headers: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:

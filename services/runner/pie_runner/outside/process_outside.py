@@ -14,7 +14,7 @@ from pie_runner.outside.aside import Aside
 from pie_runner.outside.fetches import Fetch, PendingResponse
 from pie_runner.outside.file_rooms import FileRooms
 from pie_runner.outside.files import ProcessFiles
-from pie_runner.outside.http_client import HttpClient, HttpShared
+from pie_runner.outside.http_client import HttpClient, HttpShared, check_request_body
 from pie_runner.outside.http_rights import HttpRights
 from pie_runner.outside.mcp_servers import McpServers, McpSettings
 from pie_runner.outside.relay import ClientRelay
@@ -52,6 +52,10 @@ class ProcessOutside:
     @cached_property
     def _http(self) -> HttpClient:
         return HttpClient(HttpRights(self._capabilities), self._shared.http)
+
+    def check_request_body(self, size: int) -> None:
+        """Raise LimitExceeded if a request's body may not be so large."""
+        check_request_body(size, self._shared.http.settings)
 
     def send(
         self,
