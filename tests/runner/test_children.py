@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from pie_runner import limits
 from pie_runner.limits import ProcessLimits
 from pie_wire.capabilities import Capabilities, Grants
 from pie_wire.errors import NotFound, ProgramError
@@ -262,3 +263,27 @@ def test_an_end_that_is_not_ours_is_ignored(bare_world: World):
     world.run(0.2)
 
     assert not world.ended()
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_results_that_a_program_keeps_are_bounded(bare_world: World, monkeypatch: pytest.MonkeyPatch, keep: bool):
+    world = bare_world
+    monkeypatch.setattr(limits, "MAX_RESULTS", 250)
+
+    async def collects(api: Any, text: str) -> str:
+        for _ in range(5):
+            child = await api.call("children", "launch", request(input='"long"'))
+            await api.wait("children.child", child)
+            if not keep:
+                api.drop(child)
+        return "null"
+
+    running(world, collects)
+    for number in range(5):
+        world.run(lambda number=number: len(world.gateway.launches) > number or world.ended())
+        if not world.ended():
+            world.gateway.child_ended(world.gateway.launches[number], json.dumps("x" * 98))
+    world.run(world.ended)
+
+    assert len(world.gateway.launches) == (3 if keep else 5)
+    assert world.log()[-1].kind == ("error" if keep else "return")

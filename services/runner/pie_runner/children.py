@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import msgspec
 from pie_wire.errors import Cancelled, DeadlineExceeded, PeerLost, PieError, TooLarge, from_info
 from pie_wire.hub import Answer, Hub, Incoming, Peer
 from pie_wire.messages.common import MAX_INPUT_BYTES
@@ -41,6 +42,8 @@ class Child(Waitable):
         """Its end is known, or of no interest any more."""
         self._family = family
         self._answer: Ok | Err | None = None
+        self._open = True
+        self._held = 0
 
     @property
     def ready(self) -> bool:
@@ -49,11 +52,21 @@ class Child(Waitable):
     def get(self) -> Ok | Err | None:
         return self._answer
 
-    def finish(self, answer: Ok | Err) -> None:
-        """Its answer; later ones are ignored."""
+    def finish(self, answer: Ok | Err, size: int = 0) -> None:
+        """Its answer, of about `size` bytes; later ones are ignored."""
         if self._answer is None:
             self._answer = answer
+            if self._open:
+                self._held = size
+                self.parent.usage.results += size
             self.notify()
+
+    def close(self) -> None:
+        """The program dropped its handle: it goes on, and nobody hears of its end."""
+        super().close()
+        self._open = False
+        self.parent.usage.results -= self._held
+        self._held = 0
 
     def cancel(self) -> None:
         """End it. Repeats are harmless."""
@@ -161,9 +174,9 @@ class Children:
         if child is None or child.parent.pid != message.parent:
             return
         if message.error is None:
-            child.finish(Ok(message.result))
+            child.finish(Ok(message.result), len(message.result))
         else:
-            child.finish(Err(from_info(message.error).info()))
+            child.finish(Err(from_info(message.error).info()), len(message.error.message))
         self._forget(child)
 
     def _fail(self, child: Child, error: PieError) -> None:
@@ -172,5 +185,6 @@ class Children:
 
     def _forget(self, child: Child) -> None:
         child.ended = True
+        child.launch = msgspec.structs.replace(child.launch, input="")  # may be large, and is not sent again
         self._children.pop(child.pid, None)
         child.parent.children.pop(child.pid, None)

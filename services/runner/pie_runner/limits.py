@@ -43,6 +43,8 @@ def exceeded(name: str, amount: float, what: str) -> LimitExceeded:
 
 MAX_EXPORTS = 4
 """Of one process, asked for and not taken yet: each may be as large as its context's KV."""
+MAX_RESULTS = 64 << 20
+"""Bytes of children's results that a process may hold and go on launching."""
 MAX_MATCHERS = 256
 """Matchers of grammars that a process may hold; each is up to a few megabytes."""
 
@@ -76,6 +78,8 @@ class Usage:
         self.output = 0
         self.rows = 0
         """Bytes of rows held or asked for now."""
+        self.results = 0
+        """Bytes of children's results, until their handles are dropped."""
         self.matchers = 0
         self._spent_until = clock()
         """When the output so far would have been written at the allowed rate; at most a second behind the clock."""
@@ -141,9 +145,12 @@ class Usage:
         return tenant
 
     def check_children(self, count: int) -> None:
-        """Raises LimitExceeded when a process with `count` running children may have no other."""
+        """Raises LimitExceeded when a process with `count` running children may have no other, TooLarge when it holds
+        too much of what others returned."""
         if self.limits.children and count >= self.limits.children:
             raise exceeded("children", self.limits.children, "wait for some to end, or cancel them")
+        if self.results >= MAX_RESULTS:
+            raise TooLarge(f"{self.results} bytes of children's results are held: drop children that have ended first")
 
     def begin_export(self) -> None:
         """Raises TooLarge when the process has too many exports that it did not take."""

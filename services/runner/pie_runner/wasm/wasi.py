@@ -77,7 +77,8 @@ def _poll(table: HostTable) -> dict[str, Callable[..., object]]:
         ids = [id_of(fiber, pollable.done) for pollable in pollables]
 
         def indexes(ready: list[int]) -> list[int]:
-            return [at for at, id_ in enumerate(ids) if id_ in set(ready)]
+            found = set(ready)
+            return [at for at, id_ in enumerate(ids) if id_ in found]
 
         return wait(fiber, pollables, indexes)
 
