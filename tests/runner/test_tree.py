@@ -99,6 +99,15 @@ def test_what_cannot_be_done_is_a_typed_error_and_changes_nothing(tree: Tree, tm
     assert not list((tmp_path / "tree" / "new").iterdir())
 
 
+def test_what_a_killed_writer_left_goes_with_the_next_write(tree: Tree, tmp_path: Path):
+    tree.write(["a"], b"x")
+    (tmp_path / "tree" / "new" / "0123456789abcdef").write_bytes(b"half")
+    tree.write(["b"], b"y")
+
+    assert not list((tmp_path / "tree" / "new").iterdir())
+    assert [e.name for e in tree.list([], 10)] == ["a", "b"]
+
+
 def test_an_unwritten_tree_is_empty(tree: Tree):
     assert tree.list([], 10) == []
     assert tree.stat([]).kind == "folder"

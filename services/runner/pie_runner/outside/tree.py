@@ -216,8 +216,12 @@ class Tree:
 
     @contextmanager
     def _folder_new(self) -> Generator[int]:
+        """Empty: whoever holds the lock is the only one who writes, so that what is there was left by one who died."""
         fd = os.open(self._folder / "new", _FOLDER)
         try:
+            with os.scandir(fd) as left:
+                for entry in left:
+                    _unlink_quietly(entry.name, fd)
             yield fd
         finally:
             os.close(fd)
