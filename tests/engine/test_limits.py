@@ -99,6 +99,32 @@ def test_tokens_that_wait_count_as_operations_do(bench, monkeypatch):
     assert [bench.runner.failed[number].code for number in numbers] == ["overloaded", "overloaded"]
 
 
+BIASED = wire.SamplerSpec(bias_ids=list(range(90)), bias=[1.0] * 90)
+
+
+@pytest.mark.parametrize(
+    "heavy",
+    [
+        wire.Forward(1, 0, [1], [], mask=wire.Mask("runs", runs=[[0, 1] * 400])),
+        wire.Forward(1, 0, [1] * 400, [], positions=list(range(400))),
+        wire.Forward(1, 0, [], [wire.Output(0)] * 200),
+        wire.Forward(1, 0, [], [wire.Output(0, "token", BIASED, stop=[1] * 20)] * 4),
+        wire.Forward(1, 0, [], [wire.Output(0, "logprobs", ids=list(range(90)))] * 8),
+        wire.Verify(1, 0, [1] * 400, [-1] * 400, wire.Output(0)),
+        wire.OpenRun(1, 0, 1, wire.SamplerSpec(mask=bytes(4000)), 0, [], 1, 1),
+        wire.OpenRun(1, 0, 1, wire.SamplerSpec(mask=[1] * 800), 0, [], 1, 1),
+        wire.OpenRun(1, 0, 1, wire.SamplerSpec(), 0, [1] * 800, 1, 1),
+        wire.OpenRun(1, 0, 1, wire.SamplerSpec(), 0, [], 1, 1, probes=[wire.Output(0)] * 200),
+        wire.OpenRun(1, 0, 1, wire.SamplerSpec(), 0, [], 1, 1, grammar=wire.Grammar("regex", "a" * 4000)),
+        wire.SetAdapters(1, 0, [wire.AdapterUse("a")] * 200),
+    ],
+)
+def test_all_that_an_operation_holds_counts_while_it_waits(heavy):
+    assert line.weight(heavy) >= 40
+    assert line.weight(wire.Forward(1, 0, [1], [wire.Output(0)])) == 1
+    assert line.weight(wire.OpenRun(1, 0, 1, wire.SamplerSpec(), 0, [1, 2], 1, 1)) == 1
+
+
 def test_bytes_of_imports_that_wait_for_pages_are_bounded(benches, monkeypatch):
     bench = benches(pages=8)
     source = bench.create([3] * 13)

@@ -13,7 +13,11 @@ if TYPE_CHECKING:
     from pie_engine.schedule.work import Queued
 
 TOKENS = 16
-"""Tokens of an operation that take as much room as an operation."""
+"""Tokens, or other numbers, of an operation that take as much room as an operation."""
+_BYTES = 4
+"""Of masks and texts, for a number."""
+_SMALL = 4
+"""What an output or an adapter is, in numbers, beside those it holds."""
 
 
 class Line:
@@ -56,5 +60,34 @@ class Line:
 
 
 def weight(op: wire.Op) -> int:
-    """What it takes to keep an operation, in operations without tokens."""
-    return 1 + len(op.tokens) // TOKENS if isinstance(op, wire.Append | wire.Forward | wire.Verify) else 1
+    """What it takes to keep an operation, in operations that hold little."""
+    return 1 + _numbers(op) // TOKENS
+
+
+def _numbers(op: wire.Op) -> int:
+    """How many numbers, or as many bytes as those take on the way, an operation holds."""
+    match op:
+        case wire.Append():
+            return len(op.tokens)
+        case wire.Forward():
+            masks = len(op.mask.parents) + sum(map(len, op.mask.runs))
+            return len(op.tokens) + len(op.positions) + masks + sum(map(_asked, op.outputs))
+        case wire.Verify():
+            return len(op.tokens) + len(op.parents) + _asked(op.sampler)
+        case wire.OpenRun():
+            text = len(op.grammar.text) // _BYTES if op.grammar is not None else 0
+            return len(op.stop) + _drawn(op.sampler) + sum(map(_asked, op.probes)) + text
+        case wire.SetAdapters():
+            return sum(_SMALL + len(use.adapter) // _BYTES for use in op.adapters)
+        case _:
+            return 0
+
+
+def _asked(output: wire.Output) -> int:
+    return _SMALL + len(output.ids) + len(output.stop) + _drawn(output.sampler)
+
+
+def _drawn(spec: wire.SamplerSpec) -> int:
+    mask = spec.mask
+    masked = 0 if mask is None else len(mask) // _BYTES if isinstance(mask, bytes) else len(mask)
+    return len(spec.bias_ids) + len(spec.bias) + masked
