@@ -1,13 +1,17 @@
-"""`python -m pie_bakery`: build inferlets, and prepare what Python ones run in."""
+"""`python -m pie_bakery`: build inferlets, and prepare what Python ones run in.
+
+It ends with status 69 (EX_UNAVAILABLE) when a toolchain is missing, with 1 after any other failure.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 import click
 from pie_wire.config import pie_home
-from pie_wire.errors import PieError
+from pie_wire.errors import PieError, Unsupported
 
 from pie_bakery.commands import build, check, new
 from pie_bakery.python_runtime import prepare_python_runtime
@@ -21,7 +25,7 @@ class Bakery(click.Group):
             return super().invoke(ctx)
         except PieError as exc:
             click.echo(f"error: {exc.message}", err=True)
-            sys.exit(1)
+            sys.exit(os.EX_UNAVAILABLE if isinstance(exc, Unsupported) else 1)
 
 
 @click.group(cls=Bakery)

@@ -9,6 +9,7 @@ import asyncio
 import json
 import statistics
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -45,11 +46,20 @@ class RunnerCase:
 
 
 @dataclass(frozen=True)
+class Skipped:
+    """A measurement that could not be taken here, because a toolchain is missing."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class RunnerReport:
     """All figures, and what a reader needs to judge them."""
 
     cases: list[RunnerCase]
     setup: dict[str, str | int | float]
+    skipped: list[Skipped] = field(default_factory=list[Skipped])
     benchmark: str = "runner"
     machine: dict[str, str | int] = field(default_factory=machine)
     versions: dict[str, str] = field(default_factory=versions)
@@ -78,11 +88,15 @@ class RunnerReport:
                 f"{case.baseline:g}",
                 f"[{colour}]{case.ratio:.2f}[/]",
             )
+        for skipped in self.skipped:
+            table.add_row(skipped.name, "skipped", "", "", "")
         console = Console()
         console.print(table)
         for case in self.cases:
             if case.note:
                 console.print(f"{case.name}: {case.note}", style="dim", soft_wrap=True)
+        for skipped in self.skipped:
+            console.print(f"{skipped.name} was skipped: {skipped.reason}", style="yellow", soft_wrap=True)
 
 
 def measure(names: Sequence[str], *, model: str, rounds: int, progress: Callable[[str], None]) -> RunnerReport:
@@ -103,21 +117,39 @@ def measure(names: Sequence[str], *, model: str, rounds: int, progress: Callable
     unknown = sorted(each for each in names if not any(name == each or name.startswith(each + ".") for name in known))
     if unknown:
         raise BadField(f"there is no measurement {', '.join(unknown)}: choose from {', '.join(known)}")
-    figures: list[dict[str, Any]] = []
-    chosen = [name for name in alone if is_chosen(name)]
     passes = min(rounds, _PASSES)
-    for number in range(passes if chosen else 0):
-        for name in chosen:
-            progress(f"pass {number + 1} of {passes}: {name}")
-            each = str(-(-rounds // passes))
-            taken = run_child(MODULE, "measure", name, "--rounds", each, timeout=_SECONDS)
-            figures += taken["figures"]
+    figures, skipped = measure_alone([name for name in alone if is_chosen(name)], passes, rounds, progress)
     many = [name.partition(".")[2] for name in launches if is_chosen(name)]
     if many:
         figures += asyncio.run(tax.launches(many, model, passes, progress))
     if is_chosen("tax"):
         figures += asyncio.run(tax.tax(model, rounds, progress))
-    return RunnerReport(combine(figures), {"rounds": rounds, "passes": passes, "model": model})
+    return RunnerReport(combine(figures), {"rounds": rounds, "passes": passes, "model": model}, skipped)
+
+
+def measure_alone(
+    names: Sequence[str], passes: int, rounds: int, progress: Callable[[str], None]
+) -> tuple[list[dict[str, Any]], list[Skipped]]:
+    """Figures of measurements without services around the runner, and those that were skipped. Guests are built once.
+
+    Raises:
+        InternalError: one failed.
+    """
+    figures: list[dict[str, Any]] = []
+    skipped: dict[str, Skipped] = {}
+    each = str(-(-rounds // passes))
+    with tempfile.TemporaryDirectory(prefix="pie-bench-") as built:
+        for number in range(passes):
+            for name in names:
+                if name in skipped:
+                    continue
+                progress(f"pass {number + 1} of {passes}: {name}")
+                arguments = ("measure", name, "--rounds", each, "--built", built)
+                taken = run_child(MODULE, *arguments, timeout=_SECONDS)
+                figures += taken["figures"]
+                if taken["skipped"]:
+                    skipped[name] = Skipped(name, taken["skipped"])
+    return figures, list(skipped.values())
 
 
 def combine(figures: Sequence[dict[str, Any]]) -> list[RunnerCase]:

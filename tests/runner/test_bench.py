@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
+from pie_bakery import prepare_python_runtime
+from pie_bench import runner as reports
 from pie_bench import tax
-from pie_bench.runner import RunnerCase, RunnerReport, combine
-from pie_runner.bench import calls, launches
+from pie_bench.runner import RunnerCase, RunnerReport, Skipped, combine
+from pie_runner.bench import built, calls, launches, sampling
 from pie_runner.bench.__main__ import measurements
 from pie_runner.bench.echo import EchoLink
-from pie_runner.bench.programs import PROGRAMS
+from pie_runner.bench.local_engine import LocalEngine
+from pie_runner.bench.programs import PROGRAMS, Work
 from pie_runner.bench.stand import Stand, must_end_well, stand
-from pie_wire.errors import InternalError
+from pie_wire.config import pie_home
+from pie_wire.errors import InternalError, Unsupported
 
 
 @pytest.fixture
@@ -21,8 +27,9 @@ def bench() -> Iterator[Stand]:
         yield made
 
 
-def test_a_program_waits_as_often_as_asked(bench: Stand):
-    life = bench.launch(bench.guest("tiny"), waits=3)
+@pytest.mark.parametrize("name", ["tiny", pytest.param("quickjs", marks=pytest.mark.slow)])
+def test_a_program_waits_as_often_as_asked(bench: Stand, name: str):
+    life = bench.launch(bench.guest(name), Work(waits=3))
 
     for _ in range(3):
         bench.drive()
@@ -34,7 +41,7 @@ def test_a_program_waits_as_often_as_asked(bench: Stand):
 
 
 def test_a_program_that_has_not_ended_is_an_error(bench: Stand):
-    life = bench.launch(bench.guest("tiny"), waits=1)
+    life = bench.launch(bench.guest("tiny"), Work(waits=1))
     bench.drive()
 
     with pytest.raises(InternalError, match="did not end"):
@@ -42,7 +49,7 @@ def test_a_program_that_has_not_ended_is_an_error(bench: Stand):
 
 
 def test_the_echo_answers_each_program_once(bench: Stand):
-    lives = [bench.launch(bench.guest("tiny"), waits=2) for _ in range(5)]
+    lives = [bench.launch(bench.guest("tiny"), Work(waits=2)) for _ in range(5)]
     bench.drive()
 
     with EchoLink() as link:
@@ -66,7 +73,66 @@ def test_figures_have_the_names_of_their_measurement(bench: Stand, monkeypatch: 
     assert len(call[0].samples) == 2
     assert [figure.name for figure in launch] == ["launch-p50-ms.tiny", "launch-p99-ms.tiny"]
     assert all(figure.value > 0 for figure in call + launch)
-    assert {"live.tiny", "blocked-call-zmq.python"} <= set(measurements())
+    names = {f"{case}.quickjs" for case in ("blocked-call", "blocked-call-zmq", "launch", "live", "custom-sampler")}
+    assert {"live.tiny", "blocked-call-zmq.python", "custom-sampler.tiny"} | names <= set(measurements())
+
+
+@pytest.mark.parametrize(
+    "name", ["python", *(pytest.param(name, marks=pytest.mark.slow) for name in ("tiny", "quickjs"))]
+)
+def test_a_sampler_is_held_against_as_many_drawn_tokens(
+    bench: Stand, name: str, monkeypatch: pytest.MonkeyPatch, missing: Callable[[str], None]
+):
+    prepare_python_runtime(pie_home())
+    asked: list[str] = []
+    answer = LocalEngine._slot
+    monkeypatch.setattr(LocalEngine, "_slot", lambda *args: asked.append(args[1].kind) or answer(*args))
+    monkeypatch.setattr(sampling, "_STEPS", 4)
+
+    try:
+        (figure,) = sampling.custom_sampler(bench, name, 1)
+    except Unsupported as exc:
+        missing(exc.message)
+        return
+
+    assert (figure.name, len(figure.samples)) == (f"custom-sampler-step-us.{name}", 1)
+    assert asked == 2 * (["token"] * 4 + ["logits"] * 4)
+
+
+def test_a_missing_toolchain_is_told_from_a_failed_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+    with pytest.raises(Unsupported, match=r"^No Rust toolchain .* rustup target add"):
+        built.component("sampler-rust", tmp_path)
+    with pytest.raises(InternalError, match="there is nothing to build"):
+        built._bake(tmp_path, tmp_path / "made.wasm")
+
+    assert list(tmp_path.glob("*.wasm")) == []
+
+
+def test_a_skipped_measurement_has_its_row_and_its_reason(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    figure = {"name": "x-us", "unit": "us", "must": 2.0, "wanted": 1.0, "note": "", "samples": [1.0]}
+    taken: list[str] = []
+
+    def child(_module: str, *arguments: str, timeout: float) -> Any:
+        taken.append(arguments[1])
+        return (
+            {"figures": [], "skipped": "no Rust"} if arguments[1] == "rusty" else {"figures": [figure], "skipped": ""}
+        )
+
+    monkeypatch.setattr(reports, "run_child", child)
+    figures, skipped = reports.measure_alone(["rusty", "plain"], 2, 2, lambda _: None)
+    RunnerReport(combine(figures), {}, skipped).show(as_json=False, output=None)
+
+    assert taken == ["rusty", "plain", "plain"]
+    assert skipped == [Skipped("rusty", "no Rust")]
+    shown = capsys.readouterr().out
+    assert "skipped" in shown
+    assert "rusty was skipped: no Rust" in shown
+    assert '"reason": "no Rust"' in RunnerReport(combine(figures), {}, skipped).json()
 
 
 def test_passes_are_combined_to_one_median():

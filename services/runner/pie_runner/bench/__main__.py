@@ -6,15 +6,16 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import click
 from pie_wire import logs
-from pie_wire.errors import PieError
+from pie_wire.errors import PieError, Unsupported
 
-from pie_runner.bench import calls, launches
+from pie_runner.bench import calls, launches, sampling
 from pie_runner.bench.figure import Figure
-from pie_runner.bench.programs import GUESTS, PROGRAMS
+from pie_runner.bench.programs import GUESTS, PROGRAMS, SAMPLERS
 from pie_runner.bench.stand import Stand, stand
 
 Measurement = Callable[[Stand, int], list[Figure]]
@@ -28,6 +29,8 @@ def measurements() -> dict[str, Measurement]:
         found[f"blocked-call-zmq.{name}"] = lambda bench, rounds, name=name: calls.blocked_call_zmq(bench, name, rounds)
         found[f"launch.{name}"] = lambda bench, rounds, name=name: launches.launch(bench, name, rounds)
         found[f"live.{name}"] = lambda bench, _rounds, name=name: launches.live(bench, name)
+    for name in SAMPLERS:
+        found[f"custom-sampler.{name}"] = lambda bench, rounds, name=name: sampling.custom_sampler(bench, name, rounds)
     return found
 
 
@@ -46,14 +49,21 @@ def list_measurements() -> None:
 @main.command()
 @click.argument("name")
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True)
-def measure(name: str, rounds: int) -> None:
-    """Take one measurement."""
+@click.option(
+    "--built",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder that keeps built guests from one measurement to the next; default: they are built again.",
+)
+def measure(name: str, rounds: int, built: Path | None) -> None:
+    """Take one measurement. Without the toolchain that its guest needs: `skipped` says why, and there is no figure."""
     chosen = measurements().get(name)
     if chosen is None:
         raise click.ClickException(f"there is no measurement {name}; `list` shows them")
     try:
-        with stand() as bench:
-            _print({"figures": [asdict(figure) for figure in chosen(bench, rounds)]})
+        with stand(built) as bench:
+            _print({"figures": [asdict(figure) for figure in chosen(bench, rounds)], "skipped": ""})
+    except Unsupported as exc:
+        _print({"figures": [], "skipped": exc.message})
     except PieError as exc:
         raise click.ClickException(exc.message) from exc
 

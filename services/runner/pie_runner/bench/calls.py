@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from pie_runner.bench.echo import EchoLink
 from pie_runner.bench.figure import Figure, median
+from pie_runner.bench.programs import Work
 from pie_runner.bench.stand import Life, Stand, must_end_well
 
 PROGRAMS = 1000
@@ -21,7 +22,7 @@ def host_call(stand: Stand, rounds: int) -> list[Figure]:
     guest = stand.guest("tiny")
     samples: list[float] = []
     for _ in range(rounds + 1):
-        life = stand.launch(guest, calls=_CALLS)
+        life = stand.launch(guest, Work(calls=_CALLS))
         began = time.process_time()
         stand.drive()
         samples.append((time.process_time() - began) / _CALLS * 1e6)
@@ -61,7 +62,7 @@ def _waits(stand: Stand, name: str, rounds: int, answer: Answer) -> list[float]:
     guest = stand.guest(name)
     samples: list[float] = []
     for _ in range(rounds + 1):
-        lives = [stand.launch(guest, waits=_WAITS + 1) for _ in range(PROGRAMS)]
+        lives = [stand.launch(guest, Work(waits=_WAITS + 1)) for _ in range(PROGRAMS)]
         stand.drive()  # every program is at its first wait: launching is not in the figure
         began = time.process_time()
         for _ in range(_WAITS):

@@ -9,6 +9,7 @@ import time
 from pie_wire.errors import InternalError
 
 from pie_runner.bench.figure import Figure, median
+from pie_runner.bench.programs import Work
 from pie_runner.bench.stand import Life, Stand
 
 _LAUNCHES = 100
@@ -32,7 +33,7 @@ def launch(stand: Stand, name: str, rounds: int) -> list[Figure]:
         times: list[float] = []
         for _ in range(_LAUNCHES):
             began = time.perf_counter()
-            life = stand.launch(guest, waits=1)
+            life = stand.launch(guest, Work(waits=1))
             stand.drive()
             times.append((time.perf_counter() - began) * 1000)
             _must_be_parked(life)
@@ -53,7 +54,7 @@ def live(stand: Stand, name: str) -> list[Figure]:
     Launches until the wanted number is there or the machine's memory is nearly used up; whichever it was is the note.
     """
     guest = stand.guest(name)
-    warm = [stand.launch(guest, waits=1) for _ in range(_BURST)]
+    warm = [stand.launch(guest, Work(waits=1)) for _ in range(_BURST)]
     stand.drive()
     for life in warm:
         stand.kill(life)
@@ -66,7 +67,7 @@ def live(stand: Stand, name: str) -> list[Figure]:
         if available_mb() < _SPARE_MB:
             bound = f"the machine's memory: {_SPARE_MB} MB are left to others"
             break
-        lives += [stand.launch(guest, waits=1) for _ in range(_BURST)]
+        lives += [stand.launch(guest, Work(waits=1)) for _ in range(_BURST)]
         stand.drive()
     each = (resident_mb() - before) / len(lives)
     for life in lives:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
 
@@ -13,21 +14,42 @@ from pie_wire.errors import Unavailable
 from wasmtime import wat2wasm
 from wasmtime.component import Component
 
+from pie_runner.bench.built import component
 from pie_runner.service import find_python_runtime
 from pie_runner.wasm.cache import CodeCache
-from pie_runner.wasm.compiler import compile_here
+from pie_runner.wasm.compiler import Compiler
 from pie_runner.wasm.engine import WasmEngine
 from pie_runner.wasm.program import Program
 from pie_runner.wasm.world import offered_world
 
 
 @dataclass(frozen=True)
+class Work:
+    """What a life of the plain guests does: so many calls without arguments, then so many waits."""
+
+    calls: int = 0
+    waits: int = 0
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """What a life of the sampling guests does: tokens, drawn from resident logits (`custom`) or by the engine."""
+
+    steps: int
+    custom: bool
+
+
+@dataclass(frozen=True)
 class Guest:
-    """A program, and the text its `run` gets for that many calls without arguments and that many waits."""
+    """A program, and the text that its `run` gets for what it is to do."""
 
     name: str
     program: Program
-    text: Callable[[int, int], str]
+    text: Callable[[Work | Sampling], str]
+
+
+Maker = Callable[[WasmEngine, Path], Guest]
+"""Makes a guest; components that have to be built are kept in the folder."""
 
 
 def source(name: str) -> str:
@@ -35,37 +57,71 @@ def source(name: str) -> str:
     return files("pie_runner.bench").joinpath("guests", name).read_text()
 
 
-def tiny(engine: WasmEngine) -> Guest:
+def tiny(engine: WasmEngine, _folder: Path) -> Guest:
     """WebAssembly written by hand: no language runtime at all."""
     program = Program(engine, Component(engine.raw, source("tiny.wat")), offered_world())
-    return Guest("tiny", program, lambda calls, waits: f"n{calls}" if calls else f"w{waits}")
+
+    def letter(work: Work | Sampling) -> str:
+        if not isinstance(work, Work):
+            raise TypeError("the tiny guest draws no tokens")
+        return f"n{work.calls}" if work.calls else f"w{work.waits}"
+
+    return Guest("tiny", program, letter)
 
 
-def python(engine: WasmEngine) -> Guest:
+def python(file: str) -> Maker:
     """Source run by the prepared component, as `pie run FILE.py` does.
 
-    Raises:
-        Unavailable: that component has not been prepared.
+    The maker raises Unavailable when that component has not been prepared.
     """
-    home = pie_home()
-    wasm = find_python_runtime("", home)
-    if wasm is None:
-        raise Unavailable("the component that runs Python source is not prepared: run `pie runtime prepare`")
-    cache = CodeCache(home / "code", engine.settings)
-    path: Path = compile_here(wasm, cache, engine.settings)
-    program = Program.load(engine, path, cache, offered_world())
-    text = source("calls.py")
 
-    def envelope(calls: int, waits: int) -> str:
-        return json.dumps({"source": text, "filename": "calls.py", "input": {"calls": calls, "waits": waits}})
+    def make(engine: WasmEngine, _folder: Path) -> Guest:
+        home = pie_home()
+        wasm = find_python_runtime("", home)
+        if wasm is None:
+            raise Unavailable("the component that runs Python source is not prepared: run `pie runtime prepare`")
+        text = source(file)
 
-    return Guest("python", program, envelope)
+        def envelope(work: Work | Sampling) -> str:
+            return json.dumps({"source": text, "filename": file, "input": asdict(work)})
+
+        return Guest(file, _compiled(engine, wasm, home / "code"), envelope)
+
+    return make
 
 
-GUESTS: dict[str, Callable[[WasmEngine], Guest]] = {"tiny": tiny, "python": python}
+def built(name: str) -> Maker:
+    """A component that the bakery makes of a folder of sources.
+
+    The maker raises Unsupported when the toolchain is missing.
+    """
+
+    def make(engine: WasmEngine, folder: Path) -> Guest:
+        program = _compiled(engine, component(name, folder), folder / "code")
+        return Guest(name, program, lambda work: json.dumps(asdict(work)))
+
+    return make
+
+
+def _compiled(engine: WasmEngine, wasm: Path, code: Path) -> Program:
+    """Compiled by another process: the memory that it takes would be in this one's figures."""
+    cache = CodeCache(code, engine.settings)
+    path = asyncio.run(Compiler(cache).compile(wasm))
+    return Program.load(engine, path, cache, offered_world())
+
+
+GUESTS: dict[str, Maker] = {"tiny": tiny, "quickjs": built("quickjs"), "python": python("calls.py")}
+"""The plain ones."""
+
+SAMPLERS: dict[str, Maker] = {
+    "tiny": built("sampler-rust"),
+    "quickjs": built("sampler-quickjs"),
+    "python": python("sampler.py"),
+}
+"""The sampling ones."""
 
 PROGRAMS: dict[str, Callable[[], bytes]] = {
     "tiny": lambda: bytes(wat2wasm(source("tiny.wat"))),
     "python": lambda: source("calls.py").encode(),
 }
-"""The guests as their authors would upload them."""
+"""Guests as their authors would upload them, for whom a whole stack launches them."""

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import itertools
 import os
+import tempfile
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from pathlib import Path
 
-from pie_wire.errors import InternalError, PieError, Terminated
+from pie_wire.errors import InternalError, PeerLost, PieError, Terminated
 from pie_wire.hub import Hub, Scope
 from pie_wire.messages.common import ProgramRef
 from pie_wire.messages.link import Identity
 from pie_wire.messages.runner import Start
 from pie_wire.tenants import TenantLimits, TenantTable
 
-from pie_runner.bench.programs import GUESTS, Guest
+from pie_runner.bench.programs import GUESTS, Guest, Maker, Sampling, Work
 from pie_runner.children import Children
 from pie_runner.engines import Engines
 from pie_runner.facilities import Facilities
@@ -60,14 +62,14 @@ class Echo(Waitable):
 class Life:
     """One program of the benchmark, with the waitable (number 1) that it waits for."""
 
-    def __init__(self, stand: Stand, guest: Guest, number: int, calls: int, waits: int) -> None:
+    def __init__(self, stand: Stand, guest: Guest, number: int, work: Work | Sampling) -> None:
         ref = ProgramRef(guest.name, "", "component", "0" * 64)
         start = Start(f"bench-{number}", ref, "null")
         self.process = Process(start, Scope(), stand.facilities, stand, os.urandom(16))
         self.echo = Echo(self.process, number)
         self.ended: Outcome | None = None
         self.process.running()
-        text = guest.text(calls, waits)
+        text = guest.text(work)
         self.fiber = stand.driver.spawn(guest.program, text, data=self.process, on_exit=self._exit)
 
     @property
@@ -83,7 +85,9 @@ class Life:
 class Stand:
     """Drives programs as the service does. Its processes' events go nowhere."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
+        """`folder` keeps the components of guests that have to be built."""
+        self._folder = folder
         hub = Hub(Identity("runner", "bench", 1), time.monotonic)
         self.hub = hub
         self.wasm = WasmEngine()
@@ -92,7 +96,7 @@ class Stand:
         self.facilities = Facilities(
             name="bench",
             hub=hub,
-            engines=Engines(hub, _NoDialer(), _no_offload),
+            engines=Engines(hub, _Ports(hub), _at_once),
             children=Children(hub, lambda: None, lambda: ""),
             post=Post(hub, timers),
             timers=timers,
@@ -106,17 +110,21 @@ class Stand:
             outside=OutsideFacilities(Aside(_nothing), HttpShared(HttpSettings())),
         )
         self._numbers = itertools.count(1)
-        self._guests: dict[str, Guest] = {}
+        self._guests: dict[Maker, Guest] = {}
 
     def guest(self, name: str) -> Guest:
-        """A guest by its name, compiled once."""
-        if name not in self._guests:
-            self._guests[name] = GUESTS[name](self.wasm)
-        return self._guests[name]
+        """A plain guest by its name, compiled once. Raises Unsupported without its toolchain."""
+        return self.made(GUESTS[name])
 
-    def launch(self, guest: Guest, *, calls: int = 0, waits: int = 0) -> Life:
-        """A program that makes these calls; it runs at the next `drive`."""
-        return Life(self, guest, next(self._numbers), calls, waits)
+    def made(self, maker: Maker) -> Guest:
+        """The guest of this maker, compiled once."""
+        if maker not in self._guests:
+            self._guests[maker] = maker(self.wasm, self._folder)
+        return self._guests[maker]
+
+    def launch(self, guest: Guest, work: Work | Sampling) -> Life:
+        """A program that does this; it runs at the next `drive`."""
+        return Life(self, guest, next(self._numbers), work)
 
     def drive(self) -> None:
         """Run until every program is parked or has ended."""
@@ -145,12 +153,26 @@ class Stand:
         """Nor is an end."""
 
 
-class _NoDialer:
+class _Ports:
+    """Opens ports that no socket is behind: a LocalEngine moves what passes through them."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+
     def dial(self, port: str, endpoint: str) -> None:
-        raise InternalError(f"the stand has no engine: {port} cannot be dialled")
+        self._hub.dial(port)
 
     def hang_up(self, port: str) -> None:
-        raise InternalError(f"the stand has no engine: there is no {port}")
+        self._hub.hang_up(port, PeerLost("the engine is no longer listed"))
+
+
+def _at_once(work: Callable[[], object], then: Callable[[object, Exception | None], None]) -> None:
+    try:
+        result = work()
+    except PieError as exc:
+        then(None, exc)
+    else:
+        then(result, None)
 
 
 def _no_offload(work: Callable[[], object], then: Callable[[object, Exception | None], None]) -> None:
@@ -158,13 +180,14 @@ def _no_offload(work: Callable[[], object], then: Callable[[object, Exception | 
 
 
 @contextmanager
-def stand() -> Generator[Stand]:
-    """A stand that is cleared away afterwards."""
-    made = Stand()
-    try:
-        yield made
-    finally:
-        made.close()
+def stand(folder: Path | None = None) -> Generator[Stand]:
+    """A stand that is cleared away afterwards. Guests that have to be built are kept in `folder`, and found there."""
+    with tempfile.TemporaryDirectory(prefix="pie-bench-") as scratch:
+        made = Stand(folder or Path(scratch))
+        try:
+            yield made
+        finally:
+            made.close()
 
 
 def must_end_well(life: Life) -> None:
