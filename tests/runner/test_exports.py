@@ -194,6 +194,27 @@ def test_a_snapshot_replaced_while_it_is_opened_is_read_again(world):
     assert json.loads(world.outcome(opening, pid="opens", text='"take"').text)[0] == LONG
 
 
+def test_what_take_deletes_is_what_the_program_gets(world):
+    async def takes(api, text):
+        model, context = await make(api)
+        await api.call("context", "[method]context.save", context, "mine")
+        taken = await api.call("context", "[static]context.take", model, "mine")
+        return json.dumps(list(await api.call("context", "[method]context.tokens", taken)))
+
+    real = world.kvstore._get
+
+    def replaced(incoming):
+        if incoming.message.take:
+            key = "local", "mine"
+            world.snapshots[key] = msgspec.structs.replace(world.snapshots[key], tokens=[1, 2, 3])
+        return real(incoming)
+
+    world.kvstore.hub.on(GetSnapshot, replaced)
+
+    assert json.loads(world.outcome(takes).text) == [1, 2, 3]
+    assert not world.snapshots
+
+
 @pytest.mark.parametrize("stage", ["export", "sealing", "upload"])
 def test_a_kill_while_a_snapshot_is_saved_frees_everything(world, stage):
     async def program(api, text):

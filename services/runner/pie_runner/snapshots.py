@@ -207,8 +207,24 @@ class _Opening:
 
         question = GetSnapshot(self._name, take=True, data=snapshot.data)
         otherwise: dict[type[PieError], Callable[[], None]] = {NotFound: gone, Conflict: replaced}
-        taken = Ok(context)
-        request(self._fiber, self._pending, question, lambda _: self._pending.resolve(taken), otherwise, failed=failed)
+
+        def taken(answer: Answer[SnapshotRow]) -> None:
+            there = answer.value().snapshot
+            if (there.model, there.tokens) == (snapshot.model, snapshot.tokens):
+                self._pending.resolve(Ok(context))
+                return
+            # It was replaced meanwhile by one that its tokens tell as well: that one is gone from the store now.
+            context.close()
+            try:
+                _check_model(there, self._model)
+            except PieError as exc:
+                self._pending.fail(exc)
+                return
+            again = self._plain(there)
+            if again is not None:
+                self._pending.resolve(Ok(again))
+
+        request(self._fiber, self._pending, question, taken, otherwise, failed=failed)
 
 
 def _check_model(snapshot: Snapshot, model: Model) -> None:
