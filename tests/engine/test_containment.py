@@ -265,6 +265,27 @@ def test_a_bug_anywhere_ends_one_context(stories, late):
     assert len(tell_with_faults(stories, lambda calls: [Fault(at, late) for at in range(1 + late, calls + 1, 2)])) > 40
 
 
+def test_what_a_struck_context_had_in_the_tier_is_given_up_once(benches, monkeypatch):
+    bench = benches(pages=16, swap_pages=6)
+    first, second = bench.create(list(range(1, 23))), bench.create(list(range(31, 53)))
+    bench.send(wire.Flush(second, 0), wire.Flush(first, 0), wire.Suspend(first, 0))
+    bench.settle()
+    assert bench.core.stats()["swap_owned"] == 6
+
+    def strike(*_: object) -> None:
+        raise BugError
+
+    with monkeypatch.context() as patch, capture_logs():
+        patch.setattr(Ends, "free", strike)
+        bench.send(wire.Drop(first))
+        bench.core.apply()
+    assert bench.core.stats()["swap_owned"] == 0
+    bench.send(wire.Suspend(second, 0))
+    bench.settle()
+    away = [context for context in bench.core._eviction._away if context.swapped is not None]
+    assert [context.id for context in away] == [second]
+
+
 def test_a_runner_that_cannot_be_told_anything_is_given_up(bench, monkeypatch):
     other = bench.add_runner("r1")
     bench.send(wire.Create(1, "p", "local", Account()), wire.Append(1, 0, [1, 2, 3]), runner=other)

@@ -70,6 +70,8 @@ class ContextTable:
         """Whatever state the context is in, it is no more, and its id is that of `other`. Counts of accounts and
         adapters are left as they are (see `Books.recount`)."""
         context.gone = True
+        # Its slots are others' from now on: whoever still knows it must not give them up again.
+        context.swapped = None
         context.link.prefetches.pop(context, None)
         context.link.contexts.pop(context.id, None)
         self.contexts.pop(context, None)
