@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 from pie_cli.main import pie
+from pie_cli.stream import TextPrinter
 from pie_wire.errors import OutOfMemory
+from pie_wire.messages.common import Event
 from pie_zmq.testing import FakePie, FakeProgram, FakeRun
 
 Invoke = Callable[..., Result]
@@ -99,6 +101,12 @@ def test_an_error_is_shown_with_its_code(invoke: Invoke):
 
     assert (result.exit_code, result.stdout) == (1, "half\n")
     assert "error: the pool is too small (out_of_memory)" in result.stderr
+
+
+def test_what_a_launch_waits_for_is_told_beside_its_output(capsys: pytest.CaptureFixture[str]):
+    TextPrinter().show(Event(1, "progress", "compiling chat@1.2.0"))
+
+    assert capsys.readouterr() == ("", "[compiling chat@1.2.0]\n")
 
 
 def test_json_events(invoke: Invoke):

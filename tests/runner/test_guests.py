@@ -62,7 +62,8 @@ def wasm(bare_world: World, driver: Driver, tmp_path: Path, monkeypatch: pytest.
     world.host = world.runner.host = Programs(
         driver,
         CodeCache(pie_home() / "code", driver.host.engine.settings),
-        world._offload,
+        look_up=world._offload,
+        compiling=world._offload,
         runtime=lambda: find_python_runtime("", pie_home()),
         artifact_path=cache.path,
         limits=Limits(memory_bytes=256 << 20),

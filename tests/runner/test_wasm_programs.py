@@ -73,7 +73,8 @@ def wasm(world: World, driver: Driver, runtime: Path, tmp_path: Path) -> World:
     world.host = world.runner.host = Programs(
         driver,
         CodeCache(pie_home() / "code", driver.host.engine.settings),
-        world._offload,
+        look_up=world._offload,
+        compiling=world._offload,
         runtime=lambda: runtime,
         artifact_path=cache.path,
         limits=Limits(memory_bytes=256 << 20),
@@ -98,7 +99,7 @@ def test_output_and_failures_name_the_authors_file_and_line(wasm):
     source = "import sys\nprint('out')\nprint('err', file=sys.stderr)\ndef main():\n    return 1 / 0\n"
     last = wasm.outcome(source, filename="mine.py")
 
-    assert [(e.kind, e.text) for e in wasm.log()[1:-1]] == [("stdout", "out\n"), ("stderr", "err\n")]
+    assert [(e.kind, e.text) for e in wasm.log()[-3:-1]] == [("stdout", "out\n"), ("stderr", "err\n")]
     assert last.error.code == "program_error"
     assert 'File "mine.py", line 5' in last.error.message
     assert "ZeroDivisionError" in last.error.message
@@ -234,6 +235,46 @@ def test_a_component_is_compiled_and_run(wasm, runtime):
     wasm.run(wasm.ended)
 
     assert wasm.log()[-1].text == "42"
+
+
+TINY = """(component (core module $m
+  (memory (export "memory") 1) (global $top (mut i32) (i32.const 1024))
+  (func (export "realloc") (param i32 i32 i32 i32) (result i32)
+    (global.set $top (i32.add (global.get $top) (local.get 3))) (i32.sub (global.get $top) (local.get 3)))
+  (func (export "run") (param i32 i32) (result i32)
+    (i32.store (i32.const 4) (i32.const 16)) (i32.store (i32.const 8) (i32.const 1))
+    (i32.store8 (i32.const 16) (i32.const 49)) (i32.const 0)))
+  (core instance $i (instantiate $m))
+  (alias core export $i "memory" (core memory $memory))
+  (alias core export $i "realloc" (core func $realloc))
+  (alias core export $i "run" (core func $run))
+  (func (export "run") (param "input" string) (result (result string (error string)))
+    (canon lift (core func $run) (memory $memory) (realloc $realloc))))"""
+
+
+def test_who_waits_for_a_compilation_is_told(wasm, tmp_path):
+    """Once, also one who comes while it goes on; with the code kept there is nothing to tell. Others do not wait."""
+    compilations = []
+    wasm.host._compiling = lambda work, then: compilations.append((work, then))
+    wasm.host._code = CodeCache(tmp_path / "code", wasm.host.driver.host.engine.settings)
+    ref = wasm.store("tiny", TINY.encode(), "component")
+    for pid in ("p1", "p2", "p3"):
+        wasm.send_start(Start(pid, ref, "{}"))
+        wasm.run(lambda pid=pid: [(e.kind, e.text) for e in wasm.log(pid)] == [("progress", "compiling tiny@0.1.0")])
+    wasm.push(Kill("p3", "by the test"))
+    wasm.run(lambda: wasm.ended("p3"))
+
+    [(work, then)] = compilations
+    then(work(), None)
+    wasm.run(lambda: wasm.ended("p1") and wasm.ended("p2"))
+    wasm.host._loaded.clear()
+    wasm.send_start(Start("p4", ref, "{}"))
+    wasm.run(lambda: wasm.ended("p4"))
+
+    kinds = {pid: [event.kind for event in wasm.log(pid)] for pid in ("p1", "p2", "p3", "p4")}
+    told = ["progress", "started", "return"]
+    assert kinds == {"p1": told, "p2": told, "p3": ["progress", "error"], "p4": ["started", "return"]}
+    assert len(compilations) == 1
 
 
 def test_what_is_no_program_is_refused(wasm):

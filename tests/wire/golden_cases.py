@@ -97,6 +97,7 @@ EVENTS = [
     common.Event(4, "gap", "12"),
     common.Event(5, "file", '{"name":"notes.txt","size":5,"offset":2}', b"llo"),
     common.Event(6, "error", error=ErrorInfo("trapped", "wasm trap: unreachable", scope="process")),
+    common.Event(7, "progress", "compiling chat@1.2.0"),
 ]
 SAMPLER = engine.SamplerSpec(0.75, 0.95, 40)
 MASKED = engine.SamplerSpec(mask=b"\x07\x00\x00\x80", min_tokens=4)

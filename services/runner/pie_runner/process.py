@@ -123,6 +123,11 @@ class Process:
             facts = Started(self.title, self.facilities.name, self.draws.key.hex())
             self._write("started", msgspec.json.encode(facts).decode())
 
+    def tell_progress(self, text: str) -> None:
+        """Tell the client what its launch waits for."""
+        if self.state == "starting":
+            self._write("progress", text)
+
     def exited(self, outcome: Outcome) -> None:
         """The program ended by itself."""
         if type(outcome) is ProgramError and not outcome.cause:

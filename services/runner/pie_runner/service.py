@@ -56,7 +56,8 @@ class RunnerService:
         self._hub = Hub(identity("runner", config.name), self._clock)
         self._transport = Transport(self._hub)
         self._workers = Workers(1, self._transport.wake, "work")
-        self._preparers = Workers(1, self._transport.wake, "prepare")
+        self._look_ups = Workers(1, self._transport.wake, "look-up")
+        self._compilations = Workers(1, self._transport.wake, "compile")
         self._grammar_work = Workers(1, self._transport.wake, "grammars")
         self._grammars = GrammarCompiler(self._grammar_work)
         self._aside = Aside(self._transport.wake)
@@ -68,7 +69,8 @@ class RunnerService:
         self._programs = WasmPrograms(
             self._driver,
             CodeCache(home / "code", self._wasm.settings, config.code_bytes),
-            self._preparers,
+            look_up=self._look_ups,
+            compiling=self._compilations,
             runtime=lambda: find_python_runtime(config.python_runtime, home),
             artifact_path=artifacts.path,
             limits=Limits(memory_bytes=config.memory, cpu_seconds=config.cpu_seconds),
@@ -122,7 +124,8 @@ class RunnerService:
         self._transport.poll(0.0 if self._driver.has_work else self._wait())
         began = self._clock()
         self._workers.drain()
-        self._preparers.drain()
+        self._look_ups.drain()
+        self._compilations.drain()
         self._grammar_work.drain()
         self._aside.drain()
         self._disk.drain()
@@ -138,7 +141,8 @@ class RunnerService:
         self._driver.host.close()
         self._transport.close(PeerLost(f"runner {self._hub.identity.name} is shutting down"))
         self._workers.close()
-        self._preparers.close()
+        self._look_ups.close()
+        self._compilations.close()
         self._grammar_work.close()
         self._grammars.close()
         self._aside.close()

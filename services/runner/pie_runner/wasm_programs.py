@@ -18,7 +18,7 @@ from pie_wire.messages.common import EventKind, ProgramRef
 from pie_runner.engines import Offload
 from pie_runner.process import Process
 from pie_runner.programs import Outcome
-from pie_runner.wasm.cache import CodeCache
+from pie_runner.wasm.cache import CodeCache, sha256_of
 from pie_runner.wasm.compiler import Compiler
 from pie_runner.wasm.driver import Driver
 from pie_runner.wasm.fiber import Fiber, Limits
@@ -54,6 +54,32 @@ class Launch:
             self.owner.driver.kill(self.fiber, reason)
 
 
+@dataclass(eq=False)
+class Preparation:
+    """A program that is not in memory yet, and who waits for it."""
+
+    wasm: Path
+    launches: list[Launch]
+    compiles: bool = False
+
+    def add(self, launch: Launch) -> None:
+        self.launches.append(launch)
+        if self.compiles:
+            self._say(launch)
+
+    def compiling(self) -> None:
+        """It has to be compiled first, which takes seconds: tell those who wait."""
+        self.compiles = True
+        for launch in self.launches:
+            self._say(launch)
+
+    @staticmethod
+    def _say(launch: Launch) -> None:
+        process = launch.process
+        what = "the runtime of Python programs" if process.ref.kind == "python" else process.title
+        process.tell_progress(f"compiling {what}")
+
+
 class WasmPrograms:
     """The real ProgramHost."""
 
@@ -61,21 +87,24 @@ class WasmPrograms:
         self,
         driver: Driver,
         code: CodeCache,
-        prepare: Offload,
         *,
+        look_up: Offload,
+        compiling: Offload,
         runtime: Callable[[], Path | None],
         artifact_path: Callable[[str], Path],
         limits: Limits,
     ) -> None:
-        """`runtime` finds the generic Python component; `prepare` runs compilations, apart from other work."""
+        """`runtime` finds the generic Python component. `look_up` runs what takes milliseconds, `compiling` what takes
+        seconds: programs that are compiled already do not wait for those that are not."""
         self.driver = driver
         self._code = code
-        self._prepare = prepare
+        self._look_up = look_up
+        self._compiling = compiling
         self._runtime = runtime
         self._artifact_path = artifact_path
         self._limits = limits
         self._loaded: OrderedDict[str, Program] = OrderedDict()
-        self._waiting: dict[str, list[Launch]] = {}
+        self._preparing: dict[str, Preparation] = {}
 
     def start(
         self,
@@ -95,12 +124,10 @@ class WasmPrograms:
         if program is not None:
             self._loaded.move_to_end(key)
             self._spawn(launch, program)
-        elif key in self._waiting:
-            self._waiting[key].append(launch)
+        elif key in self._preparing:
+            self._preparing[key].add(launch)
         else:
-            wasm = self._find(ref)
-            self._waiting[key] = [launch]
-            self._prepare(lambda: self._load(wasm), partial(self._prepared, key))
+            self._prepare(key, Preparation(self._find(ref), [launch]))
         return launch
 
     def warm_up(self) -> None:
@@ -108,9 +135,8 @@ class WasmPrograms:
         wasm = self._runtime()
         if wasm is None:
             log.warning("the component that runs Python source is not prepared: run `python -m pie_bakery runtime`")
-        elif PYTHON not in self._waiting:
-            self._waiting[PYTHON] = []
-            self._prepare(lambda: self._load(wasm), partial(self._prepared, PYTHON))
+        elif PYTHON not in self._preparing:
+            self._prepare(PYTHON, Preparation(wasm, []))
 
     @property
     def python_ready(self) -> bool:
@@ -127,13 +153,32 @@ class WasmPrograms:
             )
         return wasm
 
-    def _load(self, wasm: Path) -> Program:
+    def _prepare(self, key: str, preparation: Preparation) -> None:
+        self._preparing[key] = preparation
+        self._look_up(lambda: self._load(preparation.wasm), partial(self._looked_up, key))
+
+    def _load(self, wasm: Path) -> Program | None:
+        """On a worker thread: what is compiled already."""
+        compiled = self._code.find(sha256_of(wasm))
+        return None if compiled is None else self._loaded_from(compiled)
+
+    def _compile(self, wasm: Path) -> Program:
         """On a worker thread."""
-        compiled = asyncio.run(_compile(self._code, wasm))
+        return self._loaded_from(asyncio.run(_compiled(self._code, wasm)))
+
+    def _loaded_from(self, compiled: Path) -> Program:
         return Program.load(self.driver.host.engine, compiled, self._code, offered_world())
 
+    def _looked_up(self, key: str, result: object, error: Exception | None) -> None:
+        if result is not None or error is not None:
+            self._prepared(key, result, error)
+            return
+        preparation = self._preparing[key]
+        preparation.compiling()
+        self._compiling(lambda: self._compile(preparation.wasm), partial(self._prepared, key))
+
     def _prepared(self, key: str, result: object, error: Exception | None) -> None:
-        waiting = self._waiting.pop(key, [])
+        waiting = self._preparing.pop(key).launches
         if isinstance(result, Program):
             self._loaded[key] = result
             while len(self._loaded) > MAX_LOADED:
@@ -160,7 +205,7 @@ class WasmPrograms:
         )
 
 
-async def _compile(cache: CodeCache, wasm: Path) -> Path:
+async def _compiled(cache: CodeCache, wasm: Path) -> Path:
     return await Compiler(cache).compile(wasm)
 
 

@@ -50,6 +50,10 @@ class Attack:
         self.world.run(lambda: self.world.ended(pid), limit=600.0)
         return self.end(pid)
 
+    def said(self, pid: str, text: str) -> bool:
+        """The program has sent that, or (`started`) made its first step."""
+        return any(event.kind == text or event.text == text for event in self.world.log(pid))
+
     def end(self, pid: str) -> str:
         last = self.world.log(pid)[-1]
         return last.kind if last.error is None else last.error.code
@@ -66,7 +70,8 @@ def with_programs(world: World, driver: Driver, folder: Path, limits: Limits) ->
     world.host = world.runner.host = Programs(
         driver,
         CodeCache(pie_home() / "code", driver.host.engine.settings),
-        world._offload,
+        look_up=world._offload,
+        compiling=world._offload,
         runtime=lambda: find_python_runtime("", pie_home()),
         artifact_path=cache.path,
         limits=limits,

@@ -55,7 +55,7 @@ def test_it_loses_and_is_told_and_others_are_served(attack: Attack, store: Store
     world = attack.world
     deaf = [attack.launch(DEAF, kind="python") for _ in range(2)]
     listener = attack.launch(LISTENER, kind="python")
-    world.run(lambda: all(len(world.log(pid)) == 2 for pid in (*deaf, listener)))
+    world.run(lambda: all(attack.said(pid, "listening") for pid in (*deaf, listener)))
     unread = [s for told in world.runner.post._listening.values() for s in told]
 
     speaker = attack.launch(SPEAKER, json.dumps({"size": size, "count": COUNT}), "python")

@@ -105,12 +105,12 @@ def test_a_kill_frees_everything_in_time(attack: Attack, silent: int, held: str,
     source = SOURCE.replace("{body}", body).encode()
     rights = Capabilities(RIGHTS, RIGHTS)
     pid = attack.launch(source, f'{{"port": {silent}}}', "python", capabilities=rights, mcp=["house"])
-    world.run(lambda: len(world.log(pid)) == 1)
+    world.run(lambda: attack.said(pid, "started"))
     world.run(0.1)
     process = world.runner.processes[pid]
     hold(attack, held)
     world.deliver(Deliver(pid, text="go"))
-    world.run(lambda: len(world.log(pid)) == 2)
+    world.run(lambda: attack.said(pid, "here"))
     world.run(0.2)
     assert not world.ended(pid), world.log(pid)[-1]
     began, worked = world.wires.now, time.thread_time()

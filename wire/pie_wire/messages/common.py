@@ -25,8 +25,9 @@ class Event(msgspec.Struct, frozen=True, array_like=True):
     """One numbered event of a process. Numbers are dense from 1 over all kinds; the last is `return` or `error`.
 
     `text` carries message, stdout, stderr, progress and the JSON of `return`; `data` carries `binary`;
-    `error` belongs to kind `error`; `gap` has in `text` the number of events dropped. A `file` is one event or several,
-    each with a FilePart as JSON in `text` and the bytes of that part in `data`; it has arrived when its last byte has.
+    `error` belongs to kind `error`; `gap` has in `text` the number of events dropped. `progress` says, before
+    `started`, what takes the launch so long. A `file` is one event or several, each with a FilePart as JSON in `text`
+    and the bytes of that part in `data`; it has arrived when its last byte has.
     """
 
     seq: int
