@@ -204,7 +204,7 @@ def test_stream_gives_what_lockstep_gives(bench, grammars, case):
                 forks[stream.contexts] = consumed
                 stream.send(wire.Fork(stream.contexts, context, 0, len(case.prompt) + consumed, "p"))
             case "save":
-                saves[stream.send(wire.Export(context, 0))] = consumed
+                saves[stream.send(wire.Export(context, 0, length=len(case.prompt) + consumed))] = consumed
             case _:
                 stream.send((wire.PauseRun if action == "pause" else wire.ResumeRun)(context, run))
         got = stream.runner.tokens.get(run, [])

@@ -54,6 +54,31 @@ def test_a_context_comes_back_without_being_computed(benches, length):
     assert there.owned() == 0
 
 
+def test_an_export_that_waits_has_what_the_program_had_when_it_asked(benches):
+    here, there = benches(), benches()
+    context = here.create(TOKENS[:5])
+    run = here.open_run(context, 12)
+    here.settle()
+    known = len(TOKENS[:5])
+    here.send(wire.Export(context, 0, length=known))
+    number = here.send(wire.Export(context, 0, length=known))
+    here.send(wire.Consume(context, run, 4))
+    here.settle()
+
+    brought, _ = bring_in(there, here.runner.exports[number])
+    there.settle()
+
+    assert ask(there, brought) == ask(there, there.create(TOKENS[:5]))
+
+
+def test_an_export_of_more_than_there_is_is_refused(benches):
+    here = benches()
+    number = here.send(wire.Export(here.create(TOKENS[:5]), 0, length=6))
+    here.settle()
+
+    assert here.runner.failed[number].code == "bad_field"
+
+
 def test_an_impure_context_comes_back_as_it_was(benches):
     here, there = benches(), benches()
     context = here.create(TOKENS[:10])

@@ -118,6 +118,7 @@ OPS: list[engine.Op] = [
     engine.Prefetch(PID, "acme", ACCOUNT, [1, 2, 49151]),
     engine.Export(17, 1),
     engine.Export(17, 1, True),
+    engine.Export(17, 1, True, 12),
     engine.Import(19, PID, "acme", ACCOUNT, 0, 2),
     engine.Flush(17, 1),
     engine.OpenRun(17, 1, 5, SAMPLER, 18446744073709551615, [2, 0], 64, 32),

@@ -221,7 +221,7 @@ class Context:
             then(None, error)
             return lambda: None
         exports = self.session.exports
-        number = self.session.submit(ops.Export(self.id, self.generation, bare))
+        number = self.session.submit(ops.Export(self.id, self.generation, bare, len(self.tokens)))
         exports[number] = Collector(then)
         return lambda: exports.pop(number, None) and None
 

@@ -177,11 +177,14 @@ class Prefetch(msgspec.Struct, frozen=True, array_like=True, tag="prefetch"):
 
 class Export(msgspec.Struct, frozen=True, array_like=True, tag="export"):
     """The context as bytes, up to what the program has of it: tokens, positions, masks, adapters and KV, for an engine
-    with the same model. A run goes on. Answered by `exports`. `bare`: without KV, unless the context is impure."""
+    with the same model. A run goes on. Answered by `exports`. `bare`: without KV, unless the context is impure.
+    `length`: the first so many tokens, for a program that reads on from a run while its export waits. Without it, all
+    that the program has when the export's turn comes."""
 
     context: int
     generation: int
     bare: bool = False
+    length: int | None = None
 
 
 class ExportHeader(msgspec.Struct, frozen=True):

@@ -250,7 +250,7 @@ class Operations:
             case wire.Suspend():
                 self._wishes.suspend(context, number)
             case wire.Export():
-                self.works.begin(self._transfers.export(context, number, bare=op.bare))
+                self.works.begin(self._transfers.export(context, number, bare=op.bare, length=op.length))
             case wire.Flush():
                 self.works.begin(Flush(number, context, self._table.arrival()))
             case wire.Forward():

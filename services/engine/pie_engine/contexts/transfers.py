@@ -8,7 +8,7 @@ from pie_wire.errors import BadField, OutOfMemory, TooLarge
 from pie_wire.messages.engine import AdapterUse
 
 from pie_engine.adapters.table import AdapterTable
-from pie_engine.contexts.checks import check_tokens
+from pie_engine.contexts.checks import check_head, check_tokens
 from pie_engine.contexts.context import Context
 from pie_engine.contexts.context_table import ContextTable
 from pie_engine.contexts.export_format import MAGIC, MAX_BYTES, VERSION, Header, pack, unpack
@@ -39,10 +39,13 @@ class Transfers:
         self._fingerprint = fingerprint
         self._dtype = dtype
 
-    def export(self, context: Context, number: int, *, bare: bool) -> Export:
-        """The work of exporting what the program has of the context. `bare`: without KV where it can be computed again.
-        Raises TooLarge."""
-        length = context.guest_length
+    def export(self, context: Context, number: int, *, bare: bool, length: int | None = None) -> Export:
+        """The work of exporting the first `length` tokens, or all that the program has of the context. `bare`: without
+        KV where it can be computed again. Raises TooLarge, and BadField for more tokens than there are."""
+        if length is None:
+            length = context.guest_length
+        else:
+            check_head(context, length)
         kv = 0 if bare and not context.impure else max(0, length - 1)
         size = self._cache.pages_for(kv) * self._limits.page_bytes
         if size > MAX_BYTES:
