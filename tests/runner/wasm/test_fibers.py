@@ -194,6 +194,37 @@ def test_a_resource_that_came_as_the_fiber_was_killed_is_closed(tiny: Tiny, wrap
     assert not tiny.things
 
 
+def test_a_bug_in_one_fibers_end_is_not_the_end_of_others(tiny: Tiny):
+    ends: list[Outcome] = []
+
+    def on_exit(_: Fiber, outcome: Outcome) -> None:
+        ends.append(outcome)
+        if len(ends) == 1:
+            raise RuntimeError("a bug")
+
+    tiny.driver.spawn(tiny.program, "thing", data=None, on_exit=on_exit)
+    other = tiny.spawn("wait")
+    while tiny.driver.has_work:
+        tiny.driver.run_ready()
+    tiny.waiting[0].resolve(7)
+    tiny.driver.run_ready()
+
+    assert [type(end) for end in ends[1:]] == [InternalError]
+    assert tiny.outcomes[other] == "wait"
+
+
+def test_a_wait_that_cannot_be_forgotten_frees_the_fiber_nonetheless(tiny: Tiny):
+    fiber = tiny.spawn("wait")
+    tiny.driver.run_ready()
+    tiny.waiting[0].on_abandon = lambda: 1 / 0
+
+    tiny.driver.kill(fiber, KILLED)
+
+    assert isinstance(tiny.outcomes[fiber], InternalError)
+    assert not tiny.driver.fibers
+    assert fiber.finished
+
+
 def test_late_answers_are_ignored(tiny: Tiny):
     fiber = tiny.spawn("wait")
     tiny.driver.run_ready()

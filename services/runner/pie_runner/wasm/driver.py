@@ -128,8 +128,12 @@ class Driver:
 
     def _finish(self, fiber: Fiber, outcome: Outcome) -> None:
         self.fibers.discard(fiber)
-        fiber.release()
-        fiber.on_exit(fiber, outcome)
+        try:
+            fiber.release()
+            fiber.on_exit(fiber, outcome)
+        except Exception as exc:  # a bug in one program's end must not be the end of all
+            log.exception("ending a fiber failed")
+            fiber.on_exit(fiber, to_error(exc))
 
     def close(self, reason: PieError) -> None:
         """Kill everything."""

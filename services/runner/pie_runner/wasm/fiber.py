@@ -191,10 +191,12 @@ class Fiber:
         parked, self.parked = self.parked, None
         if self._call is not None:
             self._call.delete()
-        if parked is not None:
-            parked.pending.abandon()
-        self._args.delete()
-        self._result.delete()
-        self.resources.close_all()
-        self._store.close()
-        ffi.forget(self._sinks)
+        try:
+            if parked is not None:
+                parked.pending.abandon()
+        finally:
+            self._args.delete()
+            self._result.delete()
+            self.resources.close_all()
+            self._store.close()
+            ffi.forget(self._sinks)
