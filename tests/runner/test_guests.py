@@ -97,7 +97,7 @@ def tour(world: World, artifact: bytes, kind: ProgramKind, pid: str = "p1") -> A
     assert log[-1].kind == "return", log[-1].error
     world.run(0.3)
     assert (world.engine.contexts, world.engine.pages_owned) == (0, 0)
-    heard = [(event.kind, event.text) for event in log[1:-1]]
+    heard = [(event.kind, event.text) for event in log[:-1] if event.kind not in ("progress", "started")]
     return msgspec.json.decode(log[-1].text), heard
 
 
