@@ -12,13 +12,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from pie_runner.grammars.checking import CheckingProcess
-from pie_runner.grammars.compiler import MAX_CACHED, MAX_WAITING, GrammarCompiler
+from pie_runner.grammars.compiler import CHECKER, MAX_CACHED, MAX_WAITING, GrammarCompiler
 from pie_runner.grammars.matcher import Grammar as Compiled
 from pie_runner.limits import MAX_MATCHERS, ProcessLimits, Usage
 from pie_runner.models import Model, load_model
 from pie_runner.testing import CallError
 from pie_wire.errors import BadRequest, LimitExceeded, Overloaded, PieError, TooLarge, Unavailable, Unsupported
+from pie_wire.grammar_check import CheckingProcess
 from pie_wire.messages.common import ModelFacts
 from pie_wire.messages.engine import Grammar
 from runner_programs import context_of, output_of, probe
@@ -27,7 +27,7 @@ from runner_world import VOCAB, World
 
 @pytest.fixture(scope="module")
 def checking():
-    made = CheckingProcess()
+    made = CheckingProcess(CHECKER)
     yield made
     made.close()
 
@@ -147,7 +147,7 @@ def test_what_is_no_grammar_says_why(model, checking, kind, text):
 
 
 def test_a_grammar_that_takes_too_long_is_stopped_and_the_next_one_works(model):
-    impatient = CheckingProcess(seconds=0.0)
+    impatient = CheckingProcess(CHECKER, seconds=0.0)
     impatient._seconds = -30.0
     try:
         with pytest.raises(TooLarge, match="simplify"):
@@ -286,7 +286,7 @@ def test_base64_of_a_mask_is_what_samplers_take(model, checking):
 
 
 def test_closing_ends_a_compilation_at_once(model):
-    closed = CheckingProcess()
+    closed = CheckingProcess(CHECKER)
     failures = []
 
     def ask() -> None:

@@ -11,11 +11,12 @@ import msgspec
 import structlog
 from llguidance import LLTokenizer
 from pie_wire.errors import PieError, Unsupported
+from pie_wire.grammar_check import Vocabulary
 from pie_wire.messages.common import ModelFacts
 
 from pie_runner.decoding.alphabet import Alphabet
 from pie_runner.decoding.derive import Formats, derive
-from pie_runner.grammars.vocabulary import Vocabulary
+from pie_runner.grammars.vocabulary import load
 from pie_runner.templates import ChatTemplate
 from pie_runner.tokenizers import Tokenizer
 
@@ -117,7 +118,7 @@ def load_model(facts: ModelFacts, files: Mapping[str, bytes]) -> Model:
 def _follower(vocabulary: Vocabulary) -> LLTokenizer | None:
     # Now, as this holds the interpreter: once programs run, it would stop all of them for as long.
     try:
-        return vocabulary.load()
+        return load(vocabulary)
     except ValueError as exc:
         log.warning("grammars cannot be followed with this tokenizer", reason=str(exc))
         return None

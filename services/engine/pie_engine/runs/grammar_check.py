@@ -1,47 +1,15 @@
-"""`python -m pie_engine.runs.grammar_check`: compiles grammars where it does no harm if that takes for ever or crashes.
-
-Reads frames from stdin and answers each on stdout: four bytes of length, little-endian, then JSON. The first frame is a
-`Vocabulary`, every other one a `Request`; the answer is a `Reply`. Ends with its input.
-"""
+"""`python -m pie_engine.runs.grammar_check`: compiles grammars where it does no harm if that takes for ever."""
 
 from __future__ import annotations
 
-import resource
-import sys
-import threading
-from typing import IO
+from collections.abc import Callable
 
-import msgspec
 import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from llguidance.gbnf_to_lark import GbnfToLarkError, gbnf_to_lark
 from numpy.typing import NDArray
-
-_MEMORY = 4 << 30
-_STACK = 4 << 20
-"""Less than a thread of the engine has, so that what passes here does not overflow there."""
-
-
-class Vocabulary(msgspec.Struct):
-    """A model's tokenizer: text of its tokenizer.json, number of logits, end tokens."""
-
-    tokenizer: str
-    size: int
-    eos: list[int]
-
-
-class Request(msgspec.Struct):
-    """A grammar as a program gives it."""
-
-    kind: str
-    text: str
-
-
-class Reply(msgspec.Struct):
-    """The grammar in llguidance's own form, or why it is none."""
-
-    grammar: str = ""
-    error: str = ""
+from pie_wire.grammar_check import Verdict, Vocabulary, serve_checks
+from pie_wire.messages.engine import Grammar
 
 
 def limits() -> LLParserLimits:
@@ -51,34 +19,32 @@ def limits() -> LLParserLimits:
 
 def load(vocabulary: Vocabulary) -> LLTokenizer:
     """Raises ValueError when llguidance cannot tell the bytes of its tokens."""
-    return LLTokenizer(vocabulary.tokenizer, n_vocab=vocabulary.size, eos_token=vocabulary.eos or None)
+    return LLTokenizer(vocabulary.tokenizer, n_vocab=vocabulary.size, eos_token=list(vocabulary.eos) or None)
 
 
-def translate(request: Request) -> str:
+def translate(source: Grammar) -> str:
     """To llguidance's form. Raises ValueError."""
-    match request.kind:
+    match source.kind:
         case "json-schema":
-            return LLMatcher.grammar_from_json_schema(request.text)
+            return LLMatcher.grammar_from_json_schema(source.text)
         case "regex":
-            return LLMatcher.grammar_from_regex(request.text)
+            return LLMatcher.grammar_from_regex(source.text)
         case "lark":
-            return LLMatcher.grammar_from_lark(request.text)
+            return LLMatcher.grammar_from_lark(source.text)
         case "ebnf":
-            return LLMatcher.grammar_from_lark(gbnf_to_lark(request.text))
-        case _:
-            raise ValueError(f"{request.kind!r} is no kind of grammar")
+            return LLMatcher.grammar_from_lark(gbnf_to_lark(source.text))
 
 
-def check(tokenizer: LLTokenizer, request: Request) -> Reply:
+def check(tokenizer: LLTokenizer, source: Grammar) -> Verdict:
     """Compile, and compute the first mask, which builds what the compiler has put off."""
     try:
-        grammar = translate(request)
+        grammar = translate(source)
     except (ValueError, GbnfToLarkError, RecursionError) as exc:
-        return Reply(error=str(exc))
+        return Verdict(error=str(exc) or type(exc).__name__)
     matcher = LLMatcher(tokenizer, grammar, limits=limits(), log_level=0)
     if not matcher.is_error():
         mask_of(matcher, tokenizer.vocab_size)
-    return Reply(error=matcher.get_error()) if matcher.is_error() else Reply(grammar=grammar)
+    return Verdict(error=matcher.get_error()) if matcher.is_error() else Verdict(grammar=grammar)
 
 
 def mask_of(matcher: LLMatcher, vocab: int) -> NDArray[np.uint32]:
@@ -90,39 +56,10 @@ def mask_of(matcher: LLMatcher, vocab: int) -> NDArray[np.uint32]:
     return mask
 
 
-def read_frame(stream: IO[bytes]) -> bytes | None:
-    """None at the end of the stream."""
-    head = stream.read(4)
-    if len(head) < 4:
-        return None
-    return stream.read(int.from_bytes(head, "little"))
-
-
-def write_frame(stream: IO[bytes], body: bytes) -> None:
-    """Four bytes of length, then the body."""
-    stream.write(len(body).to_bytes(4, "little") + body)
-    stream.flush()
-
-
-def main() -> None:
-    """Serve until stdin ends."""
-    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    threading.stack_size(_STACK)
-    thread = threading.Thread(target=_serve)
-    thread.start()
-    thread.join()
-
-
-def _serve() -> None:
-    first = read_frame(sys.stdin.buffer)
-    if first is None:
-        return
-    tokenizer = load(msgspec.json.decode(first, type=Vocabulary))
-    while (frame := read_frame(sys.stdin.buffer)) is not None:
-        reply = check(tokenizer, msgspec.json.decode(frame, type=Request))
-        write_frame(sys.stdout.buffer, msgspec.json.encode(reply))
+def _compiler(vocabulary: Vocabulary) -> Callable[[Grammar], Verdict]:
+    tokenizer = load(vocabulary)
+    return lambda source: check(tokenizer, source)
 
 
 if __name__ == "__main__":
-    main()
+    serve_checks(_compiler)

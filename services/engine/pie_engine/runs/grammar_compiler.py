@@ -8,33 +8,26 @@ what came through there is compiled here.
 from __future__ import annotations
 
 import contextlib
-import os
 import queue
-import selectors
-import subprocess
-import sys
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-import msgspec
 import structlog
 from llguidance import LLMatcher, LLTokenizer
 from pie_wire.errors import BadRequest, Overloaded, PieError, TooLarge, Unsupported, to_error
+from pie_wire.grammar_check import SECONDS, CheckingProcess, Vocabulary
 from pie_wire.messages import engine as wire
 
 from pie_engine.runs.grammar import Bits, Constraint
-from pie_engine.runs.grammar_check import Reply, Request, Vocabulary, limits, load, write_frame
+from pie_engine.runs.grammar_check import limits, load
 
 MAX_TEXT = 256 << 10
 _CACHED = 64
 _CACHED_TEXT = 4 << 20
 _QUEUE = 64
-_SECONDS = 5.0
-_START_SECONDS = 30.0
 _STACK = 16 << 20
 _MASK_THREADS = 2
 
@@ -45,8 +38,7 @@ log = structlog.get_logger("pie.engine")
 class Compilation:
     """A grammar on its way. `done` is set last, in another thread."""
 
-    kind: str
-    text: str
+    source: wire.Grammar
     done: threading.Event = field(default_factory=threading.Event)
     matcher: LLMatcher | None = None
     error: PieError | None = None
@@ -67,19 +59,18 @@ class GrammarCompiler:
         eos: Sequence[int],
         notify: Callable[[], None],
         *,
-        seconds: float = _SECONDS,
+        seconds: float = SECONDS,
     ) -> None:
         """`tokenizer` is the text of tokenizer.json; `notify` is called, in another thread, after each compilation.
         Nothing is started before the first grammar."""
         self.eos = frozenset(eos)
         self._vocabulary = Vocabulary(tokenizer.decode(), vocab, list(eos))
         self._notify = notify
-        self._seconds = seconds
         self._cache: OrderedDict[tuple[str, str], Compilation] = OrderedDict()
         self._queue: queue.Queue[Compilation | None] = queue.Queue(_QUEUE)
         self._thread: threading.Thread | None = None
         self._masks = ThreadPoolExecutor(_MASK_THREADS, "pie-masks")
-        self._child: subprocess.Popen[bytes] | None = None
+        self._checking = CheckingProcess("pie_engine.runs.grammar_check", seconds)
         self._tokenizer: LLTokenizer | None = None
 
     def compile(self, spec: wire.Grammar) -> Compilation:
@@ -92,7 +83,7 @@ class GrammarCompiler:
         if known is not None and not known.transient:
             self._cache.move_to_end(key)
             return known
-        new = Compilation(spec.kind, spec.text)
+        new = Compilation(spec)
         try:
             self._queue.put_nowait(new)
         except queue.Full:
@@ -118,7 +109,7 @@ class GrammarCompiler:
     @property
     def process(self) -> int | None:
         """The compiling process, if it has been started."""
-        return self._child.pid if self._child is not None else None
+        return self._checking.pid
 
     def close(self) -> None:
         """End thread and process; compilations under way are not finished."""
@@ -127,9 +118,7 @@ class GrammarCompiler:
                 self._queue.get_nowait()
         if self._thread is not None:
             self._queue.put(None)
-            child = self._child
-            if child is not None:
-                child.kill()
+            self._checking.close()
             self._thread.join()
         self._masks.shutdown(wait=False, cancel_futures=True)
 
@@ -147,91 +136,24 @@ class GrammarCompiler:
     def _serve(self) -> None:
         while (job := self._queue.get()) is not None:
             try:
-                job.matcher = self._compile(Request(job.kind, job.text))
+                job.matcher = self._compile(job.source)
             except PieError as exc:
                 job.error = exc
             except BaseException as exc:
                 # A panic of the compiler is no Exception, and must not end the only thread either.
-                log.error("a grammar could not be compiled", kind=job.kind, exc_info=exc)
-                self._kill()
+                log.error("a grammar could not be compiled", kind=job.source.kind, exc_info=exc)
                 job.error = to_error(exc)
             job.done.set()
             self._notify()
-        self._kill()
 
-    def _compile(self, request: Request) -> LLMatcher:
+    def _compile(self, source: wire.Grammar) -> LLMatcher:
         if self._tokenizer is None:
             try:
                 self._tokenizer = load(self._vocabulary)
             except ValueError as exc:
                 raise Unsupported(f"this model's tokenizer cannot follow grammars: {exc}") from exc
-        reply = self._check(request)
-        if reply.error:
-            raise BadRequest(f"the {request.kind} grammar cannot be compiled: {reply.error}"[:2000])
-        matcher = LLMatcher(self._tokenizer, reply.grammar, limits=limits(), log_level=0)
+        grammar = self._checking.check(self._vocabulary, source)
+        matcher = LLMatcher(self._tokenizer, grammar, limits=limits(), log_level=0)
         if matcher.is_error():
-            raise BadRequest(f"the {request.kind} grammar cannot be compiled: {matcher.get_error()}"[:2000])
+            raise BadRequest(f"the {source.kind} grammar cannot be compiled: {matcher.get_error()}"[:2000])
         return matcher
-
-    def _check(self, request: Request) -> Reply:
-        child = self._child
-        seconds = self._seconds
-        try:
-            if child is None or child.poll() is not None:
-                child = self._child = _spawn()
-                _write(child, msgspec.json.encode(self._vocabulary))
-                seconds += _START_SECONDS
-            _write(child, msgspec.json.encode(request))
-            answer = _read(child, seconds)
-        except TimeoutError:
-            self._kill()
-            raise TooLarge(
-                f"the grammar takes more than {self._seconds:.0f} s to compile: simplify it, above all its repetitions"
-            ) from None
-        except (EOFError, BrokenPipeError):
-            self._kill()
-            raise TooLarge(
-                "the grammar broke its compiler, by its memory or its depth: simplify it, above all nested rules"
-            ) from None
-        return msgspec.json.decode(answer, type=Reply)
-
-    def _kill(self) -> None:
-        child, self._child = self._child, None
-        if child is not None:
-            child.kill()
-            child.communicate()
-
-
-def _spawn() -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    return subprocess.Popen(
-        [sys.executable, "-m", "pie_engine.runs.grammar_check"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        bufsize=0,
-        env=environment,
-    )
-
-
-def _write(child: subprocess.Popen[bytes], body: bytes) -> None:
-    if child.stdin is not None:
-        write_frame(child.stdin, body)
-
-
-def _read(child: subprocess.Popen[bytes], seconds: float) -> bytes:
-    """One frame. Raises TimeoutError; EOFError when the child has ended."""
-    deadline = time.monotonic() + seconds
-    data = b""
-    if child.stdout is None:
-        raise EOFError
-    with selectors.DefaultSelector() as ready:
-        ready.register(child.stdout, selectors.EVENT_READ)
-        while len(data) < 4 or len(data) < 4 + int.from_bytes(data[:4], "little"):
-            if not ready.select(max(0.0, deadline - time.monotonic())):
-                raise TimeoutError
-            more = os.read(child.stdout.fileno(), 1 << 16)
-            if not more:
-                raise EOFError
-            data += more
-    return data[4:]

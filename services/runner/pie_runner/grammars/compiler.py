@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 
 from llguidance import LLMatcher
 from pie_wire.errors import BadRequest, Overloaded, PieError, TooLarge, Unsupported, to_error
+from pie_wire.grammar_check import CheckingProcess
 from pie_wire.messages.engine import Grammar
 
 from pie_runner.engines import Offload
-from pie_runner.grammars.checking import CheckingProcess
 from pie_runner.grammars.vocabulary import allowed_bits, new_matcher
 from pie_runner.models import Model
 
+CHECKER = "pie_runner.grammars.checker"
 MAX_TEXT = 256 << 10
 MAX_CACHED = 64
 MAX_CACHED_TEXT = 4 << 20
@@ -42,7 +43,7 @@ class GrammarCompiler:
     def __init__(self, offload: Offload, checking: CheckingProcess | None = None) -> None:
         """`offload` runs one call after the other, and none that anything urgent waits for."""
         self._offload = offload
-        self._checking = checking or CheckingProcess()
+        self._checking = checking or CheckingProcess(CHECKER)
         self._entries: OrderedDict[tuple[Model, str, str], _Entry] = OrderedDict()
         self._under_way = 0
 

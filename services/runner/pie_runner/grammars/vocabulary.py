@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import msgspec
 import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from llguidance.gbnf_to_lark import gbnf_to_lark
 from numpy.typing import NDArray
+from pie_wire.grammar_check import Vocabulary
 from pie_wire.messages.engine import Grammar
 
 
-class Vocabulary(msgspec.Struct, frozen=True):
-    """A tokenizer.json, the number of logits, and the end tokens."""
-
-    tokenizer: str
-    size: int
-    eos: Sequence[int]
-
-    def load(self) -> LLTokenizer:
-        """Holds the interpreter for up to a second. Raises ValueError for a tokenizer it cannot follow."""
-        return LLTokenizer(self.tokenizer, n_vocab=self.size, eos_token=list(self.eos) or None)
+def load(vocabulary: Vocabulary) -> LLTokenizer:
+    """Holds the interpreter for up to a second. Raises ValueError for a tokenizer it cannot follow."""
+    return LLTokenizer(vocabulary.tokenizer, n_vocab=vocabulary.size, eos_token=list(vocabulary.eos) or None)
 
 
 def translated(source: Grammar) -> str:

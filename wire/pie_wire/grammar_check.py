@@ -1,30 +1,57 @@
-"""The process that compiles grammars first, and is killed when one takes too long."""
+"""Grammars are foreign text for a large compiler: a process of its own compiles them first, and can be killed.
+
+Both sides of that process, for every service that takes grammars; which compiler it is, each says itself. Frames on
+stdin and stdout are four bytes of length, little-endian, then JSON. The first one is a `Vocabulary`, every other one a
+grammar; its answer is a `Verdict`.
+"""
 
 from __future__ import annotations
 
 import os
+import resource
 import selectors
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Sequence
+from typing import IO
 
 import msgspec
+
 from pie_wire.errors import BadRequest, TooLarge, Unavailable
 from pie_wire.messages.engine import Grammar
-
-from pie_runner.grammars.checker import Verdict, frame
-from pie_runner.grammars.vocabulary import Vocabulary
+from pie_wire.process import die_with_parent
 
 SECONDS = 5.0
 START_SECONDS = 30.0
+_MEMORY = 4 << 30
+_STACK = 4 << 20
+"""Less than a thread of the services has, so that what passes here does not overflow there."""
+
+
+class Vocabulary(msgspec.Struct, frozen=True):
+    """A tokenizer.json, the number of logits, and the end tokens."""
+
+    tokenizer: str
+    size: int
+    eos: Sequence[int]
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """The grammar in the compiler's own form, or why it is none."""
+
+    grammar: str = ""
+    error: str = ""
 
 
 class CheckingProcess:
     """One process at a time, for one vocabulary at a time; started when needed. Used by one thread; only `close` may be
     called from another."""
 
-    def __init__(self, seconds: float = SECONDS) -> None:
+    def __init__(self, module: str, seconds: float = SECONDS) -> None:
+        """`module` is run with `python -m`, and calls `serve_checks`. `seconds`: for one grammar."""
+        self._module = module
         self._seconds = seconds
         self._vocabulary: Vocabulary | None = None
         self._child: subprocess.Popen[bytes] | None = None
@@ -38,7 +65,7 @@ class CheckingProcess:
         return None if self._child is None else self._child.pid
 
     def check(self, vocabulary: Vocabulary, source: Grammar) -> str:
-        """The grammar in llguidance's form. Waits, at most for the limits of time.
+        """The grammar in the compiler's form. Waits, at most for the limits of time.
 
         Raises:
             BadRequest: it is none. TooLarge: it takes too long or too much memory. Unavailable: no process starts.
@@ -83,10 +110,10 @@ class CheckingProcess:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
         with self._starting:
             if self._closed:
-                raise Unavailable("the runner is shutting down")
+                raise Unavailable("the service is shutting down")
             try:
                 self._child = subprocess.Popen(
-                    [sys.executable, "-m", "pie_runner.grammars.checker"],
+                    [sys.executable, "-m", self._module],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.DEVNULL,
@@ -121,7 +148,7 @@ class CheckingProcess:
         child = self._child
         if child is None or child.stdin is None:
             raise EOFError
-        view = memoryview(frame(body))
+        view = memoryview(_frame(body))
         while view:
             view = view[child.stdin.write(view) :]
 
@@ -130,3 +157,35 @@ class CheckingProcess:
         if child is not None:
             child.kill()
             child.communicate()
+
+
+def serve_checks(load: Callable[[Vocabulary], Callable[[Grammar], Verdict]]) -> None:
+    """Be that process until stdin ends, with bounded memory and stack. `load` makes the compiler of a vocabulary."""
+    die_with_parent()
+    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    threading.stack_size(_STACK)
+    thread = threading.Thread(target=_serve, args=(load,))
+    thread.start()
+    thread.join()
+
+
+def _serve(load: Callable[[Vocabulary], Callable[[Grammar], Verdict]]) -> None:
+    first = _read_frame(sys.stdin.buffer)
+    if first is None:
+        return
+    check = load(msgspec.json.decode(first, type=Vocabulary))
+    while (body := _read_frame(sys.stdin.buffer)) is not None:
+        verdict = check(msgspec.json.decode(body, type=Grammar))
+        sys.stdout.buffer.write(_frame(msgspec.json.encode(verdict)))
+        sys.stdout.buffer.flush()
+
+
+def _read_frame(stream: IO[bytes]) -> bytes | None:
+    """None at the end."""
+    head = stream.read(4)
+    return stream.read(int.from_bytes(head, "little")) if len(head) == 4 else None
+
+
+def _frame(body: bytes) -> bytes:
+    return len(body).to_bytes(4, "little") + body
