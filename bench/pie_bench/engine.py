@@ -5,10 +5,8 @@ The engine's packages are not imported: they need torch, and a case's peak memor
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pie_bench.child import run_child
-from pie_bench.report import keep, machine, versions
+from pie_bench.report import Published, machine, versions
 
 MODULE = "pie_engine.bench"
 _LIST_SECONDS = 120.0
@@ -28,7 +26,7 @@ _CASE_SECONDS = 3600.0
 
 
 @dataclass(frozen=True)
-class EngineReport:
+class EngineReport(Published):
     """`cases` are objects with at least name, ms_per_step, gemm_ms, ratio, tokens_per_s, peak_rss_mb; `figures` beside
     them have name, value, unit, and in `must` the most that the value may be or null. `rivals` have name, engine_ms,
     transformers_ms, ratio."""
@@ -42,15 +40,8 @@ class EngineReport:
     versions: dict[str, str] = field(default_factory=versions)
     taken_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
-    def json(self) -> str:
-        return json.dumps(asdict(self), indent=2)
-
-    def show(self, *, as_json: bool, output: Path | None) -> None:
-        """Print, and keep a JSON copy in `output` if given."""
-        keep(self.json(), output)
-        if as_json:
-            sys.stdout.write(self.json() + "\n")
-            return
+    def print_tables(self) -> None:
+        """For a person."""
         console = Console()
         if self.cases:
             console.print(self._table())

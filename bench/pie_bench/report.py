@@ -42,10 +42,26 @@ def versions() -> dict[str, str]:
     return found
 
 
-def keep(text: str, output: Path | None) -> None:
-    """Write a report's JSON to `output`, if given."""
-    if output is not None:
-        output.write_text(text + "\n")
+@dataclass(frozen=True)
+class Published:
+    """What a benchmark ends with: tables for a person, or all of its fields as one JSON object."""
+
+    def json(self) -> str:
+        return json.dumps(asdict(self), indent=2)
+
+    def show(self, *, as_json: bool, output: Path | None) -> None:
+        """Print, and keep a JSON copy in `output` if given."""
+        text = self.json()
+        if output is not None:
+            output.write_text(text + "\n")
+        if as_json:
+            sys.stdout.write(text + "\n")
+        else:
+            self.print_tables()
+
+    def print_tables(self) -> None:
+        """For a person."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -59,7 +75,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Report:
+class Report(Published):
     """Everything a reader needs to judge the figures."""
 
     benchmark: str
@@ -69,15 +85,8 @@ class Report:
     versions: dict[str, str] = field(default_factory=versions)
     taken_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
-    def json(self) -> str:
-        return json.dumps(asdict(self), indent=2)
-
-    def show(self, *, as_json: bool, output: Path | None) -> None:
-        """Print, and keep a JSON copy in `output` if given."""
-        keep(self.json(), output)
-        if as_json:
-            sys.stdout.write(self.json() + "\n")
-            return
+    def print_tables(self) -> None:
+        """For a person."""
         table = Table(title=f"pie bench {self.benchmark}", caption=", ".join(f"{k} {v}" for k, v in self.setup.items()))
         table.add_column("case")
         table.add_column("median", justify="right")

@@ -6,14 +6,11 @@ The runner's packages are not imported: memory and processor time of a measureme
 from __future__ import annotations
 
 import asyncio
-import json
 import statistics
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from pie_wire.errors import BadField
@@ -22,7 +19,7 @@ from rich.table import Table
 
 from pie_bench import tax
 from pie_bench.child import run_child
-from pie_bench.report import keep, machine, versions
+from pie_bench.report import Published, machine, versions
 
 _LIST_SECONDS = 120.0
 _SECONDS = 1800.0
@@ -54,7 +51,7 @@ class Skipped:
 
 
 @dataclass(frozen=True)
-class RunnerReport:
+class RunnerReport(Published):
     """All figures, and what a reader needs to judge them."""
 
     cases: list[RunnerCase]
@@ -65,15 +62,8 @@ class RunnerReport:
     versions: dict[str, str] = field(default_factory=versions)
     taken_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
-    def json(self) -> str:
-        return json.dumps(asdict(self), indent=2)
-
-    def show(self, *, as_json: bool, output: Path | None) -> None:
-        """Print, and keep a JSON copy in `output` if given."""
-        keep(self.json(), output)
-        if as_json:
-            sys.stdout.write(self.json() + "\n")
-            return
+    def print_tables(self) -> None:
+        """For a person."""
         table = Table(title="pie bench runner", caption=", ".join(f"{k} {v}" for k, v in self.setup.items()))
         table.add_column("case", no_wrap=True)
         for column in ("value", "unit", "bound", "ratio"):

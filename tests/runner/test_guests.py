@@ -12,42 +12,25 @@ import pytest
 from pie_bakery import build, new, prepare_python_runtime
 from pie_bakery.project import LANGUAGES, Language
 from pie_bakery.rust import RustToolchain
-from pie_runner.disk_cache import DiskCache
-from pie_runner.host import TABLE
-from pie_runner.service import find_python_runtime
-from pie_runner.wasm.cache import CodeCache
 from pie_runner.wasm.driver import Driver
-from pie_runner.wasm.engine import WasmEngine
 from pie_runner.wasm.fiber import Limits
-from pie_runner.wasm.host import Host
-from pie_runner.wasm_programs import WasmPrograms
 from pie_wire.capabilities import Capabilities, Grants
 from pie_wire.config import pie_home
-from pie_wire.errors import Terminated, Unsupported
+from pie_wire.errors import Unsupported
 from pie_wire.messages.common import ProgramKind
 from pie_wire.messages.runner import Deliver, Start
 from runner_world import World
 from test_messaging import Store
+from wasm_world import running_driver, with_programs
 
 SCRATCH = Grants(filesystem=["scratch"])
 GUESTS = Path(__file__).parent / "guests"
 
 
-class Programs(WasmPrograms):
-    """As the shell runs them."""
-
-    def run_ready(self) -> None:
-        self.driver.run_ready(0.5)
-
-
 @pytest.fixture(scope="module")
 def driver():
-    engine = WasmEngine()
-    driver = Driver(Host(engine, TABLE))
-    yield driver
-    driver.close(Terminated("the tests are over"))
-    driver.host.close()
-    engine.close()
+    with running_driver() as driver:
+        yield driver
 
 
 @pytest.fixture
@@ -57,18 +40,7 @@ def wasm(bare_world: World, driver: Driver, tmp_path: Path, monkeypatch: pytest.
     world.keep_files(tmp_path)
     world.add_engine()
     world.run(lambda: world.runner.engines.names() == ["tiny"] and world.runner.uplink.connected)
-    cache = DiskCache(tmp_path / "programs", 1 << 30)
-    world.runner.artifacts.cache = cache
-    world.host = world.runner.host = Programs(
-        driver,
-        CodeCache(pie_home() / "code", driver.host.engine.settings),
-        look_up=world._offload,
-        compiling=world._offload,
-        runtime=lambda: find_python_runtime("", pie_home()),
-        artifact_path=cache.path,
-        limits=Limits(memory_bytes=256 << 20),
-    )
-    world.chunk = 1 << 20
+    with_programs(world, driver, tmp_path, Limits(memory_bytes=256 << 20))
     monkeypatch.setattr("pie_kvstore.names.pid", str)  # this world gives processes short names
     Store(world)
     return world

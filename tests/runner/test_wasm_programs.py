@@ -9,21 +9,18 @@ from pathlib import Path
 import pytest
 from pie_bakery import prepare_python_runtime
 from pie_runner.disk_cache import DiskCache
-from pie_runner.host import TABLE
 from pie_runner.service import find_python_runtime
 from pie_runner.wasm.cache import CodeCache
 from pie_runner.wasm.driver import Driver
-from pie_runner.wasm.engine import WasmEngine
 from pie_runner.wasm.fiber import Limits
-from pie_runner.wasm.host import Host
-from pie_runner.wasm_programs import WasmPrograms
 from pie_wire.capabilities import Capabilities, Grants
 from pie_wire.config import pie_home
-from pie_wire.errors import BadField, HashMismatch, Terminated
+from pie_wire.errors import BadField, HashMismatch
 from pie_wire.messages.common import ProgramRef
 from pie_wire.messages.gateway import AskTool, ToolAnswered
 from pie_wire.messages.runner import Kill, Start
 from runner_world import World
+from wasm_world import running_driver, with_programs
 from web_server import BIG, serving
 
 STREAM = """
@@ -51,34 +48,13 @@ def runtime() -> Path:
 
 @pytest.fixture(scope="module")
 def driver():
-    engine = WasmEngine()
-    driver = Driver(Host(engine, TABLE))
-    yield driver
-    driver.close(Terminated("the tests are over"))
-    driver.host.close()
-    engine.close()
-
-
-class Programs(WasmPrograms):
-    """As the shell runs them."""
-
-    def run_ready(self) -> None:
-        self.driver.run_ready(0.5)
+    with running_driver() as driver:
+        yield driver
 
 
 @pytest.fixture
 def wasm(world: World, driver: Driver, runtime: Path, tmp_path: Path) -> World:
-    cache = DiskCache(tmp_path / "programs", 1 << 30)
-    world.runner.artifacts.cache = cache
-    world.host = world.runner.host = Programs(
-        driver,
-        CodeCache(pie_home() / "code", driver.host.engine.settings),
-        look_up=world._offload,
-        compiling=world._offload,
-        runtime=lambda: runtime,
-        artifact_path=cache.path,
-        limits=Limits(memory_bytes=256 << 20),
-    )
+    with_programs(world, driver, tmp_path, Limits(memory_bytes=256 << 20))
     world.chunk = 4096
     return world
 

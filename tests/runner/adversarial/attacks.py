@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from pie_runner.disk_cache import DiskCache
-from pie_runner.service import find_python_runtime
-from pie_runner.wasm.cache import CodeCache
-from pie_runner.wasm.driver import Driver
-from pie_runner.wasm.fiber import Limits
-from pie_runner.wasm_programs import WasmPrograms
-from pie_wire.config import pie_home
 from pie_wire.messages.common import ProgramKind
 from pie_wire.messages.runner import Kill, Start
 from runner_world import World
+from wasm_world import Programs
 
 
-class Programs(WasmPrograms):
-    """As the shell runs them: a slice of five milliseconds a turn."""
+class Slices(Programs):
+    """In slices of five milliseconds a turn, as the shell gives them."""
 
-    def run_ready(self) -> None:
-        self.driver.run_ready()
+    budget = 0.005
 
 
 class Attack:
@@ -61,20 +53,3 @@ class Attack:
     def kill(self, pid: str) -> None:
         self.world.push(Kill(pid, "enough"))
         self.world.run(lambda: self.world.ended(pid))
-
-
-def with_programs(world: World, driver: Driver, folder: Path, limits: Limits) -> World:
-    """A world that runs Wasm."""
-    cache = DiskCache(folder / "programs", 1 << 30)
-    world.runner.artifacts.cache = cache
-    world.host = world.runner.host = Programs(
-        driver,
-        CodeCache(pie_home() / "code", driver.host.engine.settings),
-        look_up=world._offload,
-        compiling=world._offload,
-        runtime=lambda: find_python_runtime("", pie_home()),
-        artifact_path=cache.path,
-        limits=limits,
-    )
-    world.chunk = 1 << 20
-    return world

@@ -8,28 +8,21 @@ from pathlib import Path
 
 import pytest
 from pie_bakery import prepare_python_runtime
-from pie_runner.host import TABLE
 from pie_runner.wasm.driver import Driver
-from pie_runner.wasm.engine import WasmEngine
 from pie_runner.wasm.fiber import Limits
-from pie_runner.wasm.host import Host
 from pie_wire.config import pie_home
-from pie_wire.errors import Terminated
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from attacks import Attack, with_programs
+from attacks import Attack, Slices
 from runner_world import World
+from wasm_world import running_driver, with_programs
 
 
 @pytest.fixture(scope="session")
 def wasm_driver() -> Iterator[Driver]:
-    engine = WasmEngine()
-    driver = Driver(Host(engine, TABLE))
-    yield driver
-    driver.close(Terminated("the tests are over"))
-    driver.host.close()
-    engine.close()
+    with running_driver() as driver:
+        yield driver
 
 
 @pytest.fixture
@@ -37,7 +30,7 @@ def attack(world: World, wasm_driver: Driver, tmp_path: Path) -> Iterator[Attack
     """After the test nothing may be left, and the next program must run."""
     prepare_python_runtime(pie_home())
     world.keep_files(tmp_path)
-    with_programs(world, wasm_driver, tmp_path, Limits(memory_bytes=64 << 20, cpu_seconds=1.0))
+    with_programs(world, wasm_driver, tmp_path, Limits(memory_bytes=64 << 20, cpu_seconds=1.0), Slices)
     made = Attack(world)
     yield made
     assert made.outcome(b"def main():\n    return 1\n", kind="python") == "return"
