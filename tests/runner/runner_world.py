@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import random
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -436,6 +437,16 @@ class World:
         if callable(until) and not until():
             pytest.fail(f"not within {limit} simulated seconds")
 
+    def run_in_real_time(self, until: Callable[[], bool], seconds: float = 15.0) -> None:
+        """The same where the answers come from real servers, which have a time of their own."""
+        end = time.monotonic() + seconds
+        while not until():
+            if time.monotonic() >= end:
+                pytest.fail(f"not within {seconds} s")
+            self.wires.now -= TICK - 0.001  # a turn is about a millisecond here, as it is for the servers
+            self.turn()
+            time.sleep(0.001)
+
     def keep_files(self, home: Path, settings: FileSettings | None = None) -> None:
         """Start the runner anew, with a disk."""
         self._disks += 1
@@ -485,11 +496,11 @@ class World:
     def ended(self, pid: str = "p1") -> bool:
         return bool(self.log(pid)) and self.log(pid)[-1].kind in ("return", "error")
 
-    def outcome(self, main: Any, **fields: Any) -> Event:
+    def outcome(self, main: Any, *, real_time: bool = False, **fields: Any) -> Event:
         """Run a program to its end; its last event. Checks what must hold of any log."""
         pid = fields.get("pid", "p1")
         self.start(main, **fields)
-        self.run(lambda: self.ended(pid))
+        (self.run_in_real_time if real_time else self.run)(lambda: self.ended(pid))
         log = self.log(pid)
         assert [event.seq for event in log] == list(range(1, len(log) + 1))
         assert [event.kind in ("return", "error") for event in log] == [False] * (len(log) - 1) + [True]

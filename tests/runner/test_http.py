@@ -71,12 +71,7 @@ def run(world: World, *records: Any, capabilities: Capabilities, pid: str = "p1"
 
 
 def finish(world: World, pid: str = "p1", seconds: float = 15.0) -> None:
-    """Turn in real time: servers have their own."""
-    end = time.monotonic() + seconds
-    while not world.ended(pid):
-        assert time.monotonic() < end, "the program did not end"
-        world.turn()
-        time.sleep(0.001)
+    world.run_in_real_time(lambda: world.ended(pid), seconds)
 
 
 def test_a_request_reaches_the_server_as_it_was_written(world: World, web: Web):

@@ -88,16 +88,7 @@ def run(
 
 
 def finish(world: World, pid: str = "p1", seconds: float = 30.0) -> None:
-    turn_until(world, lambda: world.ended(pid), seconds)
-
-
-def turn_until(world: World, condition: Callable[[], bool], seconds: float = 30.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it does not come true"
-        world.wires.now -= 0.009  # a turn is about a millisecond here, as it is for the servers
-        world.turn()
-        time.sleep(0.001)
+    world.run_in_real_time(lambda: world.ended(pid), seconds)
 
 
 def called(name: str, **arguments: Any) -> tuple[str, str, str]:
@@ -228,9 +219,9 @@ def test_a_program_that_is_killed_while_it_waits_leaves_nothing(world: World):
         return "1"
 
     world.start(main, capabilities=ALLOWED)
-    turn_until(world, lambda: "p1" in world.runner.processes)
+    world.run_in_real_time(lambda: "p1" in world.runner.processes, 30.0)
     process = world.runner.processes["p1"]
-    turn_until(world, lambda: len(process.waitables) == 1)
+    world.run_in_real_time(lambda: len(process.waitables) == 1, 30.0)
     world.push(Kill("p1", "by the test"))
     finish(world)
 
