@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -36,6 +38,20 @@ def die() -> str:
 def sleep(seconds: float) -> str:
     time.sleep(seconds)
     return "slept"
+
+
+@server.tool()
+def stop() -> str:
+    """Hangs altogether, as a deadlocked server does."""
+    os.kill(os.getpid(), signal.SIGSTOP)
+    return "went on"
+
+
+@server.tool()
+async def never() -> str:
+    """Hangs, while other calls are answered."""
+    await asyncio.Event().wait()
+    return "never"
 
 
 @server.tool()

@@ -61,12 +61,23 @@ def pids(note: Path) -> list[int]:
 
 
 async def answer_of(api: Any, session: Any, function: str, *arguments: str) -> Any:
-    """The JSON of a call, or the code of its error."""
+    """The JSON of a call, or the code of its error; of one that is `told`, the error's text too."""
+    if function == "told":
+        return await told_of(api, session, *arguments)
     try:
         pending = await api.call("mcp", f"[method]session.{function}", session, *arguments)
         return json.loads(await api.wait("mcp.pending-answer", pending))
     except CallError as exc:
         return exc.code
+
+
+async def told_of(api: Any, session: Any, function: str, *arguments: str) -> Any:
+    try:
+        return await api.wait(
+            "mcp.pending-answer", await api.call("mcp", f"[method]session.{function}", session, *arguments)
+        )
+    except CallError as exc:
+        return exc.code, str(exc)
 
 
 def run(
@@ -89,6 +100,25 @@ def run(
 
 def finish(world: World, pid: str = "p1", seconds: float = 30.0) -> None:
     world.run_in_real_time(lambda: world.ended(pid), seconds)
+
+
+def until_it_works(world: World, note: Path, lives: int) -> None:
+    """Call the server until it answers, in its so many-th life."""
+    end = time.monotonic() + 15
+    while True:
+        answer = run(world, called("add", a=1, b=1), pid=f"q{world.wires.now}")[1]
+        if isinstance(answer, dict) and len(pids(note)) == lives:
+            return
+        assert time.monotonic() < end, (answer, pids(note))
+        time.sleep(0.2)
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def called(name: str, **arguments: Any) -> tuple[str, str, str]:
@@ -201,14 +231,56 @@ def test_a_server_that_dies_is_started_again(world: World, note: Path):
     died = run(world, called("die"))[1]
     assert died == "unavailable"
 
-    def works() -> bool:
-        pid = f"q{world.wires.now}"
-        return run(world, called("add", a=1, b=1), pid=pid)[1:] not in (["unavailable"], []) and len(pids(note)) == 2
+    until_it_works(world, note, lives=2)
 
-    end = time.monotonic() + 10
-    while not works():
-        assert time.monotonic() < end
-        time.sleep(0.2)
+
+@pytest.mark.slow
+def test_a_server_that_hangs_is_ended_and_started_again(make: Callable[..., World], note: Path):
+    world = make(seconds=2.0)
+    code, message = run(world, ("told", *called("stop")))[1]
+
+    assert code == "deadline_exceeded"
+    assert "its connection is closed" in message
+    [old] = pids(note)
+    until_it_works(world, note, lives=2)
+    world.run_in_real_time(lambda: not alive(old), 10.0)
+
+
+@pytest.mark.slow
+def test_a_server_that_hangs_in_one_call_goes_on_for_others(make: Callable[..., World], note: Path):
+    world = make(seconds=2.0)
+    late, added = run(world, called("never"), called("add", a=1, b=1))[1:]
+
+    assert late == "deadline_exceeded"
+    assert added["content"][0]["text"] == "2"
+    assert len(pids(note)) == 1
+
+
+@pytest.mark.slow
+def test_a_server_that_answers_no_call_for_long_is_ended_though_it_answers_pings(
+    make: Callable[..., World], note: Path
+):
+    world = make(seconds=1.0)
+    run(world, *[called("never")] * 3)
+    until_it_works(world, note, lives=2)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_hung_server_is_found_though_programs_wait_less_long_than_may_be(make: Callable[..., World], note: Path):
+    world = make(seconds=3.0)
+
+    async def main(api: Any, text: str) -> str:
+        session = await api.call("mcp", "connect", "calc")
+        return await answer_of(api, session, *called("stop"))
+
+    world.start(main, capabilities=ALLOWED)
+    world.run_in_real_time(lambda: bool(pids(note)), 30.0)
+    status = Path(f"/proc/{pids(note)[0]}/status")
+    world.run_in_real_time(lambda: "(stopped)" in status.read_text(), 30.0)
+    world.push(Kill("p1", "by the test"))
+    finish(world)
+    until_it_works(world, note, lives=2)
 
 
 @pytest.mark.slow
