@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -39,8 +40,17 @@ class StackPlan:
     services: tuple[ServicePlan, ...]
 
 
-def plan_stack(paths: StackPaths, *, model: str, model_folder: str, runners: int, http_port: int | None) -> StackPlan:
-    """One kvstore, engine and gateway, and `runners` runners, over Unix sockets.
+def plan_stack(
+    paths: StackPaths,
+    *,
+    model: str,
+    model_folder: str,
+    runners: int,
+    http_port: int | None,
+    runners_for: Sequence[str] = (),
+) -> StackPlan:
+    """One kvstore, engine and gateway, `runners` runners for all and one for each tenant in `runners_for`, over Unix
+    sockets.
 
     `model_folder` is a path, or `scripted:FILE`. `http_port` None leaves the gateway's own default in force.
     """
@@ -71,12 +81,7 @@ def plan_stack(paths: StackPaths, *, model: str, model_folder: str, runners: int
             {"endpoint": paths.endpoint("engine-0"), "kvstore_endpoint": kvstore, "model": model_folder},
         ),
     ]
-    services += [
-        ServicePlan(
-            "runner",
-            f"runner-{number}",
-            {"gateway_endpoint": gateway_runners, "kvstore_endpoint": kvstore},
-        )
-        for number in range(runners)
-    ]
+    to_all = {"gateway_endpoint": gateway_runners, "kvstore_endpoint": kvstore}
+    settings = [to_all] * runners + [{**to_all, "dedicated_to": tenant} for tenant in runners_for]
+    services += [ServicePlan("runner", f"runner-{number}", given) for number, given in enumerate(settings)]
     return StackPlan(model, tuple(services))

@@ -29,6 +29,7 @@ def ps(ended: bool, as_json: bool) -> None:
 async def _ps(ended: bool, as_json: bool) -> None:
     async with connected() as client:
         found = await client.list(ended=ended)
+        members = [] if as_json or not found else (await client.status()).members
     if as_json:
         click.echo(json.dumps(msgspec.to_builtins(found), indent=2))
         return
@@ -36,6 +37,7 @@ async def _ps(ended: bool, as_json: bool) -> None:
         click.echo("no processes" if ended else "no processes are running (-a shows those that ended)", err=True)
         return
     now = time.time()
+    dedicated = {m.name: str(m.info["tenants"]) for m in members if m.kind == "runner" and m.info.get("tenants")}
     rows: list[list[Cell]] = [
         [
             process.pid[:SHORT],
@@ -43,7 +45,7 @@ async def _ps(ended: bool, as_json: bool) -> None:
             (process.state, STATE_COLOURS.get(process.state, "")),
             age((process.ended_at or now) - process.created_at),
             str(process.last_seq),
-            process.runner,
+            f"{process.runner} (only {tenants})" if (tenants := dedicated.get(process.runner)) else process.runner,
             process.parent[:SHORT],
             process.error.code if process.error else "",
         ]

@@ -146,7 +146,10 @@ def _member_row(member: MemberInfo) -> Row:
 
 def describe(facts: Mapping[str, str | int | float]) -> str:
     """The facts of a member that say what it is."""
-    return ", ".join(str(facts[key]) for key in ("backend", "model", "dtype", "device", "http") if facts.get(key))
+    words = [str(facts[key]) for key in ("backend", "model", "dtype", "device", "http") if facts.get(key)]
+    if tenants := facts.get("tenants"):
+        words.append(f"only for {tenants}")
+    return ", ".join(words)
 
 
 def load_words(kind: str, load: Mapping[str, str | int | float]) -> str:

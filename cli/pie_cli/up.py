@@ -36,10 +36,19 @@ REVIVE_TIMEOUT = 120.0
 @click.option(
     "--runners", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes that run programs."
 )
+@click.option(
+    "--runner-for",
+    "runners_for",
+    metavar="TENANT",
+    multiple=True,
+    help="One more runner, dedicated to this tenant; again for more. See docs/operations.md.",
+)
 @click.option("--http-port", type=click.IntRange(0, 65535), help="Port of the HTTP front; 0 picks a free one.")
 @click.option("--detach", "-d", is_flag=True, help="Return when the stack is ready, and leave it running.")
 @click.option("--foreground", is_flag=True, help="Stay until Ctrl-C. This is the default.")
-def up(model: str, runners: int, http_port: int | None, detach: bool, foreground: bool) -> None:
+def up(
+    model: str, runners: int, runners_for: tuple[str, ...], http_port: int | None, detach: bool, foreground: bool
+) -> None:
     """Start a stack, or start again what died of it.
 
     Sockets, logs and data lie in PIE_HOME; another PIE_HOME is another stack. With REDIS_URL set, that Redis is used.
@@ -55,9 +64,11 @@ def up(model: str, runners: int, http_port: int | None, detach: bool, foreground
     folder = _model_folder(model, console)
     _prepare_runtime(paths, console)
     if detach:
-        _detached(paths, console, model, runners, http_port)
+        _detached(paths, console, model, runners, runners_for, http_port)
         return
-    plan = plan_stack(paths, model=model, model_folder=folder, runners=runners, http_port=http_port)
+    plan = plan_stack(
+        paths, model=model, model_folder=folder, runners=runners, http_port=http_port, runners_for=runners_for
+    )
     _foreground(plan, paths, console)
 
 
@@ -69,9 +80,12 @@ def _foreground(plan: StackPlan, paths: StackPaths, console: Console) -> None:
     Supervisor(plan, paths, display, install_builtins).run()
 
 
-def _detached(paths: StackPaths, console: Console, model: str, runners: int, http_port: int | None) -> None:
+def _detached(
+    paths: StackPaths, console: Console, model: str, runners: int, runners_for: Sequence[str], http_port: int | None
+) -> None:
     """Start `pie up` as a session of its own and follow its state file until it is ready."""
     command = [sys.executable, "-m", "pie_cli", "up", "--model", model, "--runners", str(runners)]
+    command += [word for tenant in runners_for for word in ("--runner-for", tenant)]
     if http_port is not None:
         command += ["--http-port", str(http_port)]
     console.print(f"Starting Pie in {paths.home}")

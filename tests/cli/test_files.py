@@ -139,6 +139,15 @@ def test_following_reads_whole_new_lines_also_after_rotation(tmp_path: Path):
     assert [line for _, line in _fresh(positions)] == ["new"]
 
 
+def test_runners_of_tenants_come_after_those_for_all(tmp_path: Path):
+    plan = plan_stack(
+        StackPaths(tmp_path), model="m", model_folder="/m", runners=1, http_port=None, runners_for=["acme", "globex"]
+    )
+    runners = {s.name: s.environment.get("PIE_RUNNER_DEDICATED_TO") for s in plan.services if s.kind == "runner"}
+
+    assert runners == {"runner-0": None, "runner-1": "acme", "runner-2": "globex"}
+
+
 def test_a_child_waits_longer_each_time_and_then_gives_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     paths = StackPaths(tmp_path)
     paths.make()

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -87,7 +87,13 @@ class Killed:
 class Stack:
     """`pie up` in a home of its own, which borrows models and what is compiled from the user's."""
 
-    def __init__(self, model: str, runners: int = 1, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        model: str,
+        runners: int = 1,
+        settings: Mapping[str, str] | None = None,
+        runners_for: Sequence[str] = (),
+    ) -> None:
         self.model = model
         self._folder = tempfile.TemporaryDirectory(prefix="e2e-", dir="/tmp", ignore_cleanup_errors=True)
         self.home = Path(self._folder.name)
@@ -98,6 +104,7 @@ class Stack:
         self.environment = {key: value for key, value in os.environ.items() if key not in NOT_HANDED_ON}
         self.environment |= {"PIE_HOME": str(self.home), **(settings or {})}
         self._up = ["up", "--model", model, "--runners", str(runners), "--http-port", "0"]
+        self._up += [word for tenant in runners_for for word in ("--runner-for", tenant)]
         self.supervisor: subprocess.Popen[bytes] | None = None
 
     @property
@@ -236,10 +243,10 @@ class Stacks:
         self._name = ""
         self._stack: Stack | None = None
 
-    def get(self, name: str, model: str, runners: int = 1, **settings: str) -> Stack:
+    def get(self, name: str, model: str, runners: int = 1, runners_for: Sequence[str] = (), **settings: str) -> Stack:
         if self._stack is None or self._name != name or not self._stack.is_whole:
             self.close()
-            self._name, self._stack = name, Stack(model, runners, settings)
+            self._name, self._stack = name, Stack(model, runners, settings, runners_for)
             self._stack.up()
         return self._stack
 

@@ -12,7 +12,7 @@ import zmq
 from pie_wire import PROTOCOL_VERSION
 from pie_wire.codec import Buffer, Header, encode, encode_body, parse
 from pie_wire.errors import PieError, from_info
-from pie_wire.hub import Answer, Hub
+from pie_wire.hub import Answer, Hub, Scope
 from pie_wire.messages.base import Message, Request
 from pie_wire.messages.link import Hello, Identity, Refused
 from pie_wire.process import identity
@@ -74,11 +74,13 @@ class Caller:
     ) -> None:
         self._transport.close()
 
-    def ask(self, request: Request[R], buffers: Sequence[Buffer] = (), within: float = 10.0) -> R:
+    def ask(
+        self, request: Request[R], buffers: Sequence[Buffer] = (), within: float = 10.0, scope: Scope | None = None
+    ) -> R:
         """The reply. Raises the error it answers with."""
         answers: list[Answer[R]] = []
         then: Callable[[Answer[R]], None] = answers.append
-        self._hub.request("x", request, then, timeout=within, buffers=buffers)
+        self._hub.request("x", request, then, timeout=within, buffers=buffers, scope=scope)
         while not answers:
             self._transport.poll(0.05)
         return answers[0].value()

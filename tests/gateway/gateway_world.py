@@ -62,6 +62,7 @@ from pie_wire.messages.kvstore import (
 )
 from pie_wire.messages.link import Identity
 from pie_wire.messages.runner import ChildEnded, Credit, Deliver, DeliverFile, Kill, Start
+from pie_wire.tenants import TenantTable
 
 R = TypeVar("R", bound=Message)
 
@@ -182,9 +183,13 @@ class RunnerProcess:
 class FakeRunner:
     """Runs nothing: tests say which events its processes have. Keeps events until they are durable."""
 
-    def __init__(self, name: str, capacity: int = 8) -> None:
+    def __init__(self, name: str, capacity: int = 8, tenants: Sequence[str] = ()) -> None:
         self.name = name
         self.capacity = capacity
+        self.tenants = list(tenants)
+        """It is dedicated to these."""
+        self.scopes: dict[str, Scope] = {}
+        """Whose processes it was given."""
         self.processes: dict[str, RunnerProcess] = {}
         self.started: list[str] = []
         self.killed: list[str] = []
@@ -239,7 +244,9 @@ class FakeRunner:
 
     def _up(self, peer: Peer) -> None:
         held = [RunningProcess(pid, p.durable + 1, len(p.events), p.ended) for pid, p in self.processes.items()]
-        self.hub.request(peer, Announce(self.capacity, held), lambda a: self._recovered(peer, a), timeout=10.0)
+        self.hub.request(
+            peer, Announce(self.capacity, held, self.tenants), lambda a: self._recovered(peer, a), timeout=10.0
+        )
 
     def _recovered(self, peer: Peer, answer: Answer[Recovered]) -> None:
         if answer.error is not None or not peer.alive:
@@ -265,6 +272,7 @@ class FakeRunner:
             raise self.refuse
         pid = incoming.message.pid
         self.started.append(pid)
+        self.scopes[pid] = incoming.scope
         self.processes[pid] = RunnerProcess(incoming.message)
         if self.silent:
             return None
@@ -319,15 +327,18 @@ class FakeClient:
     def texts(self, pid: str) -> list[str]:
         return [e.text for e in self.events.get(pid, []) if e.kind == "message"]
 
-    def send(self, request: Request[R], *buffers: bytes, user: str = "local", timeout: float = 60.0) -> list[Answer[R]]:
+    def send(
+        self, request: Request[R], *buffers: bytes, user: str = "local", tenant: str = "local", timeout: float = 60.0
+    ) -> list[Answer[R]]:
         """Ask without waiting: the list receives the answer."""
         answers: list[Answer[R]] = []
-        self.hub.request(GATEWAY, request, answers.append, timeout=timeout, buffers=buffers, scope=Scope(user=user))
+        scope = Scope(tenant, user)
+        self.hub.request(GATEWAY, request, answers.append, timeout=timeout, buffers=buffers, scope=scope)
         return answers
 
-    def ask(self, request: Request[R], *buffers: bytes, user: str = "local") -> R:
+    def ask(self, request: Request[R], *buffers: bytes, user: str = "local", tenant: str = "local") -> R:
         """Ask and run the world until the answer is there; raises its error."""
-        answers = self.send(request, *buffers, user=user)
+        answers = self.send(request, *buffers, user=user, tenant=tenant)
         assert self.world.run(70.0, until=lambda: bool(answers)), f"no answer to {request}"
         return answers[0].value()
 
@@ -359,12 +370,19 @@ class FakeClient:
 class World:
     """Names, hubs and time. Frames travel without loss; a node that is killed is replaced by starting it anew."""
 
-    def __init__(self, log: EventLog | None = None, policy: Policy | None = None, **config: Any) -> None:
+    def __init__(
+        self,
+        log: EventLog | None = None,
+        policy: Policy | None = None,
+        tenants: TenantTable | None = None,
+        **config: Any,
+    ) -> None:
         self.now = 100.0
         self.unix = 1_700_000_000.0
         self.rng = random.Random(1)
         self.config = GatewayConfig(**config)
         self.policy = policy
+        self.tenants = tenants
         self.log = log or MemoryEventLog()
         self.hubs: dict[str, Hub] = {}
         self._ports: dict[tuple[str, str], tuple[str, str]] = {}
@@ -382,14 +400,16 @@ class World:
         hub.listen(RUNNERS)
         self._dial(GATEWAY, KVSTORE, KVSTORE, KVSTORE)
         hub.dial(KVSTORE)
-        self.core = GatewayCore(self.config, hub, self.log, Membership(hub), lambda: self.unix, self.policy)
+        self.core = GatewayCore(
+            self.config, hub, self.log, Membership(hub), lambda: self.unix, self.policy, self.tenants
+        )
         return self.core
 
     def start_kvstore(self) -> None:
         self.kvstore.start(self._hub("kvstore", KVSTORE))
 
-    def runner(self, name: str = "runner-0", capacity: int = 8) -> FakeRunner:
-        runner = FakeRunner(name, capacity)
+    def runner(self, name: str = "runner-0", capacity: int = 8, tenants: Sequence[str] = ()) -> FakeRunner:
+        runner = FakeRunner(name, capacity, tenants)
         self._dial(name, GATEWAY, GATEWAY, RUNNERS)
         runner.start(self._hub("runner", name))
         self.run(0.5)

@@ -27,7 +27,7 @@ from pie_runner.outside.process_outside import OutsideFacilities
 from pie_runner.testing import CoroutineHost
 from pie_wire.errors import Conflict, NotFound, PeerLost, PieError
 from pie_wire.hosts import Address
-from pie_wire.hub import Hub, Incoming, Peer
+from pie_wire.hub import Hub, Incoming, Peer, Scope
 from pie_wire.messages.base import Done
 from pie_wire.messages.common import Event, MemberInfo, ModelFacts, ProgramKind, ProgramRef
 from pie_wire.messages.gateway import (
@@ -350,7 +350,7 @@ class World:
         self._disks = 0
         self.runner = self._runner()
 
-    def _runner(self) -> RunnerCore:
+    def _runner(self, **given: Any) -> RunnerCore:
         hub = self.wires.hub("runner", "runner")
         self.wires.connect("runner", "kvstore", "kvstore", "kvstore")
         self.wires.connect("runner", "gateway", "gateway", "runners")
@@ -368,7 +368,13 @@ class World:
             capacity=8,
             limits=self.limits,
             tenants=self.tenants,
+            **given,
         )
+
+    def restart_runner(self, **given: Any) -> None:
+        """A new runner, with these settings of its core besides."""
+        self.wires.kill("runner")
+        self.runner = self._runner(**given)
 
     def _offload(self, work: Callable[[], object], then: Callable[[object, Exception | None], None]) -> None:
         def go() -> None:
@@ -451,8 +457,7 @@ class World:
         """Start the runner anew, with a disk."""
         self._disks += 1
         self.rooms = FileRooms(home, f"runner-{self._disks}", settings or FileSettings(), self._offload)
-        self.wires.kill("runner")
-        self.runner = self._runner()
+        self.restart_runner()
 
     # -- what a gateway does
 
@@ -468,16 +473,18 @@ class World:
         self.artifacts[sha256] = artifact
         return ProgramRef(name, "0.1.0", kind, sha256)
 
-    def start(self, main: Any, pid: str = "p1", text: str = "{}", name: str = "", **fields: Any) -> list[Any]:
+    def start(
+        self, main: Any, pid: str = "p1", text: str = "{}", name: str = "", tenant: str = "local", **fields: Any
+    ) -> list[Any]:
         """Start a program; returns the list its Start's answer goes to."""
         ref = self.install(name or f"prog-{pid}", main)
-        return self.send_start(Start(pid, ref, text, **fields))
+        return self.send_start(Start(pid, ref, text, **fields), tenant)
 
-    def send_start(self, start: Start) -> list[Any]:
+    def send_start(self, start: Start, tenant: str = "local") -> list[Any]:
         self.run(lambda: self.runner.uplink.connected)
         answers: list[Any] = []
         assert self.gateway.runner is not None
-        self.gateway.hub.request(self.gateway.runner, start, answers.append, timeout=5.0)
+        self.gateway.hub.request(self.gateway.runner, start, answers.append, timeout=5.0, scope=Scope(tenant))
         return answers
 
     def push(self, message: Kill) -> None:

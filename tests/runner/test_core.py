@@ -6,7 +6,8 @@ import hashlib
 import json
 
 import pytest
-from pie_wire.errors import InternalError
+from pie_runner.config import RunnerConfig
+from pie_wire.errors import BadRequest, InternalError
 from pie_wire.messages.common import ProgramRef
 from pie_wire.messages.link import Identity
 from pie_wire.messages.runner import Deliver, Kill, Start
@@ -109,6 +110,27 @@ def test_a_full_runner_refuses(world):
 
     assert answers[0].error.code == "overloaded"
     assert "one-more" not in world.runner.processes
+
+
+def test_a_dedicated_runner_says_so_and_refuses_others(world):
+    world.restart_runner(dedicated=frozenset({"globex", "acme"}))
+    mine = world.start(forever, pid="mine", tenant="acme")
+    foreign = world.start(forever, pid="foreign", tenant="other")
+    world.run(lambda: bool(mine and foreign))
+
+    assert world.gateway.announced[-1].tenants == ["acme", "globex"]
+    assert mine[0].error is None
+    assert foreign[0].error.code == "unavailable"
+    assert "dedicated to acme, globex" in foreign[0].error.message
+    assert set(world.runner.processes) == {"mine"}
+
+
+def test_whom_a_runner_is_for_is_a_list_without_gaps():
+    assert RunnerConfig().dedicated == frozenset()
+    assert RunnerConfig(dedicated_to="acme, globex").dedicated == {"acme", "globex"}
+    for gap in (",", " ", "acme,,globex", "acme,"):
+        with pytest.raises(BadRequest, match="dedicated_to"):
+            _ = RunnerConfig(dedicated_to=gap).dedicated
 
 
 def test_messages_reach_the_program_and_its_answers_come_back(world):

@@ -218,7 +218,7 @@ CASES: list[Case] = [
     _numbered(gateway.Purge("jobs", True)),
     _numbered(gateway.Pages()),
     _numbered(gateway.PagesReport([kvstore.EnginePages("engine-1", POOL, [ROW])])),
-    _numbered(gateway.Announce(2000, [gateway.RunningProcess(PID, 3, 9, True)])),
+    _numbered(gateway.Announce(2000, [gateway.RunningProcess(PID, 3, 9, True)], ["acme"])),
     _numbered(gateway.Recovered({PID: 8}, {PID: 5})),
     _numbered(gateway.RunnerLoad(12, 2000, 1.5)),
     _numbered(gateway.LaunchChild(PID, CHILD, "worker@1.0.0", '{"n": 1}', "after-intro", True)),

@@ -1,10 +1,11 @@
-"""What the running programs of one tenant may use together: defaults, and a table for tenants of their own.
+"""What the running programs of one tenant may use together, and where they run: defaults, and a table by tenant.
 
 The table is a TOML file, which all services of a deployment share; what a tenant's table leaves out is the default:
 
     [acme]
     processes = 200
     contexts = 5000
+    own_runner = true
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ class TenantLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     contexts: int | None = None
     pages: int | None = None
     tokens: int | None = None
+    own_runner: bool | None = None
+    """It runs on runners that are dedicated to it, and on no other. The gateway sees to it."""
 
     def over(self, defaults: TenantLimits) -> TenantLimits:
         """These, and the defaults where there are none."""

@@ -104,7 +104,7 @@ class GatewayCore:
         self.store = Store(hub)
         self.table = ProcessTable(config, event_log, wall)
         self.streams = EventStreams(config, self.table, event_log, wall)
-        self.runners = RunnerPool(hub)
+        self.runners = RunnerPool(hub, limits)
         self.programs = ProgramCatalogue(self.store, hub.clock)
         self.launcher = Launcher(
             config, hub, self.table, self.streams, self.runners, self.programs, policy, limits, wall

@@ -41,6 +41,7 @@ from pie_wire.messages.runner import Start
 from pie_wire.tenants import TenantTable
 
 from pie_gateway.config import GatewayConfig
+from pie_gateway.launch_queue import LaunchQueue
 from pie_gateway.lineage import Lineage
 from pie_gateway.policy import Policy
 from pie_gateway.process import Process
@@ -96,8 +97,8 @@ class Launcher:
         self._tenants = tenants
         self._wall = wall
         self._pending: dict[str, _Pending] = {}
-        self._queue: dict[str, _Pending] = {}
-        """Those of `_pending` that wait for a runner, first come first."""
+        self._queue: LaunchQueue[_Pending] = LaunchQueue()
+        """Those of `_pending` that wait for a runner."""
         streams.on_end(self._ended)
 
     @property
@@ -151,24 +152,17 @@ class Launcher:
 
     def place(self) -> None:
         """Start queued launches as far as runners have room."""
-        while self._queue:
-            runner = self._runners.pick()
-            if runner is None:
+        while len(self._queue) and not self._runners.is_full:
+            placed = self._queue.take(self._runners.pick)
+            if placed is None:
                 return
-            pid = next(iter(self._queue))
-            self._start(self._queue.pop(pid), runner)
+            self._start(*placed)
 
     def tick(self) -> None:
         now = self._hub.clock()
         self.place()
-        for pending in list(self._queue.values()):
-            if now < pending.deadline:
-                break  # the queue is in order of deadlines
-            waited = f"for {self._config.queue_timeout:g} s"
-            if len(self._runners):
-                self._fail(pending, Overloaded(f"every runner has been full {waited}: try again, or add runners"))
-            else:
-                self._fail(pending, Unavailable(f"no runner has been there {waited}: is one running? see `pie status`"))
+        for pending in self._queue.overdue(lambda pending: now >= pending.deadline):
+            self._fail(pending, self._no_runner(pending.scope.tenant))
 
     # -- stages
 
@@ -184,7 +178,7 @@ class Launcher:
             if self._pending.get(pid) is pending:
                 pending.program = program
                 pending.deadline = self._hub.clock() + self._config.queue_timeout
-                self._queue[pid] = pending
+                self._queue.add(pending.scope.tenant, pid, pending)
                 self.place()
 
         def failed(error: PieError) -> None:
@@ -210,6 +204,25 @@ class Launcher:
                 f"to end; the operator can raise it (`tenant_processes` of the gateway, or `processes` of [{tenant}] "
                 "in the file `tenants`)"
             )
+
+    def _no_runner(self, tenant: str) -> PieError:
+        """Why a launch has waited in vain."""
+        waited = f"for {self._config.queue_timeout:g} s"
+        if self._runners.serves(tenant):
+            return Overloaded(
+                f"every runner that tenant {tenant} may use has been full {waited}: try again, or add runners"
+            )
+        start = f"start one for it, with `--dedicated-to {tenant}`"
+        if self._tenants.of(tenant).own_runner:
+            return Unavailable(
+                f"tenant {tenant} runs only on runners of its own (`own_runner` of [{tenant}] in the file `tenants`), "
+                f"and none has been there {waited}: {start}"
+            )
+        if len(self._runners):
+            return Unavailable(
+                f"every runner that has been there {waited} is dedicated to other tenants: {start}, or one for all"
+            )
+        return Unavailable(f"no runner has been there {waited}: is one running? see `pie status`")
 
     def _start(self, pending: _Pending, runner: Runner) -> None:
         launch, program = pending.launch, pending.program
@@ -291,7 +304,7 @@ class Launcher:
             elif isinstance(error, Overloaded):
                 self._runners.refused(runner)
                 pending.process = None
-                self._queue = {process.pid: pending, **self._queue}
+                self._queue.put_back(pending.scope.tenant, process.pid, pending)
                 self.place()
             else:
                 self._fail(pending, error)
@@ -326,7 +339,7 @@ class Launcher:
 
     def _fail(self, pending: _Pending, error: PieError) -> None:
         self._pending.pop(pending.launch.pid, None)
-        self._queue.pop(pending.launch.pid, None)
+        self._queue.discard(pending.scope.tenant, pending.launch.pid)
         for call in pending.calls:
             call.fail(error)
 

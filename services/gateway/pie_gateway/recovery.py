@@ -58,7 +58,7 @@ class Recovery:
         """A runner says what it has. Its streams continue after the last durable event; what it should not have
         is killed; what it should have and does not is lost."""
         self.contact()
-        runner = self._runners.add(peer, message.capacity)
+        runner = self._runners.add(peer, message.capacity, message.tenants)
         recovered = Recovered({}, {})
         for running in message.processes:
             process = self._table.get(running.pid)

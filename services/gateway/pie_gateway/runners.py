@@ -1,4 +1,4 @@
-"""The runners that have announced themselves: what they hold, how loaded they are, which one is next."""
+"""The runners that have announced themselves: what they hold, whom they are for, which one is next."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pie_wire.hub import Hub, Peer
 from pie_wire.messages.common import Event
 from pie_wire.messages.runner import Credit, Kill
+from pie_wire.tenants import TenantTable
 
 from pie_gateway.process import Process
 
@@ -21,6 +22,8 @@ class Runner:
 
     peer: Peer
     capacity: int
+    tenants: frozenset[str] = frozenset()
+    """It is dedicated to these; none: it is for all."""
     processes: dict[str, Process] = field(default_factory=dict[str, Process])
     lag_ms: float = 0.0
     full_until: float = 0.0
@@ -36,10 +39,16 @@ class Runner:
 
 
 class RunnerPool:
-    """Who runs what. Placement is by least load; a runner at its capacity gets nothing."""
+    """Who runs what, and where the next goes.
 
-    def __init__(self, hub: Hub) -> None:
+    A runner at its capacity gets nothing. One that is dedicated to tenants gets only theirs, and they go there first;
+    what it has no room for goes to runners for all, unless the table says that the tenant runs on its own only. Among
+    equals the least loaded is next.
+    """
+
+    def __init__(self, hub: Hub, tenants: TenantTable) -> None:
         self._hub = hub
+        self._tenants = tenants
         self._runners: dict[Peer, Runner] = {}
 
     def __iter__(self) -> Iterator[Runner]:
@@ -51,10 +60,10 @@ class RunnerPool:
     def get(self, peer: Peer) -> Runner | None:
         return self._runners.get(peer)
 
-    def add(self, peer: Peer, capacity: int) -> Runner:
+    def add(self, peer: Peer, capacity: int, tenants: Iterable[str] = ()) -> Runner:
         """A runner that has just announced itself. Doing so again on the same link keeps what it has."""
         runner = self._runners.setdefault(peer, Runner(peer, capacity))
-        runner.capacity = capacity
+        runner.capacity, runner.tenants = capacity, frozenset(tenants)
         return runner
 
     def remove(self, peer: Peer) -> list[Process]:
@@ -62,11 +71,25 @@ class RunnerPool:
         runner = self._runners.pop(peer, None)
         return list(runner.processes.values()) if runner else []
 
-    def pick(self) -> Runner | None:
-        """The least loaded runner with room."""
-        now = self._hub.clock()
-        free = [r for r in self._runners.values() if len(r.processes) < r.capacity and now >= r.full_until]
-        return min(free, key=lambda r: (r.load, r.lag_ms, r.name), default=None)
+    def pick(self, tenant: str) -> Runner | None:
+        """Where a tenant's next process goes; None while no runner that it may be on has room."""
+        free = [r for r in self._runners.values() if self._has_room(r) and self._serves(r, tenant)]
+        return min(free, key=lambda r: (not r.tenants, r.load, r.lag_ms, r.name), default=None)
+
+    @property
+    def is_full(self) -> bool:
+        """No runner has room, for whomever."""
+        return not any(self._has_room(r) for r in self._runners.values())
+
+    def serves(self, tenant: str) -> bool:
+        """Whether there is a runner that the tenant may be on, full or not."""
+        return any(self._serves(r, tenant) for r in self._runners.values())
+
+    def _has_room(self, runner: Runner) -> bool:
+        return len(runner.processes) < runner.capacity and self._hub.clock() >= runner.full_until
+
+    def _serves(self, runner: Runner, tenant: str) -> bool:
+        return tenant in runner.tenants if runner.tenants else not self._tenants.of(tenant).own_runner
 
     def refused(self, runner: Runner) -> None:
         """It has less room than it said."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pie_wire.config import option, pie_home
+from pie_wire.errors import BadRequest
 
 
 @dataclass(frozen=True)
@@ -15,6 +16,9 @@ class RunnerConfig:
     name: str = option("runner-1", "member name; different for each runner of a deployment")
     kvstore_endpoint: str = option(f"ipc://{pie_home()}/run/kvstore.sock", "where kvstore listens")
     gateway_endpoint: str = option(f"ipc://{pie_home()}/run/gateway-runners.sock", "where the gateway expects runners")
+    dedicated_to: str = option(
+        "", "tenants that this runner is for, by commas; no other's programs come here; empty: all"
+    )
     capacity: int = option(512, "processes that may run at once")
     memory: int = option(512 << 20, "memory of one program")
     cpu_seconds: float = option(0.0, "processor time of one program; 0: no limit")
@@ -52,3 +56,15 @@ class RunnerConfig:
     code_bytes: int = option(4 << 30, "compiled code kept on disk")
     log_level: Literal["debug", "info", "warning", "error"] = option("info", "least severe log level shown")
     log_format: Literal["auto", "text", "json"] = option("auto", "log lines for people, for programs, or by terminal")
+
+    @property
+    def dedicated(self) -> frozenset[str]:
+        """The names in `dedicated_to`. Raises BadRequest for an empty one, which could open the runner to all."""
+        if not self.dedicated_to:
+            return frozenset()
+        names = [name.strip() for name in self.dedicated_to.split(",")]
+        if not all(names):
+            raise BadRequest(
+                f"dedicated_to is {self.dedicated_to!r}: expected names of tenants with commas between them"
+            )
+        return frozenset(names)

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 import structlog
-from pie_wire.errors import NotFound, Overloaded, PieError, StaleEpoch, Terminated, to_error
+from pie_wire.errors import NotFound, Overloaded, PieError, StaleEpoch, Terminated, Unavailable, to_error
 from pie_wire.hub import Hub, Incoming, Peer
 from pie_wire.membership import KVSTORE, Facts, Membership
 from pie_wire.messages.base import Done
@@ -57,6 +57,7 @@ class RunnerCore:
         wall: Callable[[], float],
         outside: OutsideFacilities,
         capacity: int = 512,
+        dedicated: frozenset[str] = frozenset(),
         window: int = 32,
         model_wait: float = 10.0,
         limits: ProcessLimits | None = None,
@@ -65,7 +66,7 @@ class RunnerCore:
         grammars: GrammarCompiler | None = None,
     ) -> None:
         """`backend` names what runs the programs, for the member list. Without `grammars` they are compiled by way of
-        `offload`."""
+        `offload`. Programs of other tenants than `dedicated` are refused, if it names any."""
         self.hub = hub
         self.host = host
         self.capacity = capacity
@@ -76,12 +77,16 @@ class RunnerCore:
         self.timers = Timers()
         self.engines = Engines(hub, dialer, offload)
         self.artifacts = Artifacts(hub, cache)
-        self.membership = Membership(hub, info={"backend": backend, "capacity": capacity})
+        self.dedicated = dedicated
+        facts: Facts = {"backend": backend, "capacity": capacity}
+        if dedicated:
+            facts["tenants"] = ", ".join(sorted(dedicated))
+        self.membership = Membership(hub, info=facts)
         self.membership.report(self._stats)
         self.membership.on_change(self.engines.update)
         self.children = Children(hub, lambda: self.uplink.peer, lambda: random_bytes(16).hex())
         self.post = Post(hub, self.timers)
-        self.uplink = Uplink(hub, self.processes, capacity, self._forget, self.children.recovered)
+        self.uplink = Uplink(hub, self.processes, capacity, dedicated, self._forget, self.children.recovered)
         self.facilities = Facilities(
             name=hub.identity.name,
             hub=hub,
@@ -166,6 +171,10 @@ class RunnerCore:
             return Done()
         if self._stopping:
             raise Overloaded("this runner is shutting down")
+        tenant = incoming.scope.tenant
+        if self.dedicated and tenant not in self.dedicated:
+            mine = ", ".join(sorted(self.dedicated))
+            raise Unavailable(f"this runner is dedicated to {mine} and takes nothing of tenant {tenant}: use another")
         if self.live >= self.capacity:
             raise Overloaded(f"this runner has {self.live} processes, as many as it may")
         process = Process(start, incoming.scope, self.facilities, self, self._random_bytes(16))

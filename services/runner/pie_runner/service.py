@@ -85,6 +85,7 @@ class RunnerService:
             wall=time.time,
             outside=self._outside(config),
             capacity=config.capacity,
+            dedicated=config.dedicated,
             window=config.window,
             model_wait=config.model_wait,
             limits=ProcessLimits(

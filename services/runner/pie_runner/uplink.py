@@ -40,13 +40,16 @@ class Uplink:
         hub: Hub,
         processes: dict[str, Process],
         capacity: int,
+        tenants: frozenset[str],
         forget: Callable[[Process], None],
         recovered: Callable[[], None],
     ) -> None:
-        """`recovered` is called when the gateway knows the processes again, before their events are pushed."""
+        """`tenants` are those that the runner is dedicated to. `recovered` is called when the gateway knows the
+        processes again, before their events are pushed."""
         self._hub = hub
         self._processes = processes
         self._capacity = capacity
+        self._tenants = sorted(tenants)
         self._forget = forget
         self._on_recovered = recovered
         self._peer: Peer | None = None
@@ -162,7 +165,7 @@ class Uplink:
                 return
             self._recover(answer.value())
 
-        self._hub.request(peer, Announce(self._capacity, held), answered, timeout=ANNOUNCE_TIMEOUT)
+        self._hub.request(peer, Announce(self._capacity, held, self._tenants), answered, timeout=ANNOUNCE_TIMEOUT)
 
     def _recover(self, recovered: Recovered) -> None:
         self._recovered = True

@@ -285,12 +285,14 @@ class Recovered(Message, frozen=True, omit_defaults=True):
 
 
 class Announce(Request[Recovered], frozen=True, omit_defaults=True):
-    """First message of a runner on a new link."""
+    """First message of a runner on a new link. `tenants`: it is dedicated to these and takes nothing of others; none:
+    it is for all."""
 
     verb: ClassVar[str] = "gw.announce"
     reply: ClassVar[type[Recovered]] = Recovered
     capacity: int
     processes: list[RunningProcess]
+    tenants: list[str] = []
 
 
 class RunnerLoad(Push, frozen=True, omit_defaults=True):
