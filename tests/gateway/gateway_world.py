@@ -197,6 +197,8 @@ class FakeRunner:
         self.before_refusal: Callable[[], None] = lambda: None
         self.silent = False
         """Do not answer Start."""
+        self.takes_messages = True
+        """Answer Deliver and DeliverFile."""
         self.obeys = True
         """End a process when told to."""
         self.on_start: Callable[[str, Start], None] = lambda pid, start: None
@@ -289,12 +291,16 @@ class FakeRunner:
             process.killed = incoming.message.reason
             self.emit(pid, "error", error=Terminated(incoming.message.reason))
 
-    def _deliver(self, incoming: Incoming[Deliver]) -> Done:
+    def _deliver(self, incoming: Incoming[Deliver]) -> Done | None:
+        if not self.takes_messages:
+            return None
         process = self.processes[incoming.message.pid]
         process.received.append(bytes(incoming.buffers[0]).decode() if incoming.buffers else incoming.message.text)
         return Done()
 
-    def _part(self, incoming: Incoming[DeliverFile]) -> Done:
+    def _part(self, incoming: Incoming[DeliverFile]) -> Done | None:
+        if not self.takes_messages:
+            return None
         self.parts.append((incoming.message, bytes(incoming.buffers[0])))
         return Done()
 

@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import pytest
 from gateway_world import FakeClient, FakeRunner, World
-from pie_gateway.control import MAX_UNDELIVERED
-from pie_wire.errors import BadField, BadRequest, Gone, NotFound, Overloaded, StoreUnavailable, Terminated, TooLarge
+from pie_gateway.control import MAX_UNDELIVERED, MAX_UNDELIVERED_BYTES
+from pie_gateway.runners import MESSAGE_BYTES
+from pie_wire.errors import (
+    BadField,
+    BadRequest,
+    Gone,
+    NotFound,
+    Overloaded,
+    PieError,
+    StoreUnavailable,
+    Terminated,
+    TooLarge,
+)
 from pie_wire.messages.common import MAX_EVENT_BYTES
-from pie_wire.messages.gateway import DeadMessages, ListProcesses, Purge, SendFile, Signal, Terminate, Topics
+from pie_wire.messages.gateway import DeadMessages, Launch, ListProcesses, Purge, SendFile, Signal, Terminate, Topics
 from pie_wire.messages.kvstore import DeadMessage, TopicInfo
 
 
@@ -127,6 +138,65 @@ def test_messages_that_nobody_takes_are_bounded(world: World, runner: FakeRunner
 
     assert [type(a[0].error) for a in answers] == [type(None)] * MAX_UNDELIVERED + [Overloaded]
     client.ask(Signal(pid, "later"))
+
+
+def flood(client: FakeClient, pid: str, count: int, tenant: str = "local") -> list[PieError | None]:
+    """What so many messages of the largest size are answered with at once; None: they are on their way."""
+    message = Signal(pid, "x" * MAX_EVENT_BYTES)
+    answers = [client.send(message, tenant=tenant) for _ in range(count)]
+    client.world.run(0.1)
+    return [answer[0].error if answer else None for answer in answers]
+
+
+def test_bytes_that_a_runner_does_not_take_are_bounded_for_each_process(
+    world: World, runner: FakeRunner, client: FakeClient
+):
+    pid, quiet = client.launch(), client.launch()
+    runner.takes_messages = False
+
+    errors = flood(client, pid, 20)
+
+    accepted = MAX_UNDELIVERED_BYTES // MAX_EVENT_BYTES
+    assert errors[:accepted] == [None] * accepted
+    assert {type(error) for error in errors[accepted:]} == {Overloaded}
+    assert pid in str(errors[-1])
+    assert flood(client, quiet, 1) == [None], "another process has room of its own"
+
+    part = client.send(SendFile(pid, world.pid(), "n.txt", 2, 0), b"xy")
+    world.run(0.1)
+    assert isinstance(part[0].error, Overloaded), "parts of files count as well"
+
+
+def test_one_tenants_floods_leave_the_way_to_a_runner_to_others(world: World, client: FakeClient):
+    runner = world.runner("runner-0", 100)
+    mine = [client.launch() for _ in range(MESSAGE_BYTES // MAX_UNDELIVERED_BYTES)]
+    other = world.pid()
+    client.ask(Launch(other, "hello"), tenant="other")
+    runner.takes_messages = False
+
+    errors = [error for pid in mine for error in flood(client, pid, 9)]
+
+    on_their_way = errors.count(None) * MAX_EVENT_BYTES
+    assert MESSAGE_BYTES // 4 < on_their_way <= MESSAGE_BYTES // 2
+    assert "tenant local" in str(next(error for error in errors[::-1] if error))
+    assert flood(client, other, 3, tenant="other") == [None] * 3
+
+    world.run(11.0)
+    runner.takes_messages = True
+    client.ask(Signal(mine[0], "later"))
+
+
+def test_a_dead_runner_owes_no_tenant_anything(world: World, runner: FakeRunner, client: FakeClient):
+    pid = client.launch()
+    runner.takes_messages = False
+    assert flood(client, pid, 20).count(None) == MAX_UNDELIVERED_BYTES // MAX_EVENT_BYTES
+    world.kill("runner-0")
+    world.run()
+    successor = world.runner()
+    pid = client.launch()
+    successor.takes_messages = False
+
+    assert flood(client, pid, 20).count(None) == MAX_UNDELIVERED_BYTES // MAX_EVENT_BYTES
 
 
 def test_topics_are_looked_up_in_kvstore(world: World, client: FakeClient):

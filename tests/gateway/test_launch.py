@@ -35,6 +35,19 @@ def test_a_launch_streams_from_number_one_to_the_end(world: World, runner: FakeR
     assert runner.processes[pid].durable == runner.processes[pid].consumed == 3
 
 
+def test_launches_wait_for_a_runner_that_is_slow_to_take_what_it_is_sent(
+    world: World, runner: FakeRunner, client: FakeClient, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("pie_gateway.runners.SLOW_BYTES", -1)
+    answers = client.send(Launch(world.pid(), "hello"))
+    world.run(1.0)
+    assert (answers, runner.started) == ([], [])
+
+    monkeypatch.undo()
+    world.run(1.0)
+    assert answers[0].error is None
+
+
 def test_the_same_launch_again_is_joined_not_repeated(world: World, runner: FakeRunner, client: FakeClient):
     pid = client.launch()
 

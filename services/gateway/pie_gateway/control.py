@@ -33,6 +33,8 @@ from pie_gateway.table import ProcessTable
 DELIVER_TIMEOUT = 10.0
 MAX_UNDELIVERED = 256
 """Messages of clients to one process that its runner has not taken yet."""
+MAX_UNDELIVERED_BYTES = 8 << 20
+"""Of these: as much as the process's mailbox holds."""
 
 
 class ProcessControl:
@@ -54,6 +56,8 @@ class ProcessControl:
         self._ending: dict[str, Process] = {}
         """Processes whose runner has been told to end them."""
         self._undelivered: Counter[str] = Counter()
+        """Messages of clients, by process."""
+        self._undelivered_bytes: Counter[str] = Counter()
         streams.on_end(self._ended)
 
     def attach(self, call: Call[Attach]) -> None:
@@ -84,7 +88,7 @@ class ProcessControl:
             raise TooLarge(f"a message of {size} bytes exceeds {MAX_EVENT_BYTES}: split it")
         if message.binary != bool(call.buffers):
             raise BadField("a binary message needs exactly one buffer, a text message none")
-        self._hand_on(call, Deliver(message.pid, message.text, message.binary))
+        self._hand_on(call, Deliver(message.pid, message.text, message.binary), size)
 
     def send_file(self, call: Call[SendFile]) -> None:
         """Hand a part of a file to the process's runner; answered when the runner has it. Raises as `signal`."""
@@ -94,36 +98,52 @@ class ProcessControl:
             raise BadField(f"file is {message.file[:80]!r}, expected 32 lower-case hex digits")
         if len(call.buffers) != 1 or len(call.buffers[0]) > MAX_EVENT_BYTES:
             raise BadField(f"a part of a file is one buffer of at most {MAX_EVENT_BYTES} bytes")
-        self._hand_on(call, DeliverFile(message.pid, message.file, message.name, message.size, message.offset))
+        delivery = DeliverFile(message.pid, message.file, message.name, message.size, message.offset)
+        self._hand_on(call, delivery, len(call.buffers[0]))
 
-    def _hand_on(self, call: Call[Signal] | Call[SendFile], delivery: Deliver | DeliverFile) -> None:
+    def _hand_on(self, call: Call[Signal] | Call[SendFile], delivery: Deliver | DeliverFile, size: int) -> None:
         message = call.message
         process = self._table.find(message.pid, call.scope)
         if process.record.ended:
             raise Gone(f"process {message.pid} has ended")
         if process.runner is None:
             raise Unavailable(f"the runner of process {message.pid} is not there now: try again")
-        if self._undelivered[message.pid] >= MAX_UNDELIVERED:
-            raise Overloaded(f"{MAX_UNDELIVERED} messages to process {message.pid} are not delivered yet: send slower")
+        pid, tenant, runner = message.pid, call.scope.tenant, process.runner
+        waiting = self._undelivered[pid], self._undelivered_bytes[pid] + size
+        if waiting[0] >= MAX_UNDELIVERED or waiting[1] > MAX_UNDELIVERED_BYTES:
+            raise Overloaded(
+                f"the queue to process {pid} is full, {MAX_UNDELIVERED} messages or {MAX_UNDELIVERED_BYTES >> 20} MiB "
+                "that its runner has not taken yet: send slower"
+            )
+        if not runner.messages.take(tenant, size):
+            raise Overloaded(
+                f"the queue to runner {runner.name} is full for tenant {tenant}, with "
+                f"{runner.messages.of(tenant) >> 20} MiB that the runner has not taken yet: send slower"
+            )
+
+        def taken() -> None:
+            runner.messages.give_back(tenant, size)
+            self._undelivered[pid] -= 1
+            self._undelivered_bytes[pid] -= size
+            if not self._undelivered[pid]:
+                del self._undelivered[pid], self._undelivered_bytes[pid]
 
         def delivered(answer: Answer[Done]) -> None:
-            self._undelivered[message.pid] -= 1
-            if not self._undelivered[message.pid]:
-                del self._undelivered[message.pid]
+            taken()
             if answer.error is None:
                 call.reply(Done())
             else:
                 call.fail(answer.error)
 
-        self._hub.request(
-            process.runner.peer,
-            delivery,
-            delivered,
-            timeout=DELIVER_TIMEOUT,
-            buffers=call.buffers,
-            scope=call.scope,
-        )
-        self._undelivered[message.pid] += 1
+        self._undelivered[pid] += 1
+        self._undelivered_bytes[pid] += size
+        try:
+            self._hub.request(
+                runner.peer, delivery, delivered, timeout=DELIVER_TIMEOUT, buffers=call.buffers, scope=call.scope
+            )
+        except PieError:  # nothing was sent
+            taken()
+            raise
 
     def terminate(self, call: Call[Terminate]) -> None:
         """End a process; answered when its terminal event is durable."""

@@ -8,12 +8,17 @@ from dataclasses import dataclass, field
 from pie_wire.hub import Hub, Peer
 from pie_wire.messages.common import Event
 from pie_wire.messages.runner import Credit, Kill
+from pie_wire.shares import Shares
 from pie_wire.tenants import TenantTable
 
 from pie_gateway.process import Process
 
 REFUSAL_PAUSE = 0.5
 """Seconds a runner that said it is full is left alone."""
+MESSAGE_BYTES = 64 << 20
+"""Messages and files of clients that one runner has not taken yet: a quarter of what its link can owe."""
+SLOW_BYTES = 64 << 20
+"""Owed to a runner beyond which launches wait, whose inputs may be large: they must not cost it its link."""
 
 
 @dataclass(eq=False)
@@ -25,6 +30,8 @@ class Runner:
     tenants: frozenset[str] = frozenset()
     """It is dedicated to these; none: it is for all."""
     processes: dict[str, Process] = field(default_factory=dict[str, Process])
+    messages: Shares = field(default_factory=lambda: Shares(MESSAGE_BYTES))
+    """Bytes of clients that it has not taken yet, by tenant."""
     lag_ms: float = 0.0
     full_until: float = 0.0
 
@@ -86,7 +93,8 @@ class RunnerPool:
         return any(self._serves(r, tenant) for r in self._runners.values())
 
     def _has_room(self, runner: Runner) -> bool:
-        return len(runner.processes) < runner.capacity and self._hub.clock() >= runner.full_until
+        is_free = len(runner.processes) < runner.capacity and self._hub.clock() >= runner.full_until
+        return is_free and self._hub.owed(runner.peer) <= SLOW_BYTES
 
     def _serves(self, runner: Runner, tenant: str) -> bool:
         return tenant in runner.tenants if runner.tenants else not self._tenants.of(tenant).own_runner
