@@ -349,13 +349,18 @@ class AsyncClient:
                 await asyncio.sleep(RETRY_PAUSE)
 
     def _events(self, incoming: Incoming[ProcessEvents]) -> None:
-        message = incoming.message
-        process = self._processes.get(message.pid)
-        if process is None:
-            request = Detach(message.pid)  # nobody holds it any more
-            self._connection.hub.request(incoming.peer, request, lambda _: None, timeout=self._timeout)
-        elif not process.receive(message.events):
-            self._reattach(process)
+        message, at = incoming.message, 0
+        if len(message.pids) != len(message.counts) or sum(message.counts) != len(message.events):
+            raise BadField("client.events: counts do not add up to the events")
+        for pid, count in zip(message.pids, message.counts, strict=True):
+            events = message.events[at : at + count]
+            at += count
+            process = self._processes.get(pid)
+            if process is None:
+                request = Detach(pid)  # nobody holds it any more
+                self._connection.hub.request(incoming.peer, request, lambda _: None, timeout=self._timeout)
+            elif not process.receive(events):
+                self._reattach(process)
 
     def _replaced(self, incoming: Incoming[Replaced]) -> None:
         process = self._processes.get(incoming.message.pid)

@@ -14,6 +14,7 @@ from pie_wire.hub import Answer, Hub, Peer
 from pie_wire.messages.base import Message, Push, Request
 from pie_wire.process import identity
 
+from pie_zmq.acknowledgements import Acknowledgements
 from pie_zmq.transport import GATEWAY, Carrier, Transport
 
 R = TypeVar("R", bound=Message)
@@ -30,6 +31,7 @@ class Connection:
         self._carrier: Carrier | None = None
         self._up: list[Callable[[], None]] = []
         self._down: list[Callable[[PieError], None]] = []
+        self.acknowledgements = Acknowledgements(self.tell)
         self.hub.on_up(self._opened)
         self.hub.on_down(self._closed)
 
@@ -102,6 +104,7 @@ class Connection:
             self.soon()
 
     def close(self) -> None:
+        self.acknowledgements.flush()
         if self._carrier is not None:
             self._carrier.close()
             self._carrier = None

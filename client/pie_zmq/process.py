@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pie_wire.errors import Cancelled, DeadlineExceeded, InternalError, PieError, from_info
 from pie_wire.file_names import PART_BYTES
 from pie_wire.messages.common import TERMINAL_KINDS, Event
-from pie_wire.messages.gateway import AckEvents, Detach, SendFile, Signal, Terminate
+from pie_wire.messages.gateway import Detach, SendFile, Signal, Terminate
 
 from pie_zmq.file_joiner import FileJoiner
 
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 ACK_EVENTS = 128
 ACK_BYTES = 128 << 10
-ACK_WITHIN = 0.05
-"""Seconds until an acknowledgement leaves at the latest."""
 REQUEST_TIMEOUT = 30.0
 RETRY_PAUSE = 0.2
 
@@ -49,7 +47,6 @@ class AsyncProcess:
         self._failure: PieError | None = None
         self._readers = 0
         self._news = asyncio.Event()
-        self._ack_timer: asyncio.TimerHandle | None = None
 
     @property
     def next_seq(self) -> int:
@@ -198,12 +195,9 @@ class AsyncProcess:
             self._news.set()
 
     def acknowledge(self) -> None:
-        """Tell the gateway what has been taken."""
-        if self._ack_timer is not None:
-            self._ack_timer.cancel()
-            self._ack_timer = None
+        """Tell the gateway soon what has been taken."""
         self._acked, self._taken_bytes = self._taken, 0
-        self._connection.tell(AckEvents(self.pid, self._taken))
+        self._connection.acknowledgements.note(self.pid, self._taken, urgent=True)
 
     # -- inside
 
@@ -221,8 +215,8 @@ class AsyncProcess:
         self._taken_bytes += event.size
         if self._is_through or self._taken - self._acked >= ACK_EVENTS or self._taken_bytes >= ACK_BYTES:
             self.acknowledge()
-        elif self._ack_timer is None:
-            self._ack_timer = asyncio.get_running_loop().call_later(ACK_WITHIN, self.acknowledge)
+        else:
+            self._connection.acknowledgements.note(self.pid, self._taken, urgent=False)
         return event
 
 

@@ -357,7 +357,7 @@ class FakeClient:
     def ack(self, pid: str, seq: int) -> None:
         peer = self.hub.peer(GATEWAY)
         if peer is not None:
-            self.hub.send(peer, AckEvents(pid, seq))
+            self.hub.send(peer, AckEvents([pid], [seq]))
 
     def attach(self, pid: str, start: int) -> None:
         self.events[pid] = []
@@ -365,9 +365,14 @@ class FakeClient:
 
     def _events(self, incoming: Incoming[ProcessEvents]) -> None:
         message = incoming.message
-        self.events.setdefault(message.pid, []).extend(message.events)
-        if self.acks:
-            self.ack(message.pid, message.events[-1].seq)
+        at = 0
+        for pid, count in zip(message.pids, message.counts, strict=True):
+            events = message.events[at : at + count]
+            at += count
+            self.events.setdefault(pid, []).extend(events)
+            if self.acks:
+                self.ack(pid, events[-1].seq)
+        assert at == len(message.events)
 
     def _replaced(self, incoming: Incoming[Replaced]) -> None:
         self.replaced.append(incoming.message.pid)

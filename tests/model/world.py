@@ -156,8 +156,14 @@ class ModelClient:
                 self._retry[held.pid] = self.hub.clock()
 
     def _events(self, incoming: Incoming[ProcessEvents]) -> None:
-        held = self.held[incoming.message.pid]
-        for event in incoming.message.events:
+        message, at = incoming.message, 0
+        for pid, count in zip(message.pids, message.counts, strict=True):
+            self._take(incoming.peer, pid, message.events[at : at + count])
+            at += count
+
+    def _take(self, peer: Peer, pid: str, events: list[Event]) -> None:
+        held = self.held[pid]
+        for event in events:
             if event.seq <= len(held.events):
                 if held.events[event.seq - 1] != event:
                     self.violations.append(f"{held.pid}: event {event.seq} changed")
@@ -168,7 +174,7 @@ class ModelClient:
             if held.ended:
                 self.violations.append(f"{held.pid}: event {event.seq} after the terminal one")
             held.events.append(event)
-        self.hub.send(incoming.peer, AckEvents(held.pid, len(held.events)))
+        self.hub.send(peer, AckEvents([held.pid], [len(held.events)]))
 
 
 class MemoryArtifacts:

@@ -187,7 +187,7 @@ CASES: list[Case] = [
     _numbered(gateway.Attach(PID, 10)),
     _numbered(gateway.Attached(PROCESS)),
     _numbered(gateway.Detach(PID)),
-    _numbered(gateway.AckEvents(PID, 9)),
+    _numbered(gateway.AckEvents([PID, CHILD], [9, 2])),
     _numbered(gateway.Signal(PID, "go on"), name="gw.signal with text"),
     _numbered(gateway.Signal(PID, binary=True), b"\x00\x01\x02", name="gw.signal with bytes"),
     _numbered(gateway.SendFile(PID, CHILD, "notes.txt", 5, 2), b"llo"),
@@ -229,7 +229,7 @@ CASES: list[Case] = [
     _numbered(gateway.ToolAnswered('{"content": []}')),
     _numbered(client.CallTool(PID, "calc", "tools/list", "{}")),
     # To a client
-    _numbered(client.ProcessEvents(PID, EVENTS)),
+    _numbered(client.ProcessEvents([PID, CHILD], [6, 1], EVENTS)),
     _numbered(client.Replaced(PID)),
     # To a runner
     _numbered(

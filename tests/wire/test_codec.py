@@ -125,8 +125,8 @@ def test_bodies_that_cannot_be_read(body: bytes):
 
 
 def test_a_bad_field_is_named():
-    with pytest.raises(BadField, match=r"\$\.seq"):
-        decode_body(AckEvents, msgspec.msgpack.encode({"pid": "p", "seq": "seven"}))
+    with pytest.raises(BadField, match=r"\$\.seqs\[0\]"):
+        decode_body(AckEvents, msgspec.msgpack.encode({"pids": ["p"], "seqs": ["seven"]}))
 
 
 def test_markers():

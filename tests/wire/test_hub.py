@@ -82,7 +82,7 @@ def test_messages_nobody_handles():
 
     answers = ask(pair, there)
     assert pair.acceptor.hub.send(here, Replaced("p"))
-    assert pair.dialer.hub.send(there, AckEvents("p", 1))
+    assert pair.dialer.hub.send(there, AckEvents(["p"], [1]))
     pair.run()
 
     assert isinstance(answers[0].error, UnknownVerb)
@@ -166,7 +166,7 @@ def test_a_push_to_a_peer_that_has_gone_says_so():
     pair.dialer.hub.hang_up(PORT, PeerLost("done"))
     pair.run()
 
-    assert not pair.dialer.hub.send(there, AckEvents("p", 1))
+    assert not pair.dialer.hub.send(there, AckEvents(["p"], [1]))
     assert not pair.acceptor.hub.send(here, Replaced("p"))
 
 
@@ -275,16 +275,16 @@ def test_ending_a_link_in_a_callback(act: str, moment: str):
 def test_sending_in_a_callback_keeps_order():
     pair = Pair()
     got: list[int] = []
-    pair.acceptor.hub.on(AckEvents, lambda incoming: got.append(incoming.message.seq))
+    pair.acceptor.hub.on(AckEvents, lambda incoming: got.append(incoming.message.seqs[0]))
 
     def echo(incoming: Incoming[Replaced]) -> None:
         for number in (1, 2, 3):
-            pair.dialer.hub.send(incoming.peer, AckEvents("p", number))
+            pair.dialer.hub.send(incoming.peer, AckEvents(["p"], [number]))
 
     pair.dialer.hub.on(Replaced, echo)
     there, here = pair.up()
     pair.acceptor.hub.send(here, Replaced("p"))
-    pair.dialer.hub.send(there, AckEvents("p", 0))
+    pair.dialer.hub.send(there, AckEvents(["p"], [0]))
     pair.run()
 
     assert got == [0, 1, 2, 3]
@@ -319,7 +319,7 @@ def test_an_overfull_backlog_ends_the_session_and_a_new_one_begins(monkeypatch: 
     there, here = pair.up()
 
     sent = 0
-    while pair.dialer.hub.send(there, AckEvents("p" * 100, sent)):
+    while pair.dialer.hub.send(there, AckEvents(["p" * 100], [sent])):
         sent += 1
     pair.run()
 
@@ -337,7 +337,7 @@ def test_limits_of_requests_and_buffers(monkeypatch: pytest.MonkeyPatch):
     there, _ = pair.up()
 
     with pytest.raises(TooLarge):
-        pair.dialer.hub.send(there, AckEvents("p", 1), buffers=[b""] * 3)
+        pair.dialer.hub.send(there, AckEvents(["p"], [1]), buffers=[b""] * 3)
     with pytest.raises(TooLarge):
         pair.dialer.hub.request(there, Detach("p"), lambda _: None, timeout=1.0, buffers=[b""] * 3)
     answers = ask(pair, there)
@@ -427,9 +427,9 @@ def test_dialing_twice_changes_nothing():
 def test_a_session_is_resumed_after_a_rehello():
     pair = Pair()
     got: list[int] = []
-    pair.acceptor.hub.on(AckEvents, lambda incoming: got.append(incoming.message.seq))
+    pair.acceptor.hub.on(AckEvents, lambda incoming: got.append(incoming.message.seqs[0]))
     there, _ = pair.up()
-    pair.dialer.hub.send(there, AckEvents("p", 1))
+    pair.dialer.hub.send(there, AckEvents(["p"], [1]))
     pair.dialer.hub.outgoing()  # lost
     pair.dialer.hub.receive(PORT, b"", encode(b"link.rehello", Header(), b"\x80"))
     pair.run()
@@ -468,7 +468,7 @@ def test_binary_events_cross():
     got: list[Event] = []
     pair.dialer.hub.on(ProcessEvents, lambda incoming: got.extend(incoming.message.events))
     _, here = pair.up()
-    pair.acceptor.hub.send(here, ProcessEvents("p", [Event(1, "binary", data=b"\x00\xff")]))
+    pair.acceptor.hub.send(here, ProcessEvents(["p"], [1], [Event(1, "binary", data=b"\x00\xff")]))
     pair.run()
 
     assert got == [Event(1, "binary", data=b"\x00\xff")]

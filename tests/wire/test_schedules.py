@@ -76,7 +76,9 @@ class Network:
         side = Side(hub)
         hub.on_up(lambda peer: side.ups.append(peer.session))
         hub.on_down(lambda peer, cause: side.downs.append(peer.session))
-        hub.on(AckEvents, lambda incoming: side.got.setdefault(incoming.peer.session, []).append(incoming.message.seq))
+        hub.on(
+            AckEvents, lambda incoming: side.got.setdefault(incoming.peer.session, []).append(incoming.message.seqs[0])
+        )
 
         def serve(incoming: Incoming[Detach]) -> Done:
             side.served.setdefault(incoming.peer.session, []).append(int(incoming.message.pid))
@@ -93,7 +95,7 @@ class Network:
     def push(self, side: Side) -> None:
         for peer in side.hub.peers():
             self.number += 1
-            if side.hub.send(peer, AckEvents("p", self.number)):
+            if side.hub.send(peer, AckEvents(["p"], [self.number])):
                 key = peer.session * 2 + (side is self.dialer)
                 self.sent.setdefault(key, []).append(self.number)
 

@@ -156,7 +156,7 @@ class FakePie:
             return
         process.events.append(event)
         if process.reader is not None:
-            self.hub.send(process.reader, ProcessEvents(process.launch.pid, [event]))
+            self.hub.send(process.reader, ProcessEvents([process.launch.pid], [1], [event]))
         for carrier in self._carriers:
             carrier.soon()
 
@@ -180,8 +180,9 @@ class FakePie:
 
     def _show_from(self, process: FakeProcess, reader: Peer, start: int) -> None:
         process.reader = reader
-        if process.events[start - 1 :]:
-            self.hub.send(reader, ProcessEvents(process.launch.pid, process.events[start - 1 :]))
+        events = process.events[start - 1 :]
+        if events:
+            self.hub.send(reader, ProcessEvents([process.launch.pid], [len(events)], events))
 
     def _detach(self, incoming: Incoming[Detach]) -> Done:
         process = self._find(incoming.message.pid)
@@ -190,9 +191,10 @@ class FakePie:
         return Done()
 
     def _ack(self, incoming: Incoming[AckEvents]) -> None:
-        process = self._processes.get(incoming.message.pid)
-        if process is not None:
-            process.acked = max(process.acked, incoming.message.seq)
+        for pid, seq in zip(incoming.message.pids, incoming.message.seqs, strict=True):
+            process = self._processes.get(pid)
+            if process is not None:
+                process.acked = max(process.acked, seq)
 
     def _signal(self, incoming: Incoming[Signal]) -> Done:
         process = self._find(incoming.message.pid)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
-from pie_wire.messages.client import ProcessEvents
 from pie_wire.messages.common import Event
 
+from pie_gateway.deliveries import Deliveries
 from pie_gateway.session import Session
 
 WINDOW_EVENTS = 1024
@@ -15,10 +15,11 @@ WINDOW_BYTES = 1 << 20
 
 
 class Attachment:
-    """Sends dense events from number `next_seq` on, as far as the window allows."""
+    """Sends dense events from number `next_seq` on, as far as the window allows, by way of `deliveries`."""
 
-    def __init__(self, session: Session, pid: str, start: int) -> None:
+    def __init__(self, session: Session, pid: str, start: int, deliveries: Deliveries) -> None:
         self.session = session
+        self._deliveries = deliveries
         self.pid = pid
         self.next_seq = start
         self._unacked: deque[tuple[int, int]] = deque()
@@ -38,12 +39,12 @@ class Attachment:
         return self.room_events > 0 and self.room_bytes > 0
 
     def push(self, events: Sequence[Event]) -> None:
-        """Send events that follow `next_seq`; the caller has checked the window."""
+        """Hand over events that follow `next_seq`; the caller has checked the window, and flushes the deliveries."""
         for event in events:
             self._unacked.append((event.seq, event.size))
             self._unacked_bytes += event.size
         self.next_seq = events[-1].seq + 1
-        self.session.push(ProcessEvents(self.pid, list(events)))
+        self._deliveries.add(self.session, self.pid, events)
 
     def fitting(self, events: Sequence[Event]) -> Sequence[Event]:
         """The leading events that the window has room for."""

@@ -71,9 +71,16 @@ class ProcessControl:
         call.reply(Done())
 
     def ack(self, call: Call[AckEvents]) -> None:
-        process = self._table.get(call.message.pid)  # an ack may arrive after the events have expired
-        if process is not None and (process.record.tenant, process.record.user) == (call.scope.tenant, call.scope.user):
-            self._streams.ack(process, call.session, call.message.seq)
+        pids, seqs = call.message.pids, call.message.seqs
+        if len(pids) != len(seqs):
+            raise BadField("gw.ack-events: a number is missing, or a process")
+        owner = (call.scope.tenant, call.scope.user)
+        consumed: list[tuple[Process, int]] = []
+        for pid, seq in zip(pids, seqs, strict=True):
+            process = self._table.get(pid)  # an ack may arrive after the events have expired
+            if process is not None and (process.record.tenant, process.record.user) == owner:
+                consumed.append((process, seq))
+        self._streams.ack(call.session, consumed)
 
     def signal(self, call: Call[Signal]) -> None:
         """Hand a message to the process's runner; answered when the runner has it.

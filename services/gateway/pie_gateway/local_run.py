@@ -69,7 +69,7 @@ class LocalRun:
             yield event
             if self._events.empty() or event.seq - self._acked >= ACK_EVERY:
                 self._acked = event.seq
-                self._core.notify(self._session, AckEvents(self._pid, event.seq))
+                self._core.notify(self._session, AckEvents([self._pid], [event.seq]))
             if event.kind in TERMINAL_KINDS:
                 return
 

@@ -16,6 +16,7 @@ from pie_wire.messages.common import TERMINAL_KINDS, Event
 
 from pie_gateway.attachment import Attachment
 from pie_gateway.config import GatewayConfig
+from pie_gateway.deliveries import Deliveries
 from pie_gateway.log import EventLog
 from pie_gateway.process import Process
 from pie_gateway.record import ProcessRecord
@@ -42,6 +43,7 @@ class EventStreams:
         """Processes whose durable or consumed number has changed since the last tick."""
         self._unsaved: dict[str, Process] = {}
         """Processes whose record has changed since the last commit."""
+        self._deliveries = Deliveries()
         self._ended: list[Callable[[Process], None]] = []
 
     def on_end(self, callback: Callable[[Process], None]) -> None:
@@ -71,6 +73,8 @@ class EventStreams:
             self._moved[process.pid] = process
             self._unsaved.pop(process.pid, None)
             self._show(process, kept)
+        self._deliveries.flush()
+        for process, _ in fresh:
             if process.record.ended:
                 self._close(process)
             elif process.record.kept_bytes > self._config.log_process_bytes:
@@ -137,14 +141,19 @@ class EventStreams:
             process.owner.owned.discard(process.pid)
         process.owner = session
         session.owned.add(process.pid)
-        process.attachment = Attachment(session, process.pid, start)
+        process.attachment = Attachment(session, process.pid, start, self._deliveries)
 
     def detach(self, process: Process, session: Session) -> None:
         if process.attachment is not None and process.attachment.session is session:
             process.attachment = None
 
-    def ack(self, process: Process, session: Session, seq: int) -> None:
-        """The client has consumed everything up to `seq`."""
+    def ack(self, session: Session, consumed: Iterable[tuple[Process, int]]) -> None:
+        """The client has consumed everything of each process up to the number beside it."""
+        for process, seq in consumed:
+            self._ack(process, session, seq)
+        self._deliveries.flush()
+
+    def _ack(self, process: Process, session: Session, seq: int) -> None:
         record = process.record
         seq = min(seq, record.last_seq)
         if seq > record.consumed:
@@ -152,10 +161,14 @@ class EventStreams:
             self._moved[process.pid] = self._unsaved[process.pid] = process
         if process.attachment is not None and process.attachment.session is session:
             process.attachment.ack(seq)
-            self.resume(process)
+            self._fill(process)
 
     def resume(self, process: Process) -> None:
         """Push from the log as far as the window allows."""
+        self._fill(process)
+        self._deliveries.flush()
+
+    def _fill(self, process: Process) -> None:
         to, record = process.attachment, process.record
         while to is not None and to.is_open and to.next_seq <= record.last_seq:
             if to.next_seq < record.first_seq:

@@ -10,10 +10,12 @@ from pie_wire.messages.gateway import ToolAnswered
 
 
 class ProcessEvents(Push, frozen=True, omit_defaults=True):
-    """The next events of an attached process, dense and in order."""
+    """The next events of attached processes, dense and in order for each: `counts[i]` consecutive items of `events`
+    belong to `pids[i]`."""
 
     verb: ClassVar[str] = "client.events"
-    pid: str
+    pids: list[str]
+    counts: list[int]
     events: list[Event]
 
 

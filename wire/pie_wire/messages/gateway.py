@@ -77,11 +77,11 @@ class Detach(Request[Done], frozen=True, omit_defaults=True):
 
 
 class AckEvents(Push, frozen=True, omit_defaults=True):
-    """The client has all events of `pid` up to `seq`: they no longer count against the process's limit."""
+    """The client has all events of each process up to the number beside it: they no longer count against its limit."""
 
     verb: ClassVar[str] = "gw.ack-events"
-    pid: str
-    seq: int
+    pids: list[str]
+    seqs: list[int]
 
 
 class Signal(Request[Done], frozen=True, omit_defaults=True):
