@@ -17,7 +17,13 @@ from web_server import Web, serving
 PROGRAM = """
 from inferlet import files, http, mcp
 
-async def main(url="", tool="", note=""):
+async def main(url="", tool="", note="", upload=""):
+    if upload:
+        async def pieces():
+            for each in upload:
+                yield each.encode() * 1_000_000
+        text = await (await http.post(url, body=pieces())).text()
+        return [len(text), text[:1], text[-1:]]
     if url:
         return await (await http.get(url)).text()
     if tool:
@@ -53,6 +59,20 @@ def test_a_user_allows_a_host_for_one_run(scripted: Stack, program: Path, web: W
 
     allowed = scripted.pie("run", str(program), "--allow", f"http=127.0.0.1:{web.port}", "--", "--url", url)
     assert (allowed.returncode, allowed.stdout.strip()) == (0, "nothing here"), allowed.stderr
+
+
+def test_a_program_streams_what_it_sends(scripted: Stack, program: Path, web: Web):
+    done = scripted.pie(
+        *("run", str(program), "--allow", f"http=127.0.0.1:{web.port}"),
+        "--",
+        "--url",
+        web.url("/echo"),
+        "--upload",
+        "abc",
+    )
+
+    assert (done.returncode, done.stdout.strip()) == (0, '[3000000, "a", "c"]'), done.stderr
+    assert web.seen[0].headers["transfer-encoding"] == "chunked"
 
 
 def test_files_stay_and_scratch_goes(scripted: Stack, program: Path):

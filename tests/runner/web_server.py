@@ -33,6 +33,8 @@ class Web:
     seen: list[Seen] = field(default_factory=list[Seen])
     sent: int = 0
     """Bytes of `/big` that have been written."""
+    received: int = 0
+    """Bytes of a body in chunks that have been read."""
     gone: threading.Event = field(default_factory=threading.Event)
     """A client has closed its connection before all was sent."""
     done: threading.Event = field(default_factory=threading.Event)
@@ -50,15 +52,25 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         pass
 
     def handle_any(self) -> None:
-        length = int(self.headers.get("content-length", 0))
+        if self.path == "/early":
+            self._answer(b"enough", status=413)
+            self._body()
+            return
+        if self.path == "/hang-up":
+            self.close_connection = True
+            return
+        if self.path == "/unread":
+            self.web.done.wait(20)
         headers = {name.lower(): value for name, value in self.headers.items()}
-        self.web.seen.append(Seen(self.command, self.path, headers, self.rfile.read(length)))
+        self.web.seen.append(Seen(self.command, self.path, headers, self._body()))
         route, _, argument = self.path.partition("?")
         match route:
             case "/echo":
                 self._answer(self.web.seen[-1].body, ("x-twice", "a"), ("X-Twice", "b"), ("set-cookie", "k=v; Path=/"))
             case "/to":
                 self._answer(b"", ("location", argument), status=302)
+            case "/redirect":
+                self._answer(b"", ("location", "/echo"), status=int(argument))
             case "/loop":
                 self._answer(b"", ("location", "/loop"), status=302)
             case "/big":
@@ -78,7 +90,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             case _:
                 self._answer(b"nothing here", status=404)
 
-    do_GET = do_POST = do_DELETE = handle_any  # noqa: N815 - the names that http.server calls
+    do_GET = do_POST = do_PUT = do_DELETE = handle_any  # noqa: N815 - the names that http.server calls
 
     def _answer(self, body: bytes, *headers: tuple[str, str], status: int = 200) -> None:
         self.send_response(status)
@@ -87,6 +99,23 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("content-length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+    def _body(self) -> bytes:
+        if self.headers.get("transfer-encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("content-length", 0)))
+        body = b""
+        while size := int(self._line(), 16):
+            body += self.rfile.read(size)
+            self.web.received = len(body)
+            self.rfile.readline()
+        self.rfile.readline()
+        return body
+
+    def _line(self) -> bytes:
+        line = self.rfile.readline()
+        if not line:
+            raise ConnectionError("the client hung up in the middle of a body")
+        return line
 
     def _big(self) -> None:
         self.send_response(200)

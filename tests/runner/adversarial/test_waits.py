@@ -33,6 +33,7 @@ UNHELD = {
     "receive-file": "await session.receive_file()",
     "sleep": "await asyncio.sleep(1e6)",
     "http": "await http.get(f'http://127.0.0.1:{port}/')",
+    "upload": "await http.post(f'http://127.0.0.1:{port}/', body=(b'x' * 65536 for _ in range(200)))",
     "tool server": "await mcp.connect('house').tools()",
     "child": "await launch('other').result()",
     "many at once": "await asyncio.gather(session.receive(), session.receive_file(), asyncio.sleep(1e6), "

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import base64
 import json as json_module
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
 from typing import Any
 
 from wit_world.imports import http as raw
@@ -21,6 +21,7 @@ from inferlet import loop
 from inferlet.errors import PieError, host_errors, unwrap
 
 REDIRECTS = 5
+_PIECE = 512 << 10
 
 
 class Response:
@@ -88,15 +89,18 @@ async def request(
     url: str,
     *,
     headers: Mapping[str, str] | None = None,
-    body: bytes | str | None = None,
+    body: bytes | str | Iterable[bytes] | AsyncIterable[bytes] | None = None,
+    length: int | None = None,
     json: Any = None,
     timeout: float | None = None,  # noqa: ASYNC109 - the host enforces it
     redirects: int = REDIRECTS,
 ) -> Response:
     """Send a request; its response once the headers are here. A status of 400 or more is no error.
 
-    `json` is sent as JSON. `timeout`: seconds until the whole response is here. Raises PieError: `forbidden` (the
-    message says what to ask for), `unavailable`, `deadline_exceeded`, `limit_exceeded`, `bad_request`.
+    `json` is sent as JSON. A `body` that is iterated is sent as it comes, in chunks or, with its `length` (bytes),
+    without: a server that reads slowly is waited for, and redirects that would need it again are not followed.
+    `timeout`: seconds until the whole response is here. Raises PieError: `forbidden` (the message says what to ask
+    for), `unavailable`, `deadline_exceeded`, `limit_exceeded`, `bad_request`.
     """
     fields = dict(headers or {})
     if json is not None:
@@ -104,12 +108,52 @@ async def request(
         if "content-type" not in {name.lower() for name in fields}:
             fields["content-type"] = "application/json"
     data = body.encode() if isinstance(body, str) else body
-    encoded = None if data is None else base64.b64encode(data).decode("ascii")
+    whole = isinstance(data, bytes | bytearray | memoryview)
+    encoded = base64.b64encode(data).decode("ascii") if whole else None
     nanoseconds = None if timeout is None else max(0, round(timeout * 1e9))
-    with host_errors():
-        pending = raw.send(raw.Request(method, url, list(fields.items()), encoded, nanoseconds, redirects))
+    asked = raw.Request(method, url, list(fields.items()), encoded, nanoseconds, redirects)
+    if whole or data is None:
+        with host_errors():
+            pending = raw.send(asked)
+    else:
+        pending = await _uploaded(asked, length, data)
     with pending:
         return Response(unwrap(await loop.result(pending)))
+
+
+async def _uploaded(
+    asked: raw.Request, length: int | None, body: Iterable[bytes] | AsyncIterable[bytes]
+) -> raw.PendingResponse:
+    """Write a body piece by piece."""
+    with host_errors():
+        upload = raw.begin(asked, length)
+    with upload:
+        async for piece in body if isinstance(body, AsyncIterable) else _each(body):
+            if not await _write(upload, piece):
+                break
+        with host_errors():
+            return upload.finish()
+
+
+async def _each(pieces: Iterable[bytes]) -> AsyncIterator[bytes]:
+    for piece in pieces:
+        yield piece
+
+
+async def _write(upload: raw.Upload, data: bytes) -> bool:
+    """Send a part of a body and wait until there is room for more. False: there is a response already."""
+    for at in range(0, len(data), _PIECE):
+        piece = base64.b64encode(data[at : at + _PIECE]).decode("ascii")
+        try:
+            with host_errors():
+                done = upload.write(piece)
+            with done:
+                unwrap(await loop.result(done))
+        except PieError as exc:
+            if exc.code == "closed":
+                return False
+            raise
+    return True
 
 
 async def get(url: str, **options: Any) -> Response:

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 
 from pie_wire.errors import BadRequest, Closed, ErrorInfo, PieError
 
 from pie_runner.host import checks
 from pie_runner.host.clocks import SECOND
 from pie_runner.host.futures import waitable_id
-from pie_runner.host.methods import reading
+from pie_runner.host.methods import method, reading
 from pie_runner.host.offloaded import offloaded
 from pie_runner.outside.fetches import PendingResponse, Response
+from pie_runner.outside.uploads import Upload
 from pie_runner.process import process_of
 from pie_runner.wasm.hostcall import Err, HostFunction, Ok, Pending
 
 if TYPE_CHECKING:
+    from pie_runner.waitables import Completion
     from pie_runner.wasm.fiber import Fiber
+
+T = TypeVar("T")
 
 MAX_URL = 16 << 10
 MAX_HEADERS = 128
@@ -55,23 +59,21 @@ class RequestRecord(Protocol):
 
 def send(fiber: Fiber, request: RequestRecord) -> PendingResponse | Pending:
     """Begin a request; parks while a large body is decoded."""
-    if len(request.method) > 32 or not _TOKEN.fullmatch(request.method):
-        raise BadRequest(f"{request.method[:40]!r} is no HTTP method")
-    checks.text(request.url, "the URL", MAX_URL)
-    headers = _checked(request.headers)
-    seconds = None if request.timeout is None else request.timeout / SECOND
-    redirects = min(request.redirects, MAX_REDIRECTS)
-    outside, text = process_of(fiber).outside, request.body or ""
-    outside.check_request_body(len(text) // 4 * 3 - 2)
+    order = _read(request)
+    outside = process_of(fiber).outside
+    return _with_body(fiber, request, lambda body: outside.send(*order[:3], body, *order[3:]))
 
-    def begin(body: bytes) -> PendingResponse:
-        return outside.send(request.method.upper(), request.url, headers, body, seconds, redirects)
 
-    if len(text) <= INLINE:
-        return begin(checks.decoded(text, "the body"))
-    pending = offloaded(fiber, lambda: checks.decoded(text, "the body"))
-    pending.convert = lambda body: begin(cast("bytes", body))
-    return pending
+def begin(fiber: Fiber, request: RequestRecord, length: int | None) -> Upload | Pending:
+    """Begin a request whose body is written afterwards."""
+    order = _read(request)
+    outside = process_of(fiber).outside
+    return _with_body(fiber, request, lambda body: outside.upload(*order[:3], body, *order[3:], length))
+
+
+def write(_fiber: Fiber, upload: Upload, piece: str) -> Completion:
+    """Send a piece."""
+    return upload.write(checks.decoded(checks.text(piece, "the piece", INLINE), "the piece"))
 
 
 def get(_fiber: Fiber, pending: PendingResponse) -> Ok | Err | None:
@@ -92,6 +94,27 @@ def read(_fiber: Fiber, response: Response) -> Ok | Err | None:
     return Err(piece) if isinstance(piece, ErrorInfo) else Ok(base64.b64encode(piece).decode("ascii"))
 
 
+def _read(request: RequestRecord) -> tuple[str, str, list[tuple[str, str]], float | None, int]:
+    """Method, URL, headers, seconds and redirects. Raises BadRequest, TooLarge."""
+    if len(request.method) > 32 or not _TOKEN.fullmatch(request.method):
+        raise BadRequest(f"{request.method[:40]!r} is no HTTP method")
+    checks.text(request.url, "the URL", MAX_URL)
+    headers = _checked(request.headers)
+    seconds = None if request.timeout is None else request.timeout / SECOND
+    return request.method.upper(), request.url, headers, seconds, min(request.redirects, MAX_REDIRECTS)
+
+
+def _with_body(fiber: Fiber, request: RequestRecord, go_on: Callable[[bytes], T]) -> T | Pending:
+    """Decode the body and go on; a large one is decoded beside the loop."""
+    text = request.body or ""
+    process_of(fiber).outside.check_request_body(len(text) // 4 * 3 - 2)
+    if len(text) <= INLINE:
+        return go_on(checks.decoded(text, "the body"))
+    pending = offloaded(fiber, lambda: checks.decoded(text, "the body"))
+    pending.convert = lambda body: go_on(cast("bytes", body))
+    return pending
+
+
 def _checked(headers: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
     if len(headers) > MAX_HEADERS or sum(len(name) + len(value) for name, value in headers) > MAX_HEADER_CHARACTERS:
         raise BadRequest(f"a request has at most {MAX_HEADERS} headers, of {MAX_HEADER_CHARACTERS} characters together")
@@ -105,6 +128,9 @@ def _checked(headers: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
 
 FUNCTIONS: Mapping[str, HostFunction] = {
     "send": send,
+    "begin": begin,
+    "[method]upload.write": write,
+    "[method]upload.finish": method(Upload.finish),
     "[method]pending-response.id": waitable_id,
     "[method]pending-response.get": get,
     "[method]response.id": waitable_id,

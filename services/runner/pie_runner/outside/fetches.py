@@ -22,7 +22,7 @@ class Fetch:
         self.ended = False
         self.error: PieError | None = None
         self.listener: Callable[[], None] = lambda: None
-        self._aside = aside
+        self.aside = aside
         self._on_end = on_end
         self._credit = asyncio.Semaphore(WINDOW)
         self._cancel = aside.start(client.fetch(order, self, self._credit))
@@ -30,13 +30,13 @@ class Fetch:
     # -- heard aside
 
     def head(self, head: Head) -> None:
-        self._aside.post(lambda: self._heard(head))
+        self.aside.post(lambda: self._heard(head))
 
     def piece(self, piece: bytes) -> None:
-        self._aside.post(lambda: self._came(piece))
+        self.aside.post(lambda: self._came(piece))
 
     def end(self, error: PieError | None) -> None:
-        self._aside.post(lambda: self._over(error))
+        self.aside.post(lambda: self._over(error))
 
     # -- asked by the program
 
@@ -44,7 +44,7 @@ class Fetch:
         """The next piece, None if there is none now."""
         if not self.pieces:
             return None
-        self._aside.call(self._credit.release)
+        self.aside.call(self._credit.release)
         return self.pieces.popleft()
 
     def cancel(self) -> None:

@@ -1,6 +1,6 @@
 """Requests of one process, made on the loop aside: checked, bounded in size and time, streamed as fast as read.
 
-send -> [redirect, checked again] -> head -> pieces, at most WINDOW unread -> end
+send [-> pieces of the body] -> [redirect, checked again] -> head -> pieces, at most WINDOW unread -> end
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import http.cookiejar
 import ssl
-from collections.abc import Sequence
+from collections.abc import AsyncIterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -54,6 +54,8 @@ class Order:
     request: httpx.Request
     seconds: float
     redirects: int
+    is_replayable: bool = True
+    """Whether its body can be sent to a second address."""
 
 
 @dataclass(frozen=True)
@@ -105,24 +107,29 @@ class HttpClient:
         method: str,
         url: str,
         headers: Sequence[tuple[str, str]],
-        body: bytes,
+        body: bytes | AsyncIterable[bytes],
         seconds: float | None,
         redirects: int,
+        length: int | None = None,
     ) -> Order:
-        """Check a request.
+        """Check a request, and `length` of a body that is streamed.
 
         Raises:
             BadRequest: it is none. Forbidden: its host. LimitExceeded: its body.
         """
         settings = self._shared.settings
-        check_request_body(len(body), settings)
+        check_request_body(len(body) if isinstance(body, bytes) else length or 0, settings)
+        fields = _with_defaults(headers)
+        if length is not None:
+            fields.append(("content-length", str(length)))
         try:
-            request = httpx.Request(method, url, headers=_with_defaults(headers), content=body or None)
+            request = httpx.Request(method, url, headers=fields, content=body or None)
         except (httpx.InvalidURL, ValueError, TypeError) as exc:
             raise BadRequest(f"{url[:200]!r} cannot be asked for: {exc}") from exc
         self.rights.require(*_target(request.url))
         limit = settings.seconds
-        return Order(request, limit if seconds is None else min(seconds, limit), redirects)
+        seconds = limit if seconds is None else min(seconds, limit)
+        return Order(request, seconds, redirects, isinstance(body, bytes))
 
     async def fetch(self, order: Order, to: Receiver, credit: asyncio.Semaphore) -> None:
         """Carry out an order. Each piece takes one of `credit`, which the reader gives back."""
@@ -171,6 +178,8 @@ class HttpClient:
             response = await client.send(request, stream=True)
             following = response.next_request
             if following is None or left == 0:
+                return response
+            if not order.is_replayable and following.stream is request.stream:
                 return response
             await response.aclose()
             self.rights.require(*_target(following.url))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from pie_wire.errors import LimitExceeded
+from pie_wire.errors import LimitExceeded, PieError
 from pie_wire.hub import Hub, Scope
 from pie_wire.messages.runner import Start
 
@@ -14,11 +14,12 @@ from pie_runner.outside.aside import Aside
 from pie_runner.outside.fetches import Fetch, PendingResponse
 from pie_runner.outside.file_rooms import FileRooms
 from pie_runner.outside.files import ProcessFiles
-from pie_runner.outside.http_client import HttpClient, HttpShared, check_request_body
+from pie_runner.outside.http_client import HttpClient, HttpShared, Order, check_request_body
 from pie_runner.outside.http_rights import HttpRights
 from pie_runner.outside.mcp_servers import McpServers, McpSettings
 from pie_runner.outside.relay import ClientRelay
 from pie_runner.outside.tools import ProcessTools
+from pie_runner.outside.uploads import Body, Upload
 from pie_runner.waitables import Waitables
 
 
@@ -68,6 +69,32 @@ class ProcessOutside:
     ) -> PendingResponse:
         """Begin an HTTP request. Raises BadRequest, Forbidden, LimitExceeded, TooLarge."""
         order = self._http.order(method, url, headers, body, seconds, redirects)
+        return PendingResponse(self._waitables, self._fetch(order))
+
+    def upload(
+        self,
+        method: str,
+        url: str,
+        headers: Sequence[tuple[str, str]],
+        beginning: bytes,
+        seconds: float | None,
+        redirects: int,
+        length: int | None,
+    ) -> Upload:
+        """Begin one whose body is written afterwards. Raises the same; BadRequest also for a beginning too long."""
+        body = Body()
+        order = self._http.order(method, url, headers, body, seconds, redirects, length)
+        upload = Upload(self._waitables, self._fetch(order), body, length, self.check_request_body)
+        if beginning:
+            try:
+                upload.write(beginning).close()
+            except PieError:
+                upload.close()
+                raise
+        return upload
+
+    def _fetch(self, order: Order) -> Fetch:
+        """Carry out an order, if it is one of those that there may be. Raises LimitExceeded."""
         settings = self._shared.http.settings
         if self._requests >= settings.requests:
             raise _exceeded("http_requests", settings.requests, "requests at once: drop responses that are not needed")
@@ -76,7 +103,7 @@ class ProcessOutside:
         fetch = Fetch(self._http, order, self._shared.aside, self._request_ended)
         self._requests += 1
         self._total += 1
-        return PendingResponse(self._waitables, fetch)
+        return fetch
 
     def close(self) -> None:
         """The process has ended; what its program held has been closed."""

@@ -173,15 +173,17 @@ async def outside() -> list:
         return [read, ["c", entry.kind.name.lower(), entry.size], left, heard, news.lost, [job.text, job.redeliveries]]
 
 
-async def refused() -> str:
-    try:
-        await http.get("http://a.example")
-    except PieError as exc:
-        return exc.code
-    return "none"
+async def refused() -> list[str]:
+    codes = []
+    for body in (None, [b"streamed"]):
+        try:
+            await http.post("http://a.example", body=body)
+        except PieError as exc:
+            codes.append(exc.code)
+    return codes
 
 
-def failures(model: Model, refused: str) -> list:
+def failures(model: Model, refused: list[str]) -> list:
     def code(action) -> str:
         try:
             action()
@@ -191,7 +193,7 @@ def failures(model: Model, refused: str) -> list:
 
     return [
         code(lambda: Model.load("nothing")),
-        refused,
+        *refused,
         code(lambda: children.launch("nothing")),
         code(lambda: Context(model).append([1 << 30])),
     ]

@@ -7,7 +7,7 @@ import { launch } from "pie:inferlet/children@0.1.0";
 import { monotonicNow, wallNow } from "pie:inferlet/clocks@0.1.0";
 import { Context as RawContext } from "pie:inferlet/context@0.1.0";
 import * as files from "pie:inferlet/filesystem@0.1.0";
-import { send as sendRequest } from "pie:inferlet/http@0.1.0";
+import { begin as beginRequest, send as sendRequest } from "pie:inferlet/http@0.1.0";
 import { write } from "pie:inferlet/log@0.1.0";
 import type { Logits } from "pie:inferlet/logits@0.1.0";
 import { getBytes } from "pie:inferlet/random@0.1.0";
@@ -179,9 +179,11 @@ function failures(model: Model) {
     }
     return "none";
   };
+  const request = { method: "GET", url: "http://a.example", headers: [], body: null, timeout: null, redirects: 0 };
   return [
     code(() => Model.load("nothing")),
-    code(() => sendRequest({ method: "GET", url: "http://a.example", headers: [], body: null, timeout: null, redirects: 0 })),
+    code(() => sendRequest(request)),
+    code(() => beginRequest(request, null)),
     code(() => launch({ program: "nothing", input: "{}", near: null, detached: false })),
     code(() => Context.create(model).append([2 ** 30])),
   ];

@@ -241,6 +241,7 @@ fn failures(model: &Model) -> Result<Value> {
         redirects: 0,
     };
     let context = Context::create(model)?;
-    let refused = [code(http::send(&request)), code(launch(&nothing))];
-    Ok(list![code(Model::load("nothing")), refused[0].as_str(), refused[1].as_str(), code(context.append(&[1 << 30]))])
+    let refused = [code(http::send(&request)), code(http::begin(&request, None)), code(launch(&nothing))];
+    let [get, post, child] = refused;
+    Ok(list![code(Model::load("nothing")), get, post, child, code(context.append(&[1 << 30]))])
 }
