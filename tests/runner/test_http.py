@@ -329,6 +329,43 @@ def test_requests_are_counted_at_once_and_in_all(limited: World, web: Web):
     assert (last["code"], "http_total = 5" in last["message"]) == ("limit_exceeded", True)
 
 
+def test_one_tenants_hung_requests_leave_room_for_others(model_files, web: Web):
+    world = World(model_files, http=HttpSettings(requests=16, all_requests=8))
+
+    async def hangs(api: Any, text: str) -> str:
+        held = [await api.call("http", "send", ask(web.url("/slow"))) for _ in range(16)]
+        await api.wait("futures.done", await api.call("clocks", "sleep", 10**18))
+        return str(held)
+
+    async def asks(api: Any, text: str) -> str:
+        return json.dumps(await fetched(api, ask(web.url("/echo"))))
+
+    async def waits_in_vain(api: Any, text: str) -> str:
+        return json.dumps(await fetched(api, ask(web.url("/echo"), timeout=300_000_000)))
+
+    may = allowing("127.0.0.1:*")
+    try:
+        world.start(hangs, capabilities=may)
+        assert wait_for(lambda: world.turn() or len(web.seen) == 4)
+        world.start(asks, pid="p2", tenant="other", capabilities=may)
+        finish(world, "p2", 5.0)
+        assert json.loads(world.log("p2")[-1].text)["status"] == 200
+
+        world.start(waits_in_vain, pid="p3", capabilities=may)
+        finish(world, "p3", 5.0)
+        error = json.loads(world.log("p3")[-1].text)
+        assert error["code"] == "deadline_exceeded"
+        assert "other requests of tenant local" in error["message"]
+        assert [seen.path for seen in web.seen].count("/slow") == 4, "half of all, for one tenant alone"
+
+        world.push(Kill("p1", "by the test"))
+        world.start(asks, pid="p4", capabilities=may)
+        finish(world, "p4", 5.0)
+        assert json.loads(world.log("p4")[-1].text)["status"] == 200
+    finally:
+        world.aside.close()
+
+
 def test_a_large_body_is_decoded_beside_the_loop_and_its_size_looked_at_before(world: World, limited: World, web: Web):
     url, content = web.url("/echo"), b"abcdefghi" * 100_000
     bad = ask(url, method="POST", body=content)

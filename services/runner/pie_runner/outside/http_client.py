@@ -19,6 +19,7 @@ from pie_wire.errors import BadRequest, DeadlineExceeded, LimitExceeded, PieErro
 
 from pie_runner.outside.http_rights import HttpRights
 from pie_runner.outside.http_transport import CheckedTransport, Resolve, system_resolve
+from pie_runner.outside.turnstile import Turnstile
 
 _DEFAULTS = {"user-agent": "pie", "accept": "*/*", "accept-encoding": "identity"}
 
@@ -42,7 +43,7 @@ class HttpSettings:
     bytes: int = 64 << 20
     """Of a request's body, and of a response's."""
     all_requests: int = 512
-    """Of all processes of the runner at once; more wait."""
+    """Of all processes of the runner at once, shared fairly among tenants; more wait."""
     ca_file: str = ""
     """Certificates to trust besides the usual ones."""
 
@@ -76,12 +77,12 @@ class Receiver(Protocol):
 
 
 class HttpShared:
-    """What all processes of a runner share. The semaphore belongs to the loop aside."""
+    """What all processes of a runner share. The room belongs to the loop aside."""
 
     def __init__(self, settings: HttpSettings, resolve: Resolve = system_resolve) -> None:
         self.settings = settings
         self.resolve = resolve
-        self.room = asyncio.Semaphore(settings.all_requests)
+        self.room = Turnstile(settings.all_requests)
         self._tls: ssl.SSLContext | None = None
 
     @property
@@ -97,8 +98,9 @@ class HttpShared:
 class HttpClient:
     """No cookies, no proxies, no credentials but what the program itself puts into a request."""
 
-    def __init__(self, rights: HttpRights, shared: HttpShared) -> None:
+    def __init__(self, rights: HttpRights, shared: HttpShared, tenant: str) -> None:
         self.rights = rights
+        self._tenant = tenant
         self._shared = shared
         self._client: httpx.AsyncClient | None = None
 
@@ -133,9 +135,11 @@ class HttpClient:
 
     async def fetch(self, order: Order, to: Receiver, credit: asyncio.Semaphore) -> None:
         """Carry out an order. Each piece takes one of `credit`, which the reader gives back."""
-        where = order.request.url.host
+        where, room, tenant = order.request.url.host, self._shared.room, self._tenant
+        has_place = False
         try:
-            async with asyncio.timeout(order.seconds), self._shared.room:
+            async with asyncio.timeout(order.seconds), room.place(tenant):
+                has_place = True
                 response = await self._response(order)
                 try:
                     to.head(Head(response.status_code, str(response.url), _headers(response)))
@@ -143,7 +147,12 @@ class HttpClient:
                 finally:
                     await response.aclose()
         except TimeoutError:
-            to.end(DeadlineExceeded(f"{where} did not finish within {order.seconds:g} s"))
+            if has_place:
+                why = f"{where} did not finish within {order.seconds:g} s"
+            else:
+                why = f"{where} was not asked within {order.seconds:g} s: {room.held(tenant)} other requests of tenant "
+                why += f"{tenant} took its share of the runner's {self._shared.settings.all_requests}"
+            to.end(DeadlineExceeded(why))
         except PieError as exc:
             to.end(exc)
         except (httpcore.LocalProtocolError, httpx.InvalidURL) as exc:

@@ -43,6 +43,7 @@ class ProcessOutside:
     def __init__(self, start: Start, scope: Scope, shared: OutsideFacilities, waitables: Waitables, hub: Hub) -> None:
         capabilities = self._capabilities = start.capabilities
         self._shared = shared
+        self._tenant = scope.tenant
         self._waitables = waitables
         relay = ClientRelay(hub, start.pid, scope, shared.mcp.settings.seconds)
         self.files = ProcessFiles(capabilities, shared.files, start.pid, scope, start.program)
@@ -52,7 +53,7 @@ class ProcessOutside:
 
     @cached_property
     def _http(self) -> HttpClient:
-        return HttpClient(HttpRights(self._capabilities), self._shared.http)
+        return HttpClient(HttpRights(self._capabilities), self._shared.http, self._tenant)
 
     def check_request_body(self, size: int) -> None:
         """Raise LimitExceeded if a request's body may not be so large."""
