@@ -9,7 +9,7 @@ import redis
 from kvstore_world import Service, World
 from pie_kvstore import topics
 from pie_kvstore.core import LEASE_SECONDS
-from pie_wire.errors import BadField, QuotaExceeded, StoreUnavailable, TooLarge, Unavailable
+from pie_wire.errors import BadField, Overloaded, QuotaExceeded, StoreUnavailable, TooLarge, Unavailable
 from pie_wire.messages.common import MAX_QUEUED_BYTES
 from pie_wire.messages.kvstore import (
     Broadcast,
@@ -132,7 +132,7 @@ class TestQueues:
 
         assert runner.given == []
         assert other.texts == [("a", 0)]
-        assert world.core.topics._waiters == 0
+        assert world.core.topics.shares.taken == 0
 
     def test_a_push_repeated_is_stored_once(self, runner: Runner):
         for _ in range(3):
@@ -169,10 +169,32 @@ class TestQueues:
 
         assert isinstance(service.ask(PullMessage("jobs", P1, 1)).error, Unavailable)
 
-    def test_too_many_who_wait(self, runner: Runner, monkeypatch: pytest.MonkeyPatch):
-        monkeypatch.setattr(topics, "MAX_WAITERS", 2)
-        assert [type(runner.pull(n).error) for n in range(1, 4)][:2] == [type(None)] * 2
-        assert isinstance(runner.pull(3).error, Unavailable)
+    def test_one_tenants_pulls_leave_room_for_others(self, world: World, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr(topics, "MAX_WAITERS", 8)
+        world.start_kvstore()
+        runner = Runner(world, "runner-0")
+        errors = [runner.pull(n).error for n in range(1, 9)]
+
+        assert [type(error) for error in errors] == [type(None)] * 4 + [Overloaded] * 4
+        assert "tenant local" in str(errors[-1])
+        assert runner.pull(1, P2, tenant="acme").error is None, "the others have a share of their own"
+        assert runner.pull(1).error is None, "one that waits already is known"
+
+        runner.service.ask(SettleMessages(P1, all=True)).value()
+        assert runner.pull(9).error is None, "those that wait no more give their room back"
+
+    def test_the_pulls_of_a_dead_runner_give_their_room_back(self, world: World, runner: Runner, other: Runner):
+        shares = world.core.topics.shares
+        for number in (1, 2, 3):
+            runner.pull(number)
+        other.pull(1, P2)
+        assert shares.taken == 4
+        world.kill(runner.service)
+        world.step(0.5)
+        assert shares.taken == 1
+
+        other.push("a")
+        assert shares.taken == 0
 
     def test_a_slow_runner_gets_messages_later(self, world: World, runner: Runner, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(topics, "SLOW_BYTES", -1)

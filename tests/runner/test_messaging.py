@@ -86,7 +86,7 @@ def test_kill_while_pulling(bare_world: World, store: Store, when: str):
 
     assert store.counts == (1, 0, 0)
     assert store.topics._waiting == {}
-    assert len(world.runner.post._settling) == 0
+    assert world.runner.post._settling.taken == 0
 
 
 def test_a_dropped_pull_puts_its_message_back(bare_world: World, store: Store):
@@ -117,7 +117,7 @@ def test_a_registration_answered_twice_keeps_no_message(bare_world: World, store
     late = _Waiter(peer, 1, "p1", 1)
     again[late] = None
     store.topics._wishes.setdefault("p1", {})[late] = JOBS
-    store.topics._waiters += 1
+    store.topics.shares.take("local")
     if not ended:
         store.queues.acknowledge(list(store.queues.held_by("p1")))
     store.push("b")
@@ -167,6 +167,31 @@ def test_kvstore_away_for_a_while(bare_world: World, store: Store):
 
     assert world.log()[-1].text == '["a", "b"]'
     assert store.counts == (0, 0, 0)
+
+
+def test_what_one_tenant_has_to_settle_leaves_room_for_others(
+    bare_world: World, store: Store, monkeypatch: pytest.MonkeyPatch
+):
+    world = bare_world
+    monkeypatch.setattr("pie_runner.messaging.post.MAX_SETTLING", 4)
+    world.restart_runner()
+
+    async def drops(api: Any, text: str) -> str:
+        for _ in range(8):
+            api.drop(await api.call("messaging", "pull", "jobs"))
+        return "null"
+
+    world.run(lambda: world.runner.uplink.connected)
+    world.wires.kill("kvstore")
+    for pid, tenant in (("p1", "local"), ("p2", "acme")):
+        world.runner.artifacts.cache.write(
+            world.install(f"prog-{pid}", drops).sha256, f"program prog-{pid}".encode() * 20
+        )
+        world.start(drops, pid=pid, tenant=tenant)
+        world.run(lambda pid=pid: world.ended(pid))
+
+    settling = world.runner.post._settling
+    assert (settling.of("local"), settling.of("acme")) == (2, 1)
 
 
 def test_redis_away_beyond_the_deadline_and_within_it(bare_world: World, store: Store):

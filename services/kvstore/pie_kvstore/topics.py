@@ -13,12 +13,13 @@ from pie_wire.messages import kvstore as kv
 from pie_wire.messages.base import Done
 from pie_wire.messages.common import MAX_QUEUED_BYTES, MemberInfo
 from pie_wire.messages.runner import Broadcasted, QueuedMessage
+from pie_wire.shares import Shares
 
 from pie_kvstore import names
 from pie_kvstore.queues import Queues, Topic
 
 MAX_WAITERS = 262_144
-"""Pulls of all programs that wait for a message."""
+"""Pulls of all programs that wait for a message, shared among tenants."""
 SLOW_BYTES = 4 << 20
 """Owed to a runner beyond which broadcasts for it are dropped, and messages wait: they must not cost it its link."""
 
@@ -50,7 +51,8 @@ class Topics:
         """First come, first served."""
         self._wishes: dict[str, dict[_Waiter, Topic]] = {}
         """The same by process."""
-        self._waiters = 0
+        self.shares = Shares(MAX_WAITERS)
+        """Of those who wait, by tenant."""
         self._subscribed: dict[Topic, dict[Peer, int]] = {}
         """Runners that want the broadcasts of a topic, and how many of them each has missed since the last one."""
         self._pending: dict[Topic, None] = {}
@@ -87,11 +89,14 @@ class Topics:
         self.queues.acknowledge([number for number in message.acknowledged if number in held])
         waiter = _Waiter(incoming.peer, member.epoch, message.pid, message.number)
         if waiter not in self._wishes.get(waiter.pid, {}):
-            if self._waiters >= MAX_WAITERS:
-                raise Overloaded(f"{MAX_WAITERS} pulls wait for messages already")
+            if not self.shares.take(topic.tenant):
+                waiting = self.shares.of(topic.tenant)
+                raise Overloaded(
+                    f"{waiting} pulls of tenant {topic.tenant} wait for messages already, its share of {MAX_WAITERS}: "
+                    "try again when some have got theirs"
+                )
             self._waiting.setdefault(topic, OrderedDict())[waiter] = None
             self._wishes.setdefault(waiter.pid, {})[waiter] = topic
-            self._waiters += 1
         incoming.reply(Done())
         self._meet(topic)
         return Done()
@@ -194,7 +199,7 @@ class Topics:
         del line[waiter]
         if not line:
             del self._waiting[topic]
-        self._waiters -= 1
+        self.shares.give_back(topic.tenant)
 
 
 def _topic(

@@ -18,6 +18,7 @@ from pie_wire.messages.base import Done
 from pie_wire.messages.common import MAX_QUEUED_BYTES
 from pie_wire.messages.kvstore import Broadcast, PullMessage, PushMessage, SettleMessages, Subscribe, Unsubscribe
 from pie_wire.messages.runner import Broadcasted, QueuedMessage
+from pie_wire.shares import Shares
 
 from pie_runner.messaging.mail import Delivery, Mail, PendingPull
 from pie_runner.messaging.repeated import Repeated
@@ -35,7 +36,7 @@ MAX_PULLS = 64
 MAX_SUBSCRIPTIONS = 64
 """Of one process: each has a buffer."""
 MAX_SETTLING = 65_536
-"""Of all processes, while kvstore is away. What is left out is settled when this runner ends."""
+"""Of all processes, while kvstore is away, shared among tenants. What is left out is settled when this runner ends."""
 
 log = structlog.get_logger("pie.messaging")
 
@@ -50,7 +51,8 @@ class Post:
         self._hub = hub
         self._timers = timers
         self._mail: dict[str, Mail] = {}
-        self._settling: set[Repeated] = set()
+        self._settling = Shares(MAX_SETTLING)
+        """Of what is being settled, by tenant."""
         self._listening: dict[Channel, dict[Subscription, None]] = {}
         self._entering: Counter[Channel] = Counter()
         """Subscriptions that are not in force yet."""
@@ -162,17 +164,17 @@ class Post:
         pull.asking = self._repeat(request, process.scope, registered, within=None)
 
     def _settle(self, request: SettleMessages, scope: Scope) -> None:
-        if len(self._settling) >= MAX_SETTLING:
-            log.warning("too many messages to settle: they stay with this runner", pid=request.pid)
+        tenant = scope.tenant
+        if not self._settling.take(tenant):
+            log.warning("too many messages to settle: they stay with this runner", pid=request.pid, tenant=tenant)
             return
 
         def settled(error: PieError | None) -> None:
-            self._settling.discard(asking)
+            self._settling.give_back(tenant)
             if error is not None:
                 log.error("messages cannot be settled", pid=request.pid, code=error.code, reason=error.message)
 
-        asking = self._repeat(request, scope, settled, within=None)
-        self._settling.add(asking)
+        self._repeat(request, scope, settled, within=None)
 
     def _arrived(self, incoming: Incoming[QueuedMessage]) -> None:
         message = incoming.message
