@@ -305,3 +305,27 @@ def test_the_host_learns_which_of_its_errors_ended_the_program(lab: Lab, python:
     launch = lab.run(python, source)
 
     assert launch.fiber.data.cause == "not_found"
+
+
+def test_new_objects_lie_together(lab: Lab, python: Program):
+    source = """
+    def main():
+        blocks = [bytes(size) for size in (20, 40, 100, 300, 1000) for _ in range(50)]
+        return len({id(block) >> 12 for block in blocks})
+    """
+
+    pages = lab.run(python, textwrap.dedent(source)).value
+
+    assert pages <= 40, "73 KB fill 18 pages where the heap has no gaps, and lie on some 200 where it has"
+
+
+def test_rehearsals_leave_nothing_behind(lab: Lab, python: Program):
+    source = """
+    import asyncio, linecache, sys
+
+    def main():
+        before = sys.gettrace(), asyncio.events._get_running_loop()
+        return [*before, "rehearsal.py" in linecache.cache, sys.modules["inferlet_main"].main is main]
+    """
+
+    assert lab.run(python, textwrap.dedent(source)).value == [None, None, False, True]

@@ -7,7 +7,7 @@ import wit_world
 from componentize_py_types import Err
 
 import inferlet
-from inferlet import entry, stdlib
+from inferlet import entry, image, stdlib
 
 _ = inferlet
 stdlib.seal()
@@ -21,3 +21,6 @@ class WitWorld(wit_world.WitWorld):
             return entry.run_program(lambda: program.main, json.loads(input or "null"))
         except entry.ProgramFailedError as exc:
             raise Err(str(exc)) from None
+
+
+image.settle()

@@ -4,7 +4,7 @@ import wit_world
 from componentize_py_types import Err
 
 import inferlet
-from inferlet import entry, stdlib
+from inferlet import entry, image, stdlib
 
 _ = inferlet
 stdlib.seal()
@@ -18,3 +18,6 @@ class WitWorld(wit_world.WitWorld):
             return entry.run_source(input)
         except entry.ProgramFailedError as exc:
             raise Err(str(exc)) from None
+
+
+image.settle()

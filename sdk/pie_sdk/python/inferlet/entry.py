@@ -33,6 +33,17 @@ class ProgramFailedError(Exception):
 
 def run_source(envelope: str) -> str:
     """Run a program given as source. `envelope`: JSON {"source", "filename", "input"}; the result is JSON text."""
+    load, value = _unpack(envelope)
+    return run_program(load, value)
+
+
+def rehearse(envelope: str) -> None:
+    """Run a program that asks nothing of the host, while there is none, and leave no trace of it."""
+    _answer(*_unpack(envelope))
+    del sys.modules[_MODULE]
+
+
+def _unpack(envelope: str) -> tuple[Callable[[], Callable[..., Any]], Any]:
     request = json.loads(envelope)
     filename = request["filename"]
     source = request["source"]
@@ -49,15 +60,14 @@ def run_source(envelope: str) -> str:
             raise ProgramFailedError(f"{filename} defines no function `main`.")
         return main
 
-    return run_program(load, request["input"])
+    return load, request["input"]
 
 
 def run_program(load: Callable[[], Callable[..., Any]], value: Any) -> str:
     """Load `main`, call it with the input, return its result as JSON text. Raises ProgramFailedError."""
     random.seed(int.from_bytes(host_random.get_bytes(32), "little"))
-    stdio.install()
     try:
-        return _encode(_call(load(), value))
+        return _answer(load, value)
     except ProgramFailedError:
         raise
     except SystemExit as exc:
@@ -70,6 +80,10 @@ def run_program(load: Callable[[], Callable[..., Any]], value: Any) -> str:
         raise ProgramFailedError(_report(exc)) from None
     finally:
         stdio.flush()
+
+
+def _answer(load: Callable[[], Callable[..., Any]], value: Any) -> str:
+    return _encode(_call(load(), value))
 
 
 def _call(main: Callable[..., Any], value: Any) -> Any:
