@@ -9,11 +9,12 @@ import hypothesis.strategies as st
 import msgspec
 import pytest
 from hypothesis import given
+from pie_engine.contexts import export_format
 from pie_engine.contexts.export_format import PART_BYTES, Header, pack, unpack
 from pie_wire.errors import BadField, BadRequest, HashMismatch, PieError, TooLarge
 from pie_wire.messages import engine as wire
 from pie_wire.messages.common import Account
-from pie_wire.messages.engine import Mask, Output
+from pie_wire.messages.engine import MAX_EXPORT_HEADER, Mask, Output
 
 TOKENS = [(7 * i) % 97 for i in range(40)]
 
@@ -77,6 +78,35 @@ def test_an_export_of_more_than_there_is_is_refused(benches):
     here.settle()
 
     assert here.runner.failed[number].code == "bad_field"
+
+
+def test_what_could_not_be_imported_is_not_exported(benches, monkeypatch):
+    monkeypatch.setattr(export_format, "SMALL_HEADER", 100)
+    monkeypatch.setattr(export_format, "MAX_EXPORT_HEADER", 250)
+    here = benches()
+    small, large = here.create(TOKENS[:5]), here.create(TOKENS * 5)
+    numbers = [here.send(wire.Export(large, 0, bare)) for bare in (False, True)]
+    here.settle()
+
+    assert export(here, small)
+    for number in numbers:
+        assert here.runner.failed[number].code in ("too_large", "skipped")
+    assert "can be exported or saved" in here.runner.failed[numbers[0]].message
+    assert ask(here, large, [1], generation=1) is not None
+
+
+@pytest.mark.parametrize(("stretches", "fits"), [(100, True), (1500, False)])
+def test_headers_are_weighed_as_they_will_be_read(stretches, fits):
+    masks = [(slot, every_second(stretches)) for slot in range(3000, 4000)]
+    header = msgspec.structs.replace(HEADER, tokens=[1] * 4000, kv=0, masks=masks, checksum=b"")
+    size = len(pack(header, b"")[0])
+
+    assert (size <= MAX_EXPORT_HEADER) == fits
+    if fits:
+        export_format.check_header(header)
+    else:
+        with pytest.raises(TooLarge, match=str(size)):
+            export_format.check_header(header)
 
 
 def test_an_impure_context_comes_back_as_it_was(benches):

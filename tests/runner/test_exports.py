@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pie_runner.cargo import MAX_BYTES, CargoHold
-from pie_runner.exports import MAX_HEADER, Collector, decode, pack, unpack
+from pie_runner.exports import Collector, decode, pack, unpack
 from pie_runner.testing import CallError
 from pie_wire.errors import BadRequest, PieError, TooLarge
-from pie_wire.messages.engine import ExportHeader
+from pie_wire.messages.engine import MAX_EXPORT_HEADER, ExportHeader
 from pie_wire.messages.kvstore import GetSnapshot
 from pie_wire.messages.runner import Exported, Kill
 from runner_programs import draw, pass_, spec
@@ -335,7 +335,7 @@ def test_dropped_tokens_that_are_not_there_make_no_room(dropped):
 
 def test_a_header_that_would_fill_the_memory_is_not_read():
     with pytest.raises(TooLarge):
-        unpack(packed(tokens=[0] * (MAX_HEADER + 1)))
+        unpack(packed(tokens=[0] * (MAX_EXPORT_HEADER + 1)))
 
 
 def test_more_tokens_than_the_model_takes_are_refused_before_they_are_counted(world):

@@ -17,7 +17,7 @@ from itertools import pairwise
 import msgspec
 from pie_wire.codec import Buffer
 from pie_wire.errors import BadRequest, Closed, InternalError, PieError, TooLarge
-from pie_wire.messages.engine import ExportHeader
+from pie_wire.messages.engine import MAX_EXPORT_HEADER, ExportHeader
 from pie_wire.messages.runner import Exported
 
 from pie_runner.layout import Layout
@@ -26,8 +26,6 @@ from pie_runner.wasm.hostcall import Err, Ok
 
 MAGIC = b"pie-kv01"
 MAX_BYTES = 50 << 20
-MAX_HEADER = 4 << 20
-"""Far beyond what a context needs, and little enough to be read at once: its lists grow many times as objects."""
 MAX_TEXT = (MAX_BYTES // 3 + 2) * 4
 PART_BYTES = 4 << 20
 """A buffer on the wire holds so many bytes at most, or one page."""
@@ -67,8 +65,8 @@ def unpack(data: bytes) -> Archive:
     head = data[start : start + length]
     if not data.startswith(MAGIC) or len(head) != length:
         raise BadRequest("the data is no export of a context, or was cut")
-    if length > MAX_HEADER:
-        raise TooLarge(f"the header of an export has at most {MAX_HEADER} bytes, not {length}")
+    if length > MAX_EXPORT_HEADER:
+        raise TooLarge(f"the header of an export has at most {MAX_EXPORT_HEADER} bytes, not {length}")
     try:
         header = msgspec.msgpack.decode(head, type=ExportHeader)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:

@@ -187,6 +187,11 @@ class Export(msgspec.Struct, frozen=True, array_like=True, tag="export"):
     length: int | None = None
 
 
+MAX_EXPORT_HEADER = 4 << 20
+"""Bytes of the first buffer of an export: far beyond what a context needs, and little enough to be read at once, since
+its lists grow many times as objects."""
+
+
 class ExportHeader(msgspec.Struct, frozen=True):
     """The first buffer of an export, as a map; the others hold whole pages. `kv` leading tokens have KV: all, or all
     but the last, or none of a context that can be computed from the rest. By slot, ascending: `shifts` of positions

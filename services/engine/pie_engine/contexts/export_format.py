@@ -16,7 +16,7 @@ from itertools import pairwise
 import msgspec
 import numpy as np
 from pie_wire.errors import BadField, BadRequest, HashMismatch, TooLarge
-from pie_wire.messages.engine import ExportHeader
+from pie_wire.messages.engine import MAX_EXPORT_HEADER, ExportHeader
 
 from pie_engine.contexts.lineage import MAX_STRETCHES, Lineage
 from pie_engine.passes.masks import covers
@@ -27,6 +27,10 @@ MAGIC = "pie-kv"
 VERSION = 1
 MAX_BYTES = 48 << 20
 """Of the pages of one context: more would not fit the messages that carry them beside others."""
+CHECKSUM_BYTES = 16
+NUMBER_BYTES = 5
+"""What one takes in a header at most."""
+SMALL_HEADER = MAX_EXPORT_HEADER - (64 << 10)
 PART_BYTES = 4 << 20
 """A buffer holds so many bytes at most, or one page."""
 _EXPONENTS = {
@@ -56,6 +60,20 @@ class Header(ExportHeader, frozen=True):
     def pages(self) -> int:
         """Pages that the data has."""
         return -(-self.kv // self.page_size) - len(self.holes)
+
+
+def check_header(header: Header) -> None:
+    """Raise TooLarge for a header that could not be read again."""
+    rows = sum(len(row) for _, row in header.masks) + sum(len(hidden) for _, hidden in header.views)
+    most = NUMBER_BYTES * (len(header.tokens) + 2 * (len(header.shifts) + rows) + 2 * len(header.masks))
+    if most <= SMALL_HEADER and not header.adapters:
+        return
+    size = len(msgspec.msgpack.encode(header)) + CHECKSUM_BYTES
+    if size > MAX_EXPORT_HEADER:
+        raise TooLarge(
+            f"tokens, positions and masks of the context take {size} bytes: at most {MAX_EXPORT_HEADER} can be "
+            "exported or saved. Fork or truncate to before its masks, or mask fewer stretches"
+        )
 
 
 def pack(header: Header, pages: Buffer) -> list[bytes]:
@@ -128,7 +146,9 @@ def _check_intervals(intervals: list[tuple[int, int]], most: int) -> None:
 
 
 def _checksum(header: Header, parts: Sequence[Buffer]) -> bytes:
-    digest = hashlib.blake2b(msgspec.msgpack.encode(msgspec.structs.replace(header, checksum=b"")), digest_size=16)
+    digest = hashlib.blake2b(
+        msgspec.msgpack.encode(msgspec.structs.replace(header, checksum=b"")), digest_size=CHECKSUM_BYTES
+    )
     for part in parts:
         digest.update(part)
     return digest.digest()

@@ -11,7 +11,7 @@ from pie_engine.adapters.table import AdapterTable
 from pie_engine.contexts.checks import check_head, check_tokens
 from pie_engine.contexts.context import Context
 from pie_engine.contexts.context_table import ContextTable
-from pie_engine.contexts.export_format import MAGIC, MAX_BYTES, VERSION, Header, pack, unpack
+from pie_engine.contexts.export_format import MAGIC, MAX_BYTES, VERSION, Header, check_header, pack, unpack
 from pie_engine.contexts.layout import check_positions
 from pie_engine.limits import Limits
 from pie_engine.memory.kv_cache import KvCache
@@ -50,11 +50,15 @@ class Transfers:
         size = self._cache.pages_for(kv) * self._limits.page_bytes
         if size > MAX_BYTES:
             raise TooLarge(f"a context of {length} tokens takes {size} bytes: at most {MAX_BYTES} can be exported")
+        check_header(self._header(context, length, kv))
         return Export(number, context, self._table.arrival(), length, kv, self._cache, size)
 
     def exported(self, work: Export) -> list[bytes]:
         """The buffers of a finished export."""
-        context, length = work.context, work.length
+        return pack(self._header(work.context, work.length, work.end), work.data or b"")
+
+    def _header(self, context: Context, length: int, kv: int) -> Header:
+        """What an export of the first `length` tokens says, without its checksum."""
         lineage = context.lineage.copy()
         lineage.truncate(length)
         spans: list[tuple[int, list[tuple[str, float]]]] = []
@@ -64,20 +68,19 @@ class Transfers:
             if named or spans:
                 spans.append((start, named))
             start = context.adapters.border(start)
-        header = Header(
+        return Header(
             magic=MAGIC,
             version=VERSION,
             fingerprint=self._fingerprint,
             page_size=self._limits.page_size,
             page_bytes=self._limits.page_bytes,
             tokens=context.tokens[:length],
-            kv=work.end,
+            kv=kv,
             shifts=lineage.shifts,
             masks=[(slot, list(row)) for slot, row in lineage.masks.items()],
             views=[(slot, list(row)) for slot, row in lineage.views],
             adapters=spans,
         )
-        return pack(header, work.data or b"")
 
     def imported(self, context: Context, number: int, buffers: Sequence[Buffer]) -> Import:
         """Make the new context what the data says; the work brings in its pages. Raises a typed error."""
