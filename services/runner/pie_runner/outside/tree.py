@@ -1,7 +1,8 @@
 """A folder that a program may fill. Paths are walked name by name from an open folder, never following a link, so that
 whatever lies in it leads nowhere else.
 
-FOLDER/files/  what the program sees      FOLDER/new/  writes under way      FOLDER/lock  held while something changes
+FOLDER/files/  what the program sees      FOLDER/new/  writes under way      FOLDER/lock  held while something changes,
+and the count of what there is
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import secrets
 import shutil
 import stat
 import threading
+import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,11 +34,16 @@ from pie_wire.errors import (
     Unavailable,
 )
 
+from pie_runner.outside.ledger import REFUSAL_SECONDS, Ledger
+
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 MAX_DEPTH = 64
 """Of folders in folders: walks hold one open at each level."""
+LOCK_SECONDS = 5.0
+"""How long a change waits for others of the same folder: on a disk that hangs it must not keep a worker for ever."""
+LOCK_PAUSE = 0.005
 
 log = structlog.get_logger("pie.files")
 
@@ -82,35 +89,42 @@ class Tree:
 
     def write(self, parts: Parts, content: bytes) -> None:
         """Replace or make a file, as a whole or not at all."""
-        with self._changing(), self._parent(parts) as (folder, name), self._folder_new() as new:
+        with self._changing() as ledger, self._parent(parts) as (folder, name), self._folder_new() as new:
             old = _size(folder, name)
-            self._afford(len(content), -(old or 0), old is None)
-            part = secrets.token_hex(8)
-            try:
-                file = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FILE, 0o600, dir_fd=new)
+            self._afford(ledger, len(content), -(old or 0), old is None)
+            part, is_new = secrets.token_hex(8), int(old is None)
+            with ledger.change(len(content), is_new) as change:
                 try:
-                    _write_all(file, content)
-                    self._sync(file)
-                finally:
-                    os.close(file)
-                os.rename(part, name, src_dir_fd=new, dst_dir_fd=folder)
-            except BaseException:
-                _unlink_quietly(part, new)
-                raise
-            self._sync(folder)
+                    file = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FILE, 0o600, dir_fd=new)
+                    try:
+                        _write_all(file, content)
+                        self._sync(file)
+                    finally:
+                        os.close(file)
+                    os.rename(part, name, src_dir_fd=new, dst_dir_fd=folder)
+                except BaseException:
+                    _unlink_quietly(part, new)
+                    raise
+                self._sync(folder)
+                change.bytes, change.entries = len(content) - (old or 0), is_new
 
     def append(self, parts: Parts, content: bytes) -> None:
         """Add to the end of a file, which is made if it is not there. What fails half-way is taken back."""
-        with self._changing(), self._parent(parts) as (folder, name):
+        with self._changing() as ledger, self._parent(parts) as (folder, name):
             old = _size(folder, name)
-            self._afford((old or 0) + len(content), -(old or 0), old is None)
-            with _opened(folder, name, os.O_WRONLY | os.O_APPEND | os.O_CREAT) as file:
+            self._afford(ledger, (old or 0) + len(content), -(old or 0), old is None)
+            is_new = int(old is None)
+            with (
+                ledger.change(len(content), is_new) as change,
+                _opened(folder, name, os.O_WRONLY | os.O_APPEND | os.O_CREAT) as file,
+            ):
                 try:
                     _write_all(file, content)
                 except BaseException:
                     os.ftruncate(file, old or 0)
                     raise
                 self._sync(file)
+                change.bytes, change.entries = len(content), is_new
 
     def stat(self, parts: Parts) -> Entry:
         """What is there."""
@@ -128,33 +142,50 @@ class Tree:
 
     def make_folder(self, parts: Parts) -> None:
         """A folder and its parents."""
-        with self._changing():
-            self._afford(0, 0, True, more=len(parts))
-            for depth in range(1, len(parts) + 1):
-                with self._parent(parts[:depth]) as (folder, name):
-                    try:
-                        os.mkdir(name, 0o700, dir_fd=folder)
-                    except FileExistsError:
-                        continue
+        with self._changing() as ledger:
+            self._afford(ledger, 0, 0, True, more=len(parts))
+            with ledger.change(0, len(parts)) as change:
+                for depth in range(1, len(parts) + 1):
+                    with self._parent(parts[:depth]) as (folder, name):
+                        try:
+                            os.mkdir(name, 0o700, dir_fd=folder)
+                        except FileExistsError:
+                            continue
+                        change.entries += 1
             with self._open(parts):
                 pass  # raises if the last one is a file
 
     def remove(self, parts: Parts, *, recursive: bool) -> None:
         """A file; or a folder, if it is empty or with all in it."""
-        with self._changing(), self._parent(parts) as (folder, name):
-            if not stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
-                os.unlink(name, dir_fd=folder)
-            elif recursive:
-                shutil.rmtree(name, dir_fd=folder)
-            else:
-                os.rmdir(name, dir_fd=folder)
+        with self._changing() as ledger, self._parent(parts) as (folder, name):
+            found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+            with ledger.change() as change:
+                size, entries = 0, 0
+                if not stat.S_ISDIR(found.st_mode):
+                    size = found.st_size
+                    os.unlink(name, dir_fd=folder)
+                elif recursive:
+                    size, entries = _usage(name, folder)
+                    shutil.rmtree(name, dir_fd=folder)
+                else:
+                    os.rmdir(name, dir_fd=folder)
+                change.bytes, change.entries = -size, -entries - 1
 
     def rename(self, source: Parts, target: Parts) -> None:
         """Move, replacing a file that is there."""
-        with self._changing(), self._parent(source) as (folder, name), self._parent(target) as (to, new_name):
+        with (
+            self._changing() as ledger,
+            self._parent(source) as (folder, name),
+            self._parent(target) as (to, new_name),
+        ):
             if len(target) + _height(folder, name) > MAX_DEPTH:
                 raise BadRequest(f"folders would lie more than {MAX_DEPTH} deep")
-            os.rename(name, new_name, src_dir_fd=folder, dst_dir_fd=to)
+            moved, replaced = _found(folder, name), _found(to, new_name)
+            with ledger.change() as change:
+                os.rename(name, new_name, src_dir_fd=folder, dst_dir_fd=to)
+                if replaced is not None and (moved is None or not os.path.samestat(moved, replaced)):
+                    change.bytes = 0 if stat.S_ISDIR(replaced.st_mode) else -replaced.st_size
+                    change.entries = -1
 
     def destroy(self) -> None:
         """Remove everything, once what is under way has ended. Nothing can be done with it afterwards."""
@@ -167,19 +198,26 @@ class Tree:
     # -- inside
 
     @contextmanager
-    def _changing(self) -> Generator[None]:
-        """One change at a time, over all runners that share the folder."""
-        with self._lock:
+    def _changing(self) -> Generator[Ledger]:
+        """One change at a time, over all runners that share the folder. Raises Unavailable if it cannot begin."""
+        deadline = time.monotonic() + LOCK_SECONDS
+        if not self._lock.acquire(timeout=LOCK_SECONDS):
+            raise _busy()
+        try:
             if self._destroyed:
                 raise Closed("the process has ended")
+            for name in ("files", "new"):
+                (self._folder / name).mkdir(parents=True, exist_ok=True, mode=0o700)
+            lock = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT | _FILE, 0o600)
             try:
-                for name in ("files", "new"):
-                    (self._folder / name).mkdir(parents=True, exist_ok=True, mode=0o700)
-                with (self._folder / "lock").open("w") as lock:
-                    fcntl.flock(lock, fcntl.LOCK_EX)
-                    yield
-            except OSError as exc:
-                raise _typed(exc) from exc
+                _take(lock, deadline)
+                yield Ledger(lock, lambda: _usage(str(self._folder / "files")))
+            finally:
+                os.close(lock)
+        except OSError as exc:
+            raise _typed(exc) from exc
+        finally:
+            self._lock.release()
 
     @contextmanager
     def _open(self, parts: Parts) -> Generator[int]:
@@ -226,7 +264,7 @@ class Tree:
         finally:
             os.close(fd)
 
-    def _afford(self, size: int, less: int, is_new: bool, more: int = 1) -> None:
+    def _afford(self, ledger: Ledger, size: int, less: int, is_new: bool, more: int = 1) -> None:
         """Raise unless a file may have `size`, and all of them so much."""
         limits = self._limits
         if size > limits.file_bytes:
@@ -234,16 +272,18 @@ class Tree:
                 f"a file of {size} bytes passes the limit file_bytes = {limits.file_bytes}; the operator can raise it "
                 "(`file_bytes` of the runner)"
             )
-        used, entries = _usage(self._folder / "files")
-        if used + less + size > limits.bytes:
+        count = ledger.count()
+        if count.bytes + less + size > limits.bytes or (is_new and count.entries + more > limits.entries):
+            count = ledger.count(REFUSAL_SECONDS)
+        if count.bytes + less + size > limits.bytes:
             raise QuotaExceeded(
-                f"{used} bytes are kept; with this it would be more than {limits.name} = {limits.bytes}: remove some; "
-                f"the operator can raise it (`{limits.name}` of the runner)"
+                f"{count.bytes} bytes are kept; with this it would be more than {limits.name} = {limits.bytes}: remove "
+                f"some; the operator can raise it (`{limits.name}` of the runner)"
             )
-        if is_new and entries + more > limits.entries:
+        if is_new and count.entries + more > limits.entries:
             raise QuotaExceeded(
-                f"{entries} files and folders are kept, and file_entries = {limits.entries}: remove some; the operator "
-                "can raise it (`file_entries` of the runner)"
+                f"{count.entries} files and folders are kept, and file_entries = {limits.entries}: remove some; the "
+                "operator can raise it (`file_entries` of the runner)"
             )
 
     def _sync(self, fd: int) -> None:
@@ -280,10 +320,35 @@ def _size(folder: int, name: str) -> int | None:
     return found.st_size
 
 
-def _usage(folder: Path) -> tuple[int, int]:
-    """Bytes and number of what lies in a folder."""
+def _found(folder: int, name: str) -> os.stat_result | None:
+    """What is there, if anything."""
+    try:
+        return os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+
+
+def _take(lock: int, deadline: float) -> None:
+    """Lock a file. Raises Unavailable when others have it until the deadline."""
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise _busy() from None
+            time.sleep(LOCK_PAUSE)
+        else:
+            return
+
+
+def _busy() -> Unavailable:
+    return Unavailable(f"other changes of these files have taken more than {LOCK_SECONDS:g} s: try again")
+
+
+def _usage(folder: str, within: int | None = None) -> tuple[int, int]:
+    """Bytes and number of what lies in a folder, itself left out. `within`: the open one that its name is in."""
     size = entries = 0
-    for _, folders, files, fd in os.fwalk(folder, follow_symlinks=False):
+    for _, folders, files, fd in os.fwalk(folder, follow_symlinks=False, dir_fd=within):
         entries += len(folders) + len(files)
         size += sum(os.stat(name, dir_fd=fd, follow_symlinks=False).st_size for name in files)
     return size, entries
