@@ -50,6 +50,8 @@ class Conversation:
         self.model = model
         self._tools = tools
         self._template = model.template
+        self.weight = 0
+        """How much has been said, about; for whoever decides where to render it."""
         self._states = list(states)
         """`_states[n]`: as it was when turn n + 1 began; the last one is now."""
 
@@ -100,11 +102,13 @@ class Conversation:
         """Tokens were appended after `cue`.
 
         Raises:
-            BadRequest: no turn is open.
+            BadRequest: no turn is open. TooLarge: more than a context holds.
         """
         state = self._now
         if not state.open:
             raise BadRequest("no assistant turn is open: call cue first")
+        if len(state.reply) + len(tokens) > self.model.facts.max_context:
+            raise TooLarge(f"a reply has at most {self.model.facts.max_context} tokens, as a context has")
         self._set(replace(state, reply=(*state.reply, *tokens)))
 
     def seal(self) -> str:
@@ -131,7 +135,9 @@ class Conversation:
 
     def fork(self) -> Conversation:
         """An independent copy."""
-        return Conversation(self.model, self._states, self._tools)
+        copy = Conversation(self.model, self._states, self._tools)
+        copy.weight = self.weight
+        return copy
 
     def close(self) -> None:
         """Nothing to release."""

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from pie_wire.codec import Buffer
-from pie_wire.errors import BadRequest
+from pie_wire.errors import BadRequest, TooLarge
 
 from pie_runner.weights import (
     BLOCK,
@@ -35,6 +35,8 @@ MOST = 1e30
 """Values and biases up to here, either way: far beyond any logit, and far from what float32 cannot hold."""
 MAX_BYTES = 4 << 18
 """Of a row that a program brings: no model's vocabulary is larger, and what is done with it holds up the loop."""
+MAX_RETURNED = 16_384
+"""Values handed over one by one."""
 
 _LEVEL_BITS = 16
 """Fraction bits of a level where typical sampling compares them."""
@@ -50,7 +52,7 @@ class Entries(NamedTuple):
 
 
 class Logits:
-    """One row. Methods raise BadRequest for what makes no sense and leave the row as it was."""
+    """One row. Methods raise BadRequest for what makes no sense, TooLarge for too much, and leave the row as it was."""
 
     __slots__ = ("_ids", "_mine", "_temperature", "_values", "vocab")
 
@@ -93,6 +95,8 @@ class Logits:
     def topk(self, k: int) -> Entries:
         """The k greatest, greatest first, the lower id first among equals; without forbidden ones."""
         self._check_k(k)
+        if k > MAX_RETURNED:
+            raise TooLarge(f"at most {MAX_RETURNED} values are returned at once, not {k}: use `read` for the whole row")
         chosen = self._greatest(k)
         self._settle()
         values = self._values[chosen]
@@ -102,6 +106,8 @@ class Logits:
 
     def gather(self, ids: Sequence[int]) -> list[float]:
         """Values of these ids."""
+        if len(ids) > MAX_RETURNED:
+            raise TooLarge(f"at most {MAX_RETURNED} values are returned at once, not {len(ids)}: ask in parts")
         wanted = self._checked(ids)
         self._settle()
         if self._ids is None:

@@ -41,6 +41,7 @@ IMPORTS = f"""
   (import "{_PACKAGE}/futures@0.1" "done_drop" (func $drop_done (param i32)))
   (import "{_PACKAGE}/session@0.1" "receive" (func $receive (result i32)))
   (import "{_PACKAGE}/log@0.1" "stdout" (func $print (param i32 i32)))
+  (import "{_PACKAGE}/session@0.1" "send-bytes" (func $send_bytes (param i32 i32 i32 i32)))
   (import "{_PACKAGE}/random@0.1" "get-bytes" (func $random (param i32 i32)))
 """
 

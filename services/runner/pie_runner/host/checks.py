@@ -9,6 +9,10 @@ from collections.abc import Sequence
 from pie_wire.errors import BadRequest, TooLarge
 
 MAX_TEXT = 4 << 20
+MAX_MESSAGES = 1 << 20
+"""Of messages as JSON: no other thread runs while they are read."""
+MAX_TOOLS = 256 << 10
+"""Of the tools that are offered to a model, as JSON: what a grammar may have."""
 MAX_IDS = 1024
 """Of one list beside tokens: stop ids, biases, log-probabilities."""
 MAX_NAME = 200
@@ -34,7 +38,7 @@ def name(value: str) -> str:
 
 def plain(ids: Sequence[int]) -> list[int]:
     """Token ids as a list of ints (the sandbox may hand over an array of numbers)."""
-    return [int(i) for i in ids]
+    return [*ids] if isinstance(ids, list) else [int(i) for i in ids]
 
 
 def ids(values: Sequence[int], what: str, vocab: int) -> list[int]:

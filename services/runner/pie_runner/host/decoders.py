@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pie_runner.wasm.fiber import Fiber
 
 
-INLINE_TOKENS = 256
+INLINE_TOKENS = 64
 """More are decoded on a worker thread: about 30 us each."""
 MAX_TOKENS = 65_536
 """Of one call: a worker thread cannot be stopped."""
@@ -81,7 +81,7 @@ def format_of(_fiber: Fiber, handle: ModelHandle) -> ToolFormat:
 def grammar(_fiber: Fiber, handle: ModelHandle, tools: str) -> Source:
     """A grammar for calls of these tools."""
     model = handle.model
-    offered = tools_of(checks.text(tools, "tools"))
+    offered = tools_of(checks.text(tools, "tools", checks.MAX_TOOLS))
     return Source("lark", call_grammar(model.formats.calls, model.alphabet, offered))
 
 

@@ -11,7 +11,7 @@ from pie_wire.messages.engine import Mask, Output
 from pie_runner.host import checks
 from pie_runner.host.futures import waitable_id
 from pie_runner.host.methods import method
-from pie_runner.host.probes import probe
+from pie_runner.host.probes import check_entries, probe
 from pie_runner.host.samplers import SamplerRecord, check_size, sampler
 from pie_runner.passes import PendingOutput, Shape
 from pie_runner.probes import row_bytes
@@ -118,6 +118,7 @@ def execute(fiber: Fiber, context: Context, request: PassRecord) -> PendingOutpu
     probes = [probe(asked.kind, vocab, _row(asked.row, rows)) for asked in request.probes]
     if sum(asked.is_row for asked in probes) > MAX_WHOLE_ROWS:
         raise TooLarge(f"a pass returns at most {MAX_WHOLE_ROWS} whole rows: use several, or a smaller k")
+    check_entries(probes, vocab)
     outputs.extend(asked.output for asked in probes)
     mask = _CAUSAL if request.mask.tag == "causal" else _mask(request.mask, rows)
     return context.forward(

@@ -12,7 +12,7 @@ from pie_runner.detokenizer import Detokenizer
 from pie_runner.host import checks
 from pie_runner.host.futures import waitable_id
 from pie_runner.host.methods import method, reading
-from pie_runner.host.probes import probe
+from pie_runner.host.probes import check_entries, probe
 from pie_runner.host.samplers import SamplerRecord, sampler
 from pie_runner.probes import Probe
 from pie_runner.process import process_of
@@ -150,7 +150,9 @@ def _speculation(record: SpeculationRecord) -> Speculation:
 def _probes(kinds: Sequence[Case], vocab: int) -> Sequence[Probe]:
     if len(kinds) > MAX_PROBES:
         raise TooLarge(f"a run has at most {MAX_PROBES} probes, not {len(kinds)}")
-    return [probe(kind, vocab) for kind in kinds]
+    probes = [probe(kind, vocab) for kind in kinds]
+    check_entries(probes, vocab)
+    return probes
 
 
 def _window(window: int | None, usual: int, probes: Sequence[Probe]) -> int:

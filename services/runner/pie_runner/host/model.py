@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from pie_wire.errors import PieError
+from pie_wire.errors import PieError, TooLarge
 
 from pie_runner.detokenizer import Detokenizer
 from pie_runner.host import checks
 from pie_runner.host.methods import method, reading
-from pie_runner.host.offloaded import encoded
+from pie_runner.host.offloaded import encoded, offloaded
 from pie_runner.models import Model
 from pie_runner.process import process_of
 from pie_runner.tokenizers import Tokenizer
@@ -18,6 +18,12 @@ from pie_runner.wasm.hostcall import HostFunction, Pending
 
 if TYPE_CHECKING:
     from pie_runner.wasm.fiber import Fiber
+
+
+INLINE_TOKENS = 4096
+"""More are decoded on a worker thread: about 0.2 us each."""
+MAX_FED = 65_536
+"""To a detokenizer by one call: a worker thread cannot be stopped."""
 
 
 class ModelHandle:
@@ -63,16 +69,23 @@ def encode(fiber: Fiber, handle: TokenizerHandle, text: str) -> list[int] | Pend
     return encoded(fiber, handle.tokenizer, checks.text(text, "the text to encode"))
 
 
-def decode(_fiber: Fiber, handle: TokenizerHandle, ids: Sequence[int], skip_special: bool) -> str:
-    """Text of ids."""
+def decode(fiber: Fiber, handle: TokenizerHandle, ids: Sequence[int], skip_special: bool) -> str | Pending:
+    """Text of ids, now if they are few."""
     plain = checks.plain(ids)
     handle.tokenizer.check(plain)
-    return handle.tokenizer.decode(plain, skip_special=skip_special)
+    if len(plain) <= INLINE_TOKENS:
+        return handle.tokenizer.decode(plain, skip_special=skip_special)
+    return offloaded(fiber, lambda: handle.tokenizer.decode(plain, skip_special=skip_special))
 
 
-def feed(_fiber: Fiber, decoder: Detokenizer, ids: Sequence[int]) -> str:
+def feed(fiber: Fiber, decoder: Detokenizer, ids: Sequence[int]) -> str | Pending:
     """Ids in, whole characters out."""
-    return decoder.feed(checks.plain(ids))
+    if len(ids) > MAX_FED:
+        raise TooLarge(f"a detokenizer takes at most {MAX_FED} tokens at once, not {len(ids)}: feed it in parts")
+    plain = checks.plain(ids)
+    if len(plain) <= INLINE_TOKENS:
+        return decoder.feed(plain)
+    return offloaded(fiber, lambda: decoder.feed(plain))  # nobody else has it: the only one who could call is parked
 
 
 FUNCTIONS: Mapping[str, HostFunction] = {

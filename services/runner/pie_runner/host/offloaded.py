@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from pie_wire.errors import TooLarge
+
 from pie_runner.engines import Offload
 from pie_runner.process import process_of
 from pie_runner.tokenizers import INLINE_CHARACTERS, Tokenizer
@@ -12,6 +14,9 @@ from pie_runner.wasm.hostcall import Pending
 
 if TYPE_CHECKING:
     from pie_runner.wasm.fiber import Fiber
+
+MAX_ENCODED = 1 << 18
+"""Tokens that one call returns: the loop stands still while they are handed over."""
 
 
 def offloaded(fiber: Fiber, work: Callable[[], object], offload: Offload | None = None) -> Pending:
@@ -32,5 +37,13 @@ def offloaded(fiber: Fiber, work: Callable[[], object], offload: Offload | None 
 def encoded(fiber: Fiber, tokenizer: Tokenizer, text: str) -> list[int] | Pending:
     """Ids of a text, now if it is short."""
     if len(text) <= INLINE_CHARACTERS:
-        return tokenizer.encode(text)
-    return offloaded(fiber, lambda: tokenizer.encode(text))
+        return tokens_of(tokenizer, text)
+    return offloaded(fiber, lambda: tokens_of(tokenizer, text))
+
+
+def tokens_of(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Ids of a text. Raises TooLarge for more than can be handed over."""
+    ids = tokenizer.encode(text) if text else []
+    if len(ids) > MAX_ENCODED:
+        raise TooLarge(f"the text has {len(ids)} tokens; at most {MAX_ENCODED} are encoded at once: do it in parts")
+    return ids

@@ -6,12 +6,14 @@ import math
 from collections.abc import Sequence
 from typing import Protocol, cast
 
-from pie_wire.errors import BadRequest
+from pie_wire.errors import BadRequest, TooLarge
 from pie_wire.messages.engine import Output
 
 from pie_runner.host import checks
 from pie_runner.probes import ENGINE_TOP, Probe, Softmax
 from pie_runner.wasm.hostcall import Case
+
+MAX_ENTRIES = 1 << 16
 
 
 class DistributionSpec(Protocol):
@@ -47,6 +49,17 @@ def probe(kind: Case, vocab: int, row: int = 0) -> Probe:
             return Probe("hidden", Output(row, "hidden"))
         case tag:
             raise BadRequest(f"{tag!r} is no kind of probe")
+
+
+def check_entries(probes: Sequence[Probe], vocab: int) -> None:
+    """Raise TooLarge when distributions together have more tokens than are handed over at once: one over the whole
+    vocabulary, or several smaller ones."""
+    entries = sum(asked.softmax.top for asked in probes if asked.softmax is not None)
+    if entries > max(vocab, MAX_ENTRIES):
+        raise TooLarge(
+            f"distributions of {entries} tokens together are asked for at once, and {max(vocab, MAX_ENTRIES)} are "
+            "returned: give them a smaller k, or ask for `logits` or `resident` rows"
+        )
 
 
 def _distribution(spec: DistributionSpec, vocab: int, row: int) -> Probe:

@@ -17,10 +17,24 @@ from pie_runner.wasm.program import Program
 log = structlog.get_logger()
 
 
-class Driver:
-    """Two queues: `ready` (just woken or just spawned) goes first; `background` holds those that used up a slice.
+BUSY_SECONDS = 0.002
+"""Who ran longer than that at a time waits in the background, also when it is woken."""
+LONG_SECONDS = 0.015
+"""Of processor time in one slice: longer ones have a host call in them that could not be cut."""
+REST = 100
+"""For so many times as long as slices were too long, none of those who had such slices runs: about one in a hundred of
+others' steps meets a long one."""
+FREE_SECONDS = 0.5
+"""So much too long a fiber's slices may be in its whole life: calls with large files are."""
+ALONE_SECONDS = 1.0
+"""Nobody rests if no other fiber has run for so long."""
 
-    Every `run_ready` gives at least one background fiber a slice, so neither starves the other.
+
+class Driver:
+    """Two queues: `ready` (just woken or just spawned) goes first; `background` holds those that used up a slice. Every
+    `run_ready` gives at least one background fiber a slice, so neither starves the other.
+
+    Fibers whose slices were too long again and again rest in between.
     """
 
     def __init__(self, host: Host, on_ready: Callable[[], None] | None = None) -> None:
@@ -29,6 +43,11 @@ class Driver:
         self._on_ready = on_ready
         self._ready: deque[Fiber] = deque()
         self._background: deque[Fiber] = deque()
+        self._resting: deque[Fiber] = deque()
+        self._rested_at = 0.0
+        """When the last of those who rest may go on."""
+        self._others_ran = 0.0
+        """When a fiber ran last that need not rest."""
         self._accounted = 0.0
         """Processor time of this thread up to which fibers have been charged."""
         self.fibers: set[Fiber] = set()
@@ -57,7 +76,7 @@ class Driver:
     @property
     def has_work(self) -> bool:
         """Whether `run_ready` would run something."""
-        return bool(self._ready or self._background)
+        return bool(self._ready or self._background or (self._resting and self._is_rested(self._resting[0])))
 
     def wake(self, fiber: Fiber) -> None:
         """Its parked call was answered."""
@@ -66,10 +85,24 @@ class Driver:
 
     def _enqueue(self, fiber: Fiber) -> None:
         idle = not self.has_work
-        fiber.state = State.READY
-        self._ready.append(fiber)
+        self._queue(fiber)
         if idle and self._on_ready is not None:
             self._on_ready()
+
+    def _queue(self, fiber: Fiber) -> None:
+        if fiber.rests_until and not self._is_rested(fiber):
+            fiber.state = State.RESTING
+            self._resting.append(fiber)
+        elif fiber.last_seconds > BUSY_SECONDS:
+            fiber.state = State.BACKGROUND
+            self._background.append(fiber)
+        else:
+            fiber.state = State.READY
+            self._ready.append(fiber)
+
+    def _is_rested(self, fiber: Fiber) -> bool:
+        now = time.monotonic()
+        return fiber.rests_until <= now or self._others_ran + ALONE_SECONDS < now
 
     def kill(self, fiber: Fiber, reason: PieError) -> None:
         """End a fiber in whatever state it is; `reason` becomes its outcome."""
@@ -81,6 +114,10 @@ class Driver:
     def run_ready(self, budget: float = 0.005) -> bool:
         """Run fibers until nothing is ready or `budget` seconds have passed. Returns whether work is left."""
         deadline = time.perf_counter() + budget
+        if self._resting and self._is_rested(self._resting[0]):
+            fiber = self._resting.popleft()
+            fiber.state = State.BACKGROUND
+            self._background.append(fiber)
         self._accounted = time.thread_time()
         self.host.engine.start_clock()
         try:
@@ -109,7 +146,7 @@ class Driver:
         finally:
             self.host.current = None
             now = time.thread_time()  # a system call: one for each slice, which has the driver's own share in it
-            fiber.cpu_seconds += now - self._accounted
+            self._account(fiber, now - self._accounted)
             self._accounted = now
         if fiber.fault is not None and isinstance(outcome, InternalError):
             log.error("a host function failed", exc_info=fiber.fault)
@@ -118,16 +155,28 @@ class Driver:
         if outcome is not None:
             self._finish(fiber, outcome)
         elif fiber.parked is None:
-            fiber.state = State.BACKGROUND
-            self._background.append(fiber)
+            fiber.last_seconds = max(fiber.last_seconds, 2 * BUSY_SECONDS)
+            self._queue(fiber)
         elif fiber.parked.pending.done:
-            fiber.state = State.READY
-            self._ready.append(fiber)
+            self._queue(fiber)
         else:
             fiber.state = State.PARKED
 
+    def _account(self, fiber: Fiber, seconds: float) -> None:
+        fiber.cpu_seconds += seconds
+        fiber.last_seconds = seconds
+        if seconds > LONG_SECONDS:
+            fiber.long_seconds += seconds - LONG_SECONDS
+            if fiber.long_seconds > FREE_SECONDS:
+                self._rested_at = max(self._rested_at, time.monotonic()) + (seconds - LONG_SECONDS) * REST
+                fiber.rests_until = self._rested_at
+        if not fiber.rests_until:
+            self._others_ran = time.monotonic()
+
     def _finish(self, fiber: Fiber, outcome: Outcome) -> None:
         self.fibers.discard(fiber)
+        if fiber.state is State.RESTING:
+            self._resting.remove(fiber)
         try:
             fiber.release()
             fiber.on_exit(fiber, outcome)
@@ -141,6 +190,7 @@ class Driver:
             self.kill(fiber, reason)
         self._ready.clear()
         self._background.clear()
+        self._resting.clear()
 
 
 def _overdue(fiber: Fiber) -> LimitExceeded | None:

@@ -39,10 +39,11 @@ class Limits:
 
 
 class State(Enum):
-    """Where a fiber is. `READY` and `BACKGROUND` are the driver's two queues."""
+    """Where a fiber is. `READY`, `BACKGROUND` and `RESTING` are the driver's queues."""
 
     READY = auto()
     BACKGROUND = auto()
+    RESTING = auto()
     RUNNING = auto()
     PARKED = auto()
     FINISHED = auto()
@@ -93,9 +94,15 @@ class Fiber:
         self.fault: BaseException | None = None
         """The last defect of a host function called by this fiber."""
         self.doomed: PieError | None = None
-        """Set when the fiber is killed by a host function it is calling."""
+        """Set when the fiber is killed by, or because of, a host function it is calling."""
         self.cpu_seconds = 0.0
         """Processor time used."""
+        self.last_seconds = 0.0
+        """The same in its last slice."""
+        self.long_seconds = 0.0
+        """By how much its slices were too long, all together."""
+        self.rests_until = 0.0
+        """When it may run next, by `time.monotonic`; 0 unless it ever had to rest."""
         self.limits = limits
         self._text = text
         self._store = Store(driver.host.engine.raw)
@@ -179,6 +186,8 @@ class Fiber:
         return str(answer.value) if answer is not None else ""
 
     def _failure(self, error: WasmError) -> PieError:
+        if self.doomed is not None:
+            return self.doomed
         if self.fault is not None:
             return InternalError(f"The program was stopped by a defect of the host: {self.fault}")
         if self._instance is not None and self._result.kind == ffi.BOOL and "matching implementation" in error.text:

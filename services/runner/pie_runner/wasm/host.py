@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from pie_wire.errors import PieError
+from pie_wire.errors import LimitExceeded, PieError
 from wasmtime.component import Linker
 
 from pie_runner.wasm import ffi
 from pie_runner.wasm.engine import WasmEngine
-from pie_runner.wasm.hostcall import HostTable, Parked, Pending
+from pie_runner.wasm.hostcall import HostTable, Parked, Pending, TooMuchError
 from pie_runner.wasm.types import base_name
+from pie_runner.wasm.values import ROOM
 from pie_runner.wasm.wasi import shadowed_wasi
 
 if TYPE_CHECKING:
@@ -99,6 +100,8 @@ class _Entry:
         resources = fiber.resources
         try:
             if codec.lift_params:
+                if codec.has_lists:
+                    resources.room = ROOM
                 lifted = [lift(args + offset, resources) for lift, offset in codec.lift_params]
                 answer = self._function(fiber, *lifted)
             else:
@@ -111,6 +114,9 @@ class _Entry:
             if not codec.answers_errors:
                 raise
             answer = exc
+        except TooMuchError as exc:
+            fiber.doomed = LimitExceeded(f"The program passed too much in one host call, {self._key[1]}: {exc}.")
+            raise
         except Exception as exc:
             fiber.fault = self._fault(exc)
             raise

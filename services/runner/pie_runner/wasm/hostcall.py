@@ -19,8 +19,8 @@ name (`"context"`), functions by the name a component imports (`"wait-any"`, `"[
 | own, borrow | the Python object that the host function returned when the resource was made |
 
 Returning a `Pending` parks the fiber until it is resolved. Raising a PieError from a function whose result is a
-`result` or an `option` of one answers `err(error)`; any other exception is a defect of the host: it traps the guest and
-is logged.
+`result` or an `option` of one answers `err(error)`; `TooMuchError` ends the program with `limit_exceeded`; any other
+exception is a defect of the host: it traps the guest and is logged.
 
 A host object that a function returns as `own` belongs to the fiber: when the guest drops its handle, or the fiber ends
 in whatever way, the object's `close()` is called, exactly once.
@@ -61,6 +61,11 @@ class HostResource(Protocol):
     def close(self) -> None:
         """Release what stands behind the handle. Called once; must not raise."""
         ...
+
+
+class TooMuchError(Exception):
+    """A call passed more than any call may. It ends the program with `limit_exceeded`: the call has held up the loop
+    already, and would again."""
 
 
 class Pending:

@@ -8,7 +8,7 @@ from typing import cast
 import structlog
 
 from pie_runner.wasm import ffi
-from pie_runner.wasm.hostcall import HostResource
+from pie_runner.wasm.hostcall import HostResource, TooMuchError
 
 log = structlog.get_logger()
 
@@ -19,13 +19,15 @@ class ResourceTable:
     wasmtime runs no destructors for a guest that trapped or was killed, so whoever ends a fiber calls `close_all`.
     """
 
-    __slots__ = ("_context", "_last", "_objects", "_type_ids")
+    __slots__ = ("_context", "_last", "_objects", "_type_ids", "room")
 
     def __init__(self, context: int, type_ids: Mapping[str, int]) -> None:
         self._context = context
         self._type_ids = type_ids
         self._objects: dict[int, HostResource] = {}
         self._last = 0
+        self.room = 0
+        """What the lists of the call under way may still cost."""
 
     def __len__(self) -> int:
         return len(self._objects)
@@ -43,6 +45,14 @@ class ResourceTable:
         handle = ffi.new_resource(self._context, self._last, type_id)
         self._objects[self._last] = cast(HostResource, value)
         return handle
+
+    def take(self, room: int) -> None:
+        """The call passes lists of this cost. Raises TooMuchError."""
+        self.room -= room
+        if self.room < 0:
+            raise TooMuchError(
+                "one call passes at most 262,144 numbers, 2 MiB as a list of bytes, or 8,192 elements of other lists"
+            )
 
     def drop(self, rep: int) -> None:
         """The guest dropped its handle."""

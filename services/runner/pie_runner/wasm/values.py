@@ -49,6 +49,17 @@ class Handles(Protocol):
         """A new owned handle for an object."""
         ...
 
+    def take(self, room: int) -> None:
+        """The call passes lists of this cost. Raises TooMuchError beyond what one call may."""
+        ...
+
+
+# What the elements of lists cost of the room of a call: the loop stands still while they are converted.
+BYTES_FOR_ONE = 4
+NUMBER_COST = 2
+ITEM_COST = 64
+ROOM = 1 << 19
+"""2 MiB as `list<u8>`, 262,144 numbers, 8,192 elements of other kinds: about 30 ms."""
 
 Lift = Callable[[int, Handles], Any]
 Lower = Callable[[Any, int, Handles], None]
@@ -71,7 +82,15 @@ _NUMBERS: dict[str, tuple[int, str, memoryview[Any], int]] = {
 class Codec:
     """A function's converters: `lift` its arguments, `lower` its result, or the other way round for exports."""
 
-    __slots__ = ("answers_errors", "lift_params", "lift_result", "lower_params", "lower_result", "signature")
+    __slots__ = (
+        "answers_errors",
+        "has_lists",
+        "lift_params",
+        "lift_result",
+        "lower_params",
+        "lower_result",
+        "signature",
+    )
 
     lift_params: list[tuple[Lift, int]]
     """Each with the offset of its value from the first."""
@@ -80,11 +99,32 @@ class Codec:
         self.signature = signature
         self.lift_params = [(lifter(type_), at * VAL_SIZE) for at, type_ in enumerate(signature.params)]
         self.lower_params = [lowerer(type_) for type_ in signature.params]
+        self.has_lists = any(has_lists(type_) for type_ in signature.params)
         result = signature.result
         self.lift_result: Lift | None = None if result is None else lifter(result)
         self.lower_result: Lower | None = None if result is None else lowerer(result)
         inner = result.payload if isinstance(result, OptionOf) else result
         self.answers_errors = isinstance(inner, ResultOf) and isinstance(inner.err, RecordOf)
+
+
+@lru_cache(maxsize=4096)
+def has_lists(type_: Type) -> bool:
+    """Whether values of that type may be of any length, texts aside."""
+    match type_:
+        case ListOf():
+            return True
+        case TupleOf(elements):
+            return any(map(has_lists, elements))
+        case RecordOf(fields):
+            return any(has_lists(field) for _, field in fields)
+        case VariantOf(cases):
+            return any(case is not None and has_lists(case) for _, case in cases)
+        case OptionOf(payload):
+            return has_lists(payload)
+        case ResultOf(ok, err):
+            return any(side is not None and has_lists(side) for side in (ok, err))
+        case _:
+            return False
 
 
 def python_name(name: str) -> str:
@@ -222,16 +262,18 @@ def _slice(data: int, size: int, shift: int) -> slice:
     return slice(first, first + size * step, step)
 
 
-def _lift_bytes(at: int, _: Handles) -> bytes:
+def _lift_bytes(at: int, handles: Handles) -> bytes:
     size = memory.u64[at + PAYLOAD >> 3]
+    handles.take(size // BYTES_FOR_ONE)
     return bytes(memory.u8[_slice(memory.u64[at + PAYLOAD + 8 >> 3], size, 0)]) if size else b""
 
 
 def _lift_numbers(name: str) -> Lift:
     _, _, view, shift = _NUMBERS[name]
 
-    def lift(at: int, _: Handles) -> list[Any]:
+    def lift(at: int, handles: Handles) -> list[Any]:
         size = memory.u64[at + PAYLOAD >> 3]
+        handles.take(size * NUMBER_COST)
         return view[_slice(memory.u64[at + PAYLOAD + 8 >> 3], size, shift)].tolist() if size else []
 
     return lift
@@ -269,6 +311,7 @@ def _lower_numbers(name: str) -> Lower:
 def _lift_list(element: Lift) -> Lift:
     def lift(at: int, handles: Handles) -> list[Any]:
         size = memory.u64[at + PAYLOAD >> 3]
+        handles.take(size * ITEM_COST)
         data = memory.u64[at + PAYLOAD + 8 >> 3]
         return [element(data + offset, handles) for offset in range(0, size * VAL_SIZE, VAL_SIZE)]
 
