@@ -63,6 +63,15 @@ def test_events_keep_all_their_fields(log: EventLog):
     assert log.read("a", 1, events=10, size=10_000) == all_kinds
 
 
+def test_events_committed_without_their_record_are_counted_when_it_is_loaded(log: EventLog):
+    log.commit([record("a")])
+    log.commit([], events("a", 1, 2, 3))
+    log.commit([record("b", 2.0, last_seq=2, kept_bytes=84)], events("b", 1, 2))
+    log.commit([], events("b", 3))
+
+    assert log.load() == [record("a", last_seq=3, kept_bytes=126), record("b", 2.0, last_seq=3, kept_bytes=126)]
+
+
 def test_trim_takes_the_oldest_up_to_a_number_until_enough_is_free(log: EventLog):
     row = record("a", last_seq=10, kept_bytes=420)
     log.commit([row], events("a", *range(1, 11)))

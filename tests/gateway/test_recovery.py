@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from gateway_world import FakeClient, FakeRunner, World
+from pie_gateway.streams import SAVE_EVERY
 from pie_wire.messages.common import MemberInfo
 from pie_wire.messages.gateway import Attach, Launch, ListProcesses
 
@@ -173,7 +174,7 @@ def test_a_terminate_before_the_runner_is_back_is_carried_out_then(
 def test_acknowledged_numbers_survive(world: World, runner: FakeRunner, client: FakeClient):
     pid = client.launch()
     runner.emit(pid, "message", "x")
-    world.run()
+    world.run(SAVE_EVERY * 2)
     world.restart_gateway()
     world.run(1.0)
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import pytest
 from gateway_world import FakeClient, FakeRunner, World
 from pie_gateway.attachment import WINDOW_EVENTS
+from pie_gateway.process_index import NUMBERS_EVERY
+from pie_gateway.streams import CREDIT_EVERY, HURRY_BYTES
 from pie_wire.errors import BadField, Gone, NotFound
 from pie_wire.messages.common import Event
 from pie_wire.messages.gateway import Announce, Attach, Detach, Events, ListProcesses, RunningProcess
+from pie_wire.messages.runner import Credit
 
 
 def test_repeated_events_are_dropped_by_number(world: World, runner: FakeRunner, client: FakeClient):
@@ -253,6 +256,38 @@ def test_rows_reach_the_process_index_also_after_an_outage(world: World, runner:
 
     assert world.kvstore.rows[pid].state == "returned"
     assert world.kvstore.rows[pid].last_seq == 2
+
+
+def test_the_numbers_of_a_row_follow_after_a_while(world: World, runner: FakeRunner, client: FakeClient):
+    pid = client.launch()
+    world.run(1.0)
+    for _ in range(2):
+        runner.emit(pid, "message", "x")
+        world.run(1.0)
+    assert world.kvstore.rows[pid].last_seq == 2
+
+    world.run(NUMBERS_EVERY)
+
+    assert world.kvstore.rows[pid].last_seq == 3
+
+
+def test_credit_is_gathered_unless_much_has_come(world: World, runner: FakeRunner, client: FakeClient):
+    pid = client.launch()
+    world.run(CREDIT_EVERY * 2)
+    told: list[int] = []
+    runner.hub.on(Credit, lambda incoming: told.append(incoming.message.durable[0]))
+
+    for number in range(10):
+        runner.emit(pid, "message", str(number))
+        world.run(CREDIT_EVERY / 10)
+    assert len(told) <= 2
+    world.run(CREDIT_EVERY)
+    assert told[-1] == 11
+    for last in (13, 15, 17):
+        runner.emit(pid, "message", "x" * (HURRY_BYTES - 1000))
+        runner.emit(pid, "message", "x" * 1000)
+        world.run(0.1)
+        assert told[-1] == last
 
 
 def _local():

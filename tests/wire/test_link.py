@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pie_wire.codec import Header, decode, encode, encode_body, parse
 from pie_wire.errors import BadField, Overloaded, PeerLost, ProtocolError
-from pie_wire.link import Complaint, Deliver, Down, Link, State, Timing, Up
+from pie_wire.link import ACK_WITHIN, Complaint, Deliver, Down, Link, State, Timing, Up
 from pie_wire.messages.base import Message
 from pie_wire.messages.link import Beat, Bye, Hello, Identity, LinkMessage, Ready, Refused, Rehello, Resend
 
@@ -88,6 +88,8 @@ def test_what_was_received_is_acknowledged_soon(bench: Bench):
     bench.take()
     bench.data(1)
     bench.tick(0.05)
+    assert not bench.take()
+    bench.tick(ACK_WITHIN)
 
     assert [type(message) for message in bench.take()] == [Beat]
     assert not bench.link.is_stuck(bench.now)

@@ -79,6 +79,11 @@ class Channel:
         return self.received > self._ack_sent
 
     @property
+    def ack_sent(self) -> int:
+        """The last number that the peer was told."""
+        return self._ack_sent
+
+    @property
     def ack_is_due(self) -> bool:
         """Enough has been received since the last acknowledgement that waiting for a data frame would stall."""
         return self.received - self._ack_sent >= ACK_EVERY_FRAMES or self._bytes_since_ack >= ACK_EVERY_BYTES

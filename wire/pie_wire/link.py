@@ -23,6 +23,9 @@ from pie_wire.codec import Buffer, Frame, Header, decode, encode, encode_body
 from pie_wire.errors import BadField, PeerLost, PieError, ProtocolError, VersionMismatch, from_info
 from pie_wire.messages.link import Beat, Bye, Hello, Identity, LinkMessage, Ready, Refused, Rehello, Resend
 
+ACK_WITHIN = 0.2
+"""Seconds that an acknowledgement waits for a frame to travel with, where little has come."""
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -104,6 +107,8 @@ class Link:
         self._next_rehello = now
         self._next_beat = now
         self._ticked = now
+        self._owing = (0, 0.0)
+        """The acknowledgement behind which something has come, and when the next one is due."""
 
     def follow(self, refused: Link) -> None:
         """A dialer that was refused keeps its pause when its link is remade at once."""
@@ -209,7 +214,7 @@ class Link:
         elif self.state is State.UP and self._channel is not None:
             if self.silent_for(now) > self._timing.dead:
                 self.give_up(PeerLost(f"nothing heard for {self._timing.dead:g} s"))
-            elif now >= self._next_beat or self._channel.owes_ack:
+            elif now >= self._next_beat or self._ack_is_late(self._channel, now):
                 self._beat(now)
 
     def lost(self, cause: PieError) -> None:
@@ -339,6 +344,15 @@ class Link:
                 attempt=self._attempt,
             )
         )
+
+    def _ack_is_late(self, channel: Channel, now: float) -> bool:
+        if not channel.owes_ack:
+            return False
+        sent, due = self._owing
+        if sent != channel.ack_sent or not due:
+            self._owing = (channel.ack_sent, now + ACK_WITHIN)
+            return False
+        return now >= due
 
     def _beat(self, now: float) -> None:
         self._next_beat = now + self._timing.beat

@@ -324,10 +324,10 @@ class GatewayCore:
             self.control.tick()
             self.children.tick()
             self.launcher.tick()
-            moved = self.streams.tick()
+            moved = self.streams.tick(self._hub.clock())
             self.runners.credit(moved)
             for process in moved:
-                self.index.changed(process)
+                self.index.moved(process)
             self.index.tick()
             self.table.tick()
         except LogError as exc:

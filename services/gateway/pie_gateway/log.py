@@ -19,7 +19,8 @@ class EventLog(Protocol):
     """Every method raises LogError when the storage does. Calls are made from one thread and must be short."""
 
     def load(self) -> list[ProcessRecord]:
-        """All records that are not expired, oldest first."""
+        """All records that are not expired, oldest first. Where events were committed without their record, `last_seq`
+        and `kept_bytes` count them."""
         ...
 
     def find(self, pid: str) -> ProcessRecord | None:
@@ -27,7 +28,7 @@ class EventLog(Protocol):
         ...
 
     def commit(self, records: Sequence[ProcessRecord], events: Sequence[tuple[str, Event]] = ()) -> None:
-        """Store both or none."""
+        """Store both or none. Events may come without the record of their process, unless its state has changed."""
         ...
 
     def read(self, pid: str, start: int, *, events: int, size: int) -> list[Event]:

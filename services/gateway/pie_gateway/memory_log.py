@@ -19,7 +19,7 @@ class MemoryEventLog:
 
     def load(self) -> list[ProcessRecord]:
         kept = [r for r in self._records.values() if not r.expired]
-        return [msgspec.structs.replace(r) for r in sorted(kept, key=lambda r: r.created_at)]
+        return [self._brought_up(r) for r in sorted(kept, key=lambda r: r.created_at)]
 
     def find(self, pid: str) -> ProcessRecord | None:
         found = self._records.get(pid)
@@ -67,3 +67,11 @@ class MemoryEventLog:
 
     def close(self) -> None:
         pass
+
+    def _brought_up(self, record: ProcessRecord) -> ProcessRecord:
+        newer = [event for seq, event in self._events.get(record.pid, {}).items() if seq > record.last_seq]
+        return msgspec.structs.replace(
+            record,
+            last_seq=max([record.last_seq, *(event.seq for event in newer)]),
+            kept_bytes=record.kept_bytes + sum(event.size for event in newer),
+        )

@@ -61,8 +61,8 @@ class SqliteEventLog:
 
     def load(self) -> list[ProcessRecord]:
         with _failing():
-            rows = self._db.execute("SELECT body FROM processes WHERE NOT expired ORDER BY created_at")
-            return [_records.decode(body) for (body,) in rows]
+            rows = self._db.execute("SELECT body FROM processes WHERE NOT expired ORDER BY created_at").fetchall()
+            return [self._brought_up(_records.decode(body)) for (body,) in rows]
 
     def find(self, pid: str) -> ProcessRecord | None:
         with _failing():
@@ -71,7 +71,8 @@ class SqliteEventLog:
 
     def commit(self, records: Sequence[ProcessRecord], events: Sequence[tuple[str, Event]] = ()) -> None:
         with self._transaction():
-            self._put(records)
+            if records:
+                self._put(records)
             if events:
                 rows = [(pid, event.seq, event.size, _encoder.encode(event)) for pid, event in events]
                 self._db.executemany("INSERT INTO events VALUES (?, ?, ?, ?)", rows)
@@ -116,6 +117,14 @@ class SqliteEventLog:
 
     def close(self) -> None:
         self._db.close()
+
+    def _brought_up(self, record: ProcessRecord) -> ProcessRecord:
+        query = "SELECT MAX(seq), TOTAL(size) FROM events WHERE pid = ? AND seq > ?"
+        last, size = self._db.execute(query, (record.pid, record.last_seq)).fetchone()
+        if last is not None:
+            record.last_seq = last
+            record.kept_bytes += int(size)
+        return record
 
     def _put(self, records: Sequence[ProcessRecord]) -> None:
         rows = [(r.pid, r.created_at, r.ended_at, r.expired, _encoder.encode(r)) for r in records]

@@ -3,6 +3,8 @@
 runner --Events--> take: drop duplicates -> commit -> push to the attached client, as its window allows
 client --AckEvents--> ack: window opens -> push more from the log
 tick --Credit--> runner: durable and consumed numbers of all processes that moved
+
+Nobody waits for credit while little is under way: it goes back a few times a second, and at once after much or an end.
 """
 
 from __future__ import annotations
@@ -25,6 +27,13 @@ from pie_gateway.table import ProcessTable
 
 READ_EVENTS = 256
 TRIM_TO = 0.9
+CREDIT_EVERY = 0.25
+"""Seconds between two credits, unless a stream has ended or HURRY_BYTES have come since."""
+HURRY_BYTES = 1 << 20
+HURRY_EVENTS = 8192
+SAVE_EVERY = 1.0
+"""Seconds until what clients have consumed is durable. A runner keeps it too, and a client says it again when it
+attaches: a stale number only lets events be kept for longer."""
 
 log = structlog.get_logger("pie.gateway.streams")
 
@@ -42,7 +51,11 @@ class EventStreams:
         self._moved: dict[str, Process] = {}
         """Processes whose durable or consumed number has changed since the last tick."""
         self._unsaved: dict[str, Process] = {}
-        """Processes whose record has changed since the last commit."""
+        """Processes of which more has been consumed than their durable record says."""
+        self._hurry = 0
+        """Weight of what has moved since the last credit, where HURRY_BYTES must not wait."""
+        self._credit_at = 0.0
+        self._save_at = 0.0
         self._deliveries = Deliveries()
         self._ended: list[Callable[[Process], None]] = []
 
@@ -61,17 +74,19 @@ class EventStreams:
         rows: list[tuple[str, Event]] = []
         records: list[ProcessRecord] = []
         for process, events in batch:
+            state = process.record.state
             kept = self._fresh(process.record, events)
             if kept:
                 fresh.append((process, kept))
                 rows.extend((process.pid, event) for event in kept)
-                records.append(process.record)
+                if process.record.state != state:
+                    records.append(process.record)  # otherwise it follows from the events
+                self._hurry += HURRY_BYTES if process.record.ended else sum(event.size for event in kept)
         if not rows:
             return
         self._log.commit(records, rows)
         for process, kept in fresh:
             self._moved[process.pid] = process
-            self._unsaved.pop(process.pid, None)
             self._show(process, kept)
         self._deliveries.flush()
         for process, _ in fresh:
@@ -157,6 +172,7 @@ class EventStreams:
         record = process.record
         seq = min(seq, record.last_seq)
         if seq > record.consumed:
+            self._hurry += (seq - record.consumed) * (HURRY_BYTES // HURRY_EVENTS)
             record.consumed = seq
             self._moved[process.pid] = self._unsaved[process.pid] = process
         if process.attachment is not None and process.attachment.session is session:
@@ -190,12 +206,18 @@ class EventStreams:
 
     # -- back
 
-    def tick(self) -> list[Process]:
-        """Make acknowledgements durable. Returns the processes whose numbers have moved since the last call."""
-        unsaved = [p.record for p in self._unsaved.values() if self._table.get(p.pid) is p]
-        if unsaved:
-            self._log.commit(unsaved)
-        self._unsaved.clear()
+    def tick(self, now: float) -> list[Process]:
+        """Make acknowledgements durable, now and then. Returns the processes that are due for credit: those whose
+        numbers have moved since they last were."""
+        if self._unsaved and now >= self._save_at:
+            self._save_at = now + SAVE_EVERY
+            unsaved = [p.record for p in self._unsaved.values() if self._table.get(p.pid) is p]
+            self._unsaved.clear()
+            if unsaved:
+                self._log.commit(unsaved)
+        if not self._moved or (now < self._credit_at and self._hurry < HURRY_BYTES):
+            return []
+        self._credit_at, self._hurry = now + CREDIT_EVERY, 0
         moved = list(self._moved.values())
         self._moved.clear()
         return moved
