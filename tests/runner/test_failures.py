@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 from pie_runner.contexts import Context
-from pie_runner.engine_session import MAX_OPS_WEIGHT, MAX_UNACKED_OPS, Session
+from pie_runner.engine_session import MAX_OPS_WEIGHT, MAX_UNACKED_OPS, REPORT_EVERY, Session
 from pie_runner.limits import ProcessLimits, Usage
 from pie_runner.passes import Shape
 from pie_runner.runs import RunSpec
@@ -29,7 +29,8 @@ def sent():
 
 @pytest.fixture
 def session(sent) -> Session:
-    hub = SimpleNamespace(send=lambda peer, message: sent.append(message))
+    hub = SimpleNamespace(send=lambda peer, message: sent.append(message), now=0.0)
+    hub.clock = lambda: hub.now
     model = SimpleNamespace(facts=ModelFacts("m", 100, 1000))
     return Session(hub, SimpleNamespace(), model, itertools.count(1))
 
@@ -162,6 +163,29 @@ def test_consumption_is_reported_once_a_turn_and_closing_says_the_count(session,
         CloseRun(context.id, run.number, 2),
     ]
     assert context.tokens == [1, 2, 7, 8]
+
+
+def test_consumption_is_reported_when_the_window_needs_it_or_after_a_while(session, context, sent):
+    run = context.open_run(RunSpec(SamplerSpec(), 0, [], 100, 32, None))
+    session.on_step(Step(acked=session.last_op, runs=[run.number], counts=[40], tokens=[7] * 40), [])
+
+    def reported(steps: int, after: float = 0.0) -> list[object]:
+        sent.clear()
+        session._hub.now += after
+        for _ in range(steps):
+            run.next()
+        session.flush()
+        session.flush()
+        return [op for message in sent for op in message.ops]
+
+    assert Consume(context.id, run.number, 1) in reported(1)
+    assert reported(7) == []
+    assert reported(1) == [Consume(context.id, run.number, 9)]
+    assert reported(2) == []
+    assert reported(0, REPORT_EVERY) == [Consume(context.id, run.number, 11)]
+    assert reported(1) == []
+    context.append([5])
+    assert [op for op in reported(0) if isinstance(op, CloseRun)] == [CloseRun(context.id, run.number, 12)]
 
 
 def test_tokens_of_a_closed_run_are_ignored_and_waste_is_counted(session, context):

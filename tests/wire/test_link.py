@@ -89,7 +89,7 @@ def test_what_was_received_is_acknowledged_soon(bench: Bench):
     bench.data(1)
     bench.tick(0.05)
     assert not bench.take()
-    bench.tick(ACK_WITHIN)
+    bench.tick(ACK_WITHIN + 0.05)
 
     assert [type(message) for message in bench.take()] == [Beat]
     assert not bench.link.is_stuck(bench.now)

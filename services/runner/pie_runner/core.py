@@ -133,10 +133,11 @@ class RunnerCore:
             self.uplink.load(self.live, self._lag * 1000)
             self._lag = 0.0
 
-    def flush(self) -> None:
-        """End of a turn: consumption, operations and events leave in one message for each peer."""
+    def flush(self, *, busy: bool = False) -> None:
+        """End of a turn: consumption, operations and events leave in one message for each peer. `busy`: more programs
+        are ready to run, for whose events those that there are may wait a moment."""
         self.engines.flush()
-        self.uplink.flush(self.hub.clock())
+        self.uplink.flush(self.hub.clock(), busy=busy)
 
     def next_due(self) -> float | None:
         """Clock time until which nothing will happen without a message."""

@@ -34,6 +34,8 @@ R = TypeVar("R", bound=Message)
 
 REQUEST_SECONDS = 30.0
 """For answers that come at a step border."""
+REPORT_EVERY = 0.25
+"""Seconds until the engine knows what a program has consumed, where it does not need to know sooner to go on."""
 MAX_UNACKED_OPS = 16_384
 MAX_OPS_WEIGHT = 1_000_000
 """Weight of the operations in one message, where a token is 1: keeps its body far below the wire's limit."""
@@ -66,6 +68,7 @@ class Session:
         self.pressure = PressureWatch()
         self.wasted = 0
         """Tokens decoded ahead and not consumed, as the engine reported them."""
+        self._report_at = 0.0
         self._barriers: list[tuple[int, Callable[[], None]]] = []
         self._context_ids = context_ids
         self._next_run = 1
@@ -145,10 +148,9 @@ class Session:
         return self.error is None and self.last_op - self.acked > MAX_UNACKED_OPS
 
     def flush(self) -> None:
-        """Report consumption and send what is queued."""
-        for run in list(self.unreported):
-            run.report()
-        self.unreported.clear()
+        """Report consumption, where it is due, and send what is queued."""
+        if self.unreported:
+            self._report()
         batch, self._batch = self._batch, []
         first = self._next_op - len(batch)
         start = weight = 0
@@ -162,6 +164,14 @@ class Session:
                 if loaded:
                     self._hub.send(self.peer, ops.Ops(first + i, [op]), buffers=self._cargo.pop(first + i))
                 start, weight = i + 1, 0
+
+    def _report(self) -> None:
+        now = self._hub.clock()
+        everything = now >= self._report_at
+        if everything:
+            self._report_at = now + REPORT_EVERY
+        for run in [run for run in self.unreported if everything or run.is_behind]:
+            run.report()
 
     def on_step(self, step: Step, buffers: Sequence[Buffer]) -> None:
         """What one engine step has for this runner."""

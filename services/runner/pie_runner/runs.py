@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 Finish = Literal["stop", "stop-string", "length", "context-full"]
 
+_REPORTS_A_WINDOW = 4
 _NO_SPECULATION = Speculation()
 _NO_PROBES: list[Case] = []
 
@@ -185,8 +186,14 @@ class Run(Waitable):
         self._closed = True
         self._detach()
 
+    @property
+    def is_behind(self) -> bool:
+        """So much of the window is consumed and not reported that the engine might soon wait for it."""
+        return (self.consumed - self._reported) * _REPORTS_A_WINDOW >= self.spec.window
+
     def report(self) -> None:
         """Tell the engine how far the program is."""
+        self.context.session.unreported.pop(self, None)
         if self._reported < self.consumed and not self._closed:
             self._reported = self.consumed
             self.context.session.submit(Consume(self.context.id, self.number, self.consumed))

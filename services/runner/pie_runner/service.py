@@ -131,8 +131,9 @@ class RunnerService:
         self._aside.drain()
         self._disk.drain()
         self.core.tick()
-        self._driver.run_ready(self._budget)
-        self.core.flush()
+        if self._driver.has_work:
+            self._driver.run_ready(self._budget)
+        self.core.flush(busy=self._driver.has_work)
         self._hub.progress += 1
         self.core.observe_lag(self._clock() - began)
 

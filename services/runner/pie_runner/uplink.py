@@ -23,6 +23,8 @@ ANNOUNCE_TIMEOUT = 10.0
 RETRY_AFTER = 1.0
 EVENT_PAUSE = 0.002
 """Seconds between two pushes: what comes up meanwhile travels together."""
+BUSY_PAUSE = 0.01
+"""The same while more programs are ready to run, which are about to add something."""
 MESSAGE_BYTES = 1 << 20
 FAIR_SHARE = 256 << 10
 """Bytes of one process in one message."""
@@ -112,11 +114,13 @@ class Uplink:
         """When `flush` has something to push."""
         return self._last_push + EVENT_PAUSE if self._dirty and self._recovered and not self._is_stopped else None
 
-    def flush(self, now: float) -> None:
-        """End of a loop turn: push what is there, if the pause is over."""
-        while self._dirty and self._recovered and not self._is_stopped and now >= self._last_push + EVENT_PAUSE:
+    def flush(self, now: float, *, busy: bool = False) -> None:
+        """End of a loop turn: push what is there, if the pause is over. `busy`: more programs are ready to run."""
+        due = self._last_push + (BUSY_PAUSE if busy else EVENT_PAUSE)
+        while self._dirty and self._recovered and not self._is_stopped and now >= due:
             if not self._push():
                 self._last_push = now
+                break
 
     @property
     def _is_stopped(self) -> bool:
