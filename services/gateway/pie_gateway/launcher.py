@@ -34,6 +34,7 @@ from pie_wire.errors import (
     Unsupported,
 )
 from pie_wire.hub import Answer, Hub, Scope
+from pie_wire.lines import Lines
 from pie_wire.messages.base import Done
 from pie_wire.messages.common import MAX_INPUT_BYTES
 from pie_wire.messages.gateway import Launch, Launched
@@ -41,7 +42,6 @@ from pie_wire.messages.runner import Start
 from pie_wire.tenants import TenantTable
 
 from pie_gateway.config import GatewayConfig
-from pie_gateway.launch_queue import LaunchQueue
 from pie_gateway.lineage import Lineage
 from pie_gateway.policy import Policy
 from pie_gateway.process import Process
@@ -97,7 +97,7 @@ class Launcher:
         self._tenants = tenants
         self._wall = wall
         self._pending: dict[str, _Pending] = {}
-        self._queue: LaunchQueue[_Pending] = LaunchQueue()
+        self._queue: Lines[_Pending] = Lines()
         """Those of `_pending` that wait for a runner."""
         streams.on_end(self._ended)
 
@@ -178,7 +178,7 @@ class Launcher:
             if self._pending.get(pid) is pending:
                 pending.program = program
                 pending.deadline = self._hub.clock() + self._config.queue_timeout
-                self._queue.add(pending.scope.tenant, pid, pending)
+                self._queue.add(pending.scope.tenant, pending)
                 self.place()
 
         def failed(error: PieError) -> None:
@@ -304,7 +304,7 @@ class Launcher:
             elif isinstance(error, Overloaded):
                 self._runners.refused(runner)
                 pending.process = None
-                self._queue.put_back(pending.scope.tenant, process.pid, pending)
+                self._queue.put_back(pending.scope.tenant, pending)
                 self.place()
             else:
                 self._fail(pending, error)
@@ -339,7 +339,7 @@ class Launcher:
 
     def _fail(self, pending: _Pending, error: PieError) -> None:
         self._pending.pop(pending.launch.pid, None)
-        self._queue.discard(pending.scope.tenant, pending.launch.pid)
+        self._queue.discard(pending.scope.tenant, pending)
         for call in pending.calls:
             call.fail(error)
 

@@ -41,6 +41,9 @@ from pie_runner.workers import Workers
 STOP_SECONDS = 2.0
 """How long the last events may take to be stored when the runner stops."""
 
+DISK_THREADS = 4
+"""Half of them for a tenant that is alone."""
+
 log = structlog.get_logger("pie.runner")
 
 
@@ -61,7 +64,7 @@ class RunnerService:
         self._grammar_work = Workers(1, self._transport.wake, "grammars")
         self._grammars = GrammarCompiler(self._grammar_work)
         self._aside = Aside(self._transport.wake)
-        self._disk = Workers(2, self._transport.wake, "disk")
+        self._disk = Workers(DISK_THREADS, self._transport.wake, "disk")
         self._files = self._file_rooms(config)
         self._wasm = WasmEngine()
         self._driver = Driver(Host(self._wasm, TABLE))
@@ -167,7 +170,7 @@ class RunnerService:
     def _file_rooms(self, config: RunnerConfig) -> FileRooms:
         settings = FileSettings(config.file_bytes, config.scratch_bytes, config.data_bytes, config.file_entries)
         me = self._hub.identity
-        return FileRooms(Path(config.files), f"{me.name}-{me.incarnation}", settings, self._disk)
+        return FileRooms(Path(config.files), f"{me.name}-{me.incarnation}", settings, self._disk, DISK_THREADS)
 
     def _wait(self) -> float:
         due = self.core.next_due()

@@ -21,6 +21,7 @@ from pie_wire.hub import Scope
 from pie_wire.messages.common import ProgramRef
 
 from pie_runner.engines import Offload
+from pie_runner.outside.disk_turns import DiskTurns
 from pie_runner.outside.tree import Tree, TreeLimits
 
 log = structlog.get_logger("pie.files")
@@ -41,15 +42,20 @@ class FileSettings:
 
 
 class FileRooms:
-    """`offload` runs what takes the disk's time."""
+    """See the module's text."""
 
-    def __init__(self, home: Path, member: str, settings: FileSettings, offload: Offload) -> None:
-        """`member` is unique to this incarnation of the runner. Removes what dead runners have left."""
-        self.offload = offload
+    def __init__(self, home: Path, member: str, settings: FileSettings, offload: Offload, threads: int = 1) -> None:
+        """`member` is unique to this incarnation of the runner. What takes the disk's time runs by `offload`, which has
+        so many threads. Removes what dead runners have left."""
+        self._turns = DiskTurns(offload, threads)
         self._settings = settings
         self._data = home / "data"
         self._scratch = home / "scratch" / member
         self._lock = _claim(self._scratch)
+
+    def offload(self, tenant: str) -> Offload:
+        """What runs a tenant's work with the disk."""
+        return self._turns.of(tenant)
 
     def scratch(self, pid: str) -> Tree:
         """The tree of a process; nothing is made before it is used."""

@@ -68,11 +68,12 @@ class ProcessFiles:
         """The process has ended: its scratch goes."""
         scratch, self._scratch = self._scratch, None
         if scratch is not None:
-            self._kept.offload(scratch.destroy, _ignore)
+            self.offload(scratch.destroy, _ignore)
 
     @property
     def offload(self) -> Offload:
-        return self._kept.offload
+        """What runs the work."""
+        return self._kept.offload(self._scope.tenant)
 
     @property
     def _kept(self) -> FileRooms:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
+from pie_wire.lines import Lines
 from pie_wire.shares import Shares
 
 
@@ -14,8 +15,7 @@ class Turnstile:
 
     def __init__(self, places: int) -> None:
         self._shares = Shares(places)
-        self._lines: dict[str, dict[asyncio.Future[None], None]] = {}
-        """Who waits, by tenant in the order of turns, and first come first."""
+        self._lines: Lines[asyncio.Future[None]] = Lines()
 
     def held(self, tenant: str) -> int:
         """Places that a tenant has."""
@@ -33,42 +33,24 @@ class Turnstile:
     async def _enter(self, tenant: str) -> None:
         if tenant not in self._lines and self._shares.take(tenant):
             return
-        turn = asyncio.get_running_loop().create_future()
-        self._lines.setdefault(tenant, {})[turn] = None
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._lines.add(tenant, turn)
         try:
             await turn
         except asyncio.CancelledError:
+            self._lines.discard(tenant, turn)
             if turn.done() and not turn.cancelled():
                 self._leave(tenant)  # it was given a place at that very moment
-            else:
-                self._forget(tenant, turn)
             raise
 
     def _leave(self, tenant: str) -> None:
         self._shares.give_back(tenant)
-        self._admit()
+        while (admitted := self._lines.take(self._place)) is not None:
+            turn, owner = admitted
+            if turn.done():  # it has just been cancelled
+                self._shares.give_back(owner)
+            else:
+                turn.set_result(None)
 
-    def _admit(self) -> None:
-        """Give free places away, one to each tenant in turn."""
-        given = True
-        while given:
-            given = False
-            for tenant in list(self._lines):
-                if self._shares.take(tenant):
-                    turn = next(iter(self._lines[tenant]))
-                    line = self._lines.pop(tenant)
-                    del line[turn]
-                    if line:
-                        self._lines[tenant] = line  # its next turn comes after those of all others
-                    if turn.done():  # it has just been cancelled
-                        self._shares.give_back(tenant)
-                    else:
-                        turn.set_result(None)
-                    given = True
-
-    def _forget(self, tenant: str, turn: asyncio.Future[None]) -> None:
-        line = self._lines.get(tenant, {})
-        line.pop(turn, None)
-        if not line:
-            self._lines.pop(tenant, None)
-        self._admit()
+    def _place(self, tenant: str) -> str | None:
+        return tenant if self._shares.take(tenant) else None

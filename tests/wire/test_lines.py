@@ -1,13 +1,13 @@
-"""Launches that wait: tenants take turns, and nobody waits behind one that has no place."""
+"""Waiting in turns: nobody waits behind an owner that has no place."""
 
 from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
-from pie_gateway.launch_queue import LaunchQueue
+from pie_wire.lines import Lines
 
 
-def taken(queue: LaunchQueue[str], places: dict[str, str]) -> list[tuple[str, str]]:
+def taken(queue: Lines[str], places: dict[str, str]) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     while (one := queue.take(places.get)) is not None:
         found.append(one)
@@ -15,50 +15,50 @@ def taken(queue: LaunchQueue[str], places: dict[str, str]) -> list[tuple[str, st
 
 
 def test_tenants_take_turns_and_each_is_served_in_order():
-    queue: LaunchQueue[str] = LaunchQueue()
-    for tenant, pid in [("a", "a1"), ("a", "a2"), ("a", "a3"), ("b", "b1")]:
-        queue.add(tenant, pid, pid)
+    queue: Lines[str] = Lines()
+    for item in ["a1", "a2", "a3", "b1"]:
+        queue.add(item[0], item)
 
     assert [item for item, _ in taken(queue, {"a": "x", "b": "y"})] == ["a1", "b1", "a2", "a3"]
     assert len(queue) == 0
 
 
 def test_one_without_a_place_holds_nobody_up_and_keeps_its_own():
-    queue: LaunchQueue[str] = LaunchQueue()
-    queue.add("a", "a1", "a1")
-    queue.add("b", "b1", "b1")
+    queue: Lines[str] = Lines()
+    queue.add("a", "a1")
+    queue.add("b", "b1")
 
     assert taken(queue, {"b": "y"}) == [("b1", "y")]
     assert taken(queue, {"a": "x"}) == [("a1", "x")]
 
 
 def test_one_that_is_put_back_is_next_of_its_tenant():
-    queue: LaunchQueue[str] = LaunchQueue()
-    queue.add("a", "a1", "a1")
-    queue.add("a", "a2", "a2")
+    queue: Lines[str] = Lines()
+    queue.add("a", "a1")
+    queue.add("a", "a2")
     item, _ = queue.take({"a": "x"}.get) or ("", "")
-    queue.put_back("a", item, item)
+    queue.put_back("a", item)
 
     assert [item for item, _ in taken(queue, {"a": "x"})] == ["a1", "a2"]
 
 
 def test_what_is_overdue_is_named_in_each_line_and_stays_until_discarded():
-    queue: LaunchQueue[int] = LaunchQueue()
-    for tenant, pid, deadline in [("a", "1", 1), ("a", "2", 5), ("b", "3", 2), ("b", "4", 3)]:
-        queue.add(tenant, pid, deadline)
+    queue: Lines[int] = Lines()
+    for tenant, deadline in [("a", 1), ("a", 5), ("b", 2), ("b", 3)]:
+        queue.add(tenant, deadline)
 
     assert queue.overdue(lambda deadline: deadline <= 3) == [1, 2, 3]
-    for tenant, pid in [("a", "1"), ("b", "3"), ("b", "4"), ("nobody", "5")]:
-        queue.discard(tenant, pid)
+    for tenant, deadline in [("a", 1), ("b", 2), ("b", 3), ("nobody", 5)]:
+        queue.discard(tenant, deadline)
     assert queue.overdue(lambda deadline: deadline <= 5) == [5]
     assert len(queue) == 1
 
 
 @given(st.lists(st.sampled_from("abc"), max_size=30), st.sets(st.sampled_from("abc")))
 def test_all_with_a_place_are_served_once_in_their_order(arrivals: list[str], served: set[str]):
-    queue: LaunchQueue[tuple[str, int]] = LaunchQueue()
+    queue: Lines[tuple[str, int]] = Lines()
     for number, tenant in enumerate(arrivals):
-        queue.add(tenant, str(number), (tenant, number))
+        queue.add(tenant, (tenant, number))
 
     found: list[tuple[str, int]] = []
     while (one := queue.take(lambda tenant: tenant if tenant in served else None)) is not None:

@@ -1,0 +1,53 @@
+"""The disk's worker threads, which tenants share: work that waits for one takes turns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pie_wire.lines import Lines
+from pie_wire.shares import Shares
+
+from pie_runner.engines import Offload
+
+Then = Callable[[object, Exception | None], None]
+
+
+@dataclass(eq=False, frozen=True)
+class _Work:
+    do: Callable[[], object]
+    then: Then
+
+
+class DiskTurns:
+    """Of `threads` threads behind `offload`, one tenant keeps no more busy than are left for others. Everything happens
+    on the loop, where `offload` answers."""
+
+    def __init__(self, offload: Offload, threads: int) -> None:
+        self._offload = offload
+        self._shares = Shares(threads)
+        self._lines: Lines[_Work] = Lines()
+
+    def of(self, tenant: str) -> Offload:
+        """An Offload for work of this tenant."""
+
+        def offload(work: Callable[[], object], then: Then) -> None:
+            self._lines.add(tenant, _Work(work, then))
+            self._begin()
+
+        return offload
+
+    def _begin(self) -> None:
+        while (next_one := self._lines.take(self._thread)) is not None:
+            self._run(*next_one)
+
+    def _run(self, work: _Work, tenant: str) -> None:
+        def ended(result: object, error: Exception | None) -> None:
+            self._shares.give_back(tenant)
+            self._begin()
+            work.then(result, error)
+
+        self._offload(work.do, ended)
+
+    def _thread(self, tenant: str) -> str | None:
+        return tenant if self._shares.take(tenant) else None
