@@ -35,6 +35,9 @@ class EngineConfig:
         "auto", "memory for KV pages, as 2GiB or 500MB; auto: a quarter of what is free, 4GiB at most"
     )
     adapter_memory: str = option("1GiB", "memory for loaded adapters, as 1GiB or 500MB")
+    adapters: str = option(
+        "", "file that names the loaded adapters, for the next start; empty: engine/NAME.json of the Pie home"
+    )
     swap_memory: str = option(
         "auto", "host memory for pages of contexts that had to leave the pool; auto: as much as kv_memory; 0: none"
     )
@@ -74,6 +77,11 @@ class EngineConfig:
     def script(self) -> Path | None:
         """The script's file when the model is a scripted one."""
         return Path(self.model.removeprefix(_SCRIPTED)).expanduser() if self.model.startswith(_SCRIPTED) else None
+
+    @property
+    def adapters_file(self) -> Path:
+        """Where loaded adapters are remembered."""
+        return Path(self.adapters).expanduser() if self.adapters else pie_home() / "engine" / f"{self.name}.json"
 
     def kv_bytes(self) -> int:
         """Memory for KV pages."""

@@ -23,6 +23,7 @@ from pie_wire.process import Shutdown, identity
 from pie_wire.transport import TICK, Transport
 
 from pie_engine.adapters.loader import AdapterLoader
+from pie_engine.adapters.remembered import RememberedAdapters
 from pie_engine.config import EngineConfig, parse_bytes
 from pie_engine.core import EngineCore
 from pie_engine.limits import Limits
@@ -98,6 +99,11 @@ class Engine:
         loader = AdapterLoader(
             core.adapters, device, lambda folder, most: self._reader.submit(device.read_adapter, folder, most)
         )
+        core.adapters.remember(RememberedAdapters(self._config.adapters_file, model.info.name))
+        while core.adapters.is_loading:
+            self._check_wanted()
+            loader.turn()
+            self._poll(TICK)
         endpoint = self._transport.bind(PORT, self._config.endpoint)
         advertised = self._config.advertise or endpoint
         membership = Membership(self._hub, endpoint=advertised, info=_info(model, self._config))
@@ -147,13 +153,17 @@ class Engine:
     def _wait(self, future: Future[R]) -> R:
         """The result of a long call, with links alive; Cancelled when asked to stop meanwhile."""
         while not future.done():
-            if self._shutdown.requested.is_set():
-                raise Cancelled("the engine was asked to stop")
+            self._check_wanted()
             self._poll(TICK)
         failure = future.exception()
         if failure is not None:
             raise failure if isinstance(failure, PieError) else to_error(failure) from failure
         return future.result()
+
+    def _check_wanted(self) -> None:
+        """Raise Cancelled when asked to stop."""
+        if self._shutdown.requested.is_set():
+            raise Cancelled("the engine was asked to stop")
 
     def _poll(self, timeout: float) -> None:
         if self._membership is not None:
