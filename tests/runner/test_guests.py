@@ -89,6 +89,7 @@ def test_the_tour_sees_something(answer: Any):
 
     assert found["streams"][0][1] == "length"
     assert [len(tokens) for tokens, _ in found["streams"]] == [3, 5]
+    assert found["closed"] == [True] * 4
     assert found["errors"] == ["not_found", "forbidden", "forbidden", "forbidden", "bad_request"]
     assert found["session"] == ["hi", [0, 255]]
     assert [kind for kind, _ in heard] == ["stdout", "stderr", "message", "binary"]

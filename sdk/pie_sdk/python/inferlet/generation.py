@@ -97,6 +97,7 @@ class Generator:
         self._probes = list(probes)
         self._run: raw.Run | None = None
         self._id = 0
+        self._closed = False
         self._stats: RunStats | None = None
         self.tokens_generated = 0
         self.finish_reason: str | None = None
@@ -130,11 +131,13 @@ class Generator:
         return self
 
     async def __anext__(self) -> GenStep:
-        if self.finish_reason is not None:
+        if self._closed:
             raise StopAsyncIteration
         run = self._run or self._open()
         while (got := run.next()) is None:
             await loop.ready(self._id)
+            if self._closed:
+                raise StopAsyncIteration
         step = unwrap(got)
         if step.tokens:
             self.tokens_generated += len(step.tokens)
@@ -188,7 +191,9 @@ class Generator:
         return self._stats
 
     def close(self) -> None:
-        """Stop here. The engine's work beyond the last step taken is discarded."""
+        """Stop here: who waits for a step is told that there are no more. The engine's work beyond the last step taken
+        is discarded."""
+        self._closed = True
         _ = self.stats
         run, self._run = self._run, None
         if run is not None:

@@ -78,6 +78,7 @@ class Subscription:
     def __init__(self, handle: raw.Subscription) -> None:
         self._handle = handle
         self._id = handle.id()
+        self._closed = False
 
     @property
     def lost(self) -> int:
@@ -88,12 +89,15 @@ class Subscription:
         return self
 
     async def __anext__(self) -> str:
-        while (got := self._handle.next()) is None:
+        while not self._closed:
+            if (got := self._handle.next()) is not None:
+                return unwrap(got)
             await loop.ready(self._id)
-        return unwrap(got)
+        raise StopAsyncIteration
 
     def close(self) -> None:
-        """Listen no more."""
+        """Listen no more: who waits for a message is told that there are no more."""
+        self._closed = True
         self._handle.__exit__(None, None, None)
 
     def __enter__(self) -> Subscription:

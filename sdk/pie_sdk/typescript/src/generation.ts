@@ -40,6 +40,7 @@ export class Generator implements AsyncIterableIterator<Step> {
   /** Why it ended, once it has. */
   finish: Finish | null = null;
   private run: Run | undefined;
+  private closed = false;
 
   constructor(
     private readonly context: Context,
@@ -51,12 +52,12 @@ export class Generator implements AsyncIterableIterator<Step> {
   }
 
   async next(): Promise<IteratorResult<Step>> {
-    if (this.finish !== null) return { done: true, value: undefined };
-    this.run ??= this.open();
-    const run = this.run;
+    if (this.closed) return { done: true, value: undefined };
+    const run = (this.run ??= this.open());
     let got = run.next();
     while (got === null || got === undefined) {
       await ready(run);
+      if (this.closed) return { done: true, value: undefined };
       got = run.next();
     }
     const { tokens, text, finish } = unwrap<Step>(got);
@@ -75,8 +76,9 @@ export class Generator implements AsyncIterableIterator<Step> {
     return { done: true, value: undefined };
   }
 
-  /** Stop here; what the engine computed beyond the last step taken is discarded. */
+  /** Stop here: who waits for a step is told that there are no more. What the engine computed beyond the last step taken is discarded. */
   close(): void {
+    this.closed = true;
     if (this.run !== undefined) dispose(this.run);
     this.run = undefined;
   }

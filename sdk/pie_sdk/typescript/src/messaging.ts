@@ -33,6 +33,8 @@ export function subscribe(topic: string): Subscription {
 }
 
 export class Subscription implements AsyncIterableIterator<string> {
+  private closed = false;
+
   constructor(readonly raw: raw.Subscription) {}
 
   /** Messages lost because they were not read in time. */
@@ -45,11 +47,12 @@ export class Subscription implements AsyncIterableIterator<string> {
   }
 
   async next(): Promise<IteratorResult<string>> {
-    for (;;) {
+    while (!this.closed) {
       const got = this.raw.next();
       if (got !== null && got !== undefined) return { done: false, value: unwrap<string>(got) };
       await ready(this.raw);
     }
+    return { done: true, value: undefined };
   }
 
   async return(): Promise<IteratorResult<string>> {
@@ -57,8 +60,10 @@ export class Subscription implements AsyncIterableIterator<string> {
     return { done: true, value: undefined };
   }
 
+  /** Listen no more: who waits for a message is told that there are no more. */
   close(): void {
-    dispose(this.raw);
+    if (!this.closed) dispose(this.raw);
+    this.closed = true;
   }
 
   [Symbol.dispose](): void {

@@ -34,6 +34,7 @@ async def main(word: str) -> dict:
         "chat": turns(model),
         "context": await contexts(model),
         "streams": await streams(),
+        "closed": await closed(),
         "pass": await passes(),
         "sharing": await sharing(model),
         "outside": await outside(),
@@ -116,6 +117,17 @@ async def streams() -> list:
         return [await generator.tokens(), generator.finish_reason]
 
     return await asyncio.gather(*(one(count) for count in (3, 5)))
+
+
+async def closed() -> list[bool]:
+    """Iterations that are closed while somebody waits for what comes next end."""
+    ended = []
+    for each in (Context().append(range(10, 30)).generate(stop=[]), messaging.subscribe("silence")):
+        waiting = asyncio.ensure_future(anext(each, True))
+        await asyncio.sleep(0)
+        each.close()
+        ended += [await waiting, await anext(each, True)]
+    return ended
 
 
 async def passes() -> list:

@@ -25,6 +25,7 @@ export async function main(input: { word: string }) {
     chat: turns(model),
     context: await contexts(model),
     streams: await streams(),
+    closed: await closed(),
     pass: await passes(),
     sharing: await sharing(model),
     outside: await outside(),
@@ -103,6 +104,18 @@ async function streams() {
     return [await generator.tokens(), generator.finish];
   };
   return Promise.all([3, 5].map(one));
+}
+
+/** Iterations that are closed while somebody waits for what comes next end. */
+async function closed() {
+  using context = Context.create().append(range(10, 30));
+  const ended = [];
+  for (const each of [context.generate({ stop: [] }), messaging.subscribe("silence")]) {
+    const next = each.next();
+    each.close();
+    ended.push((await next).done, (await each.next()).done);
+  }
+  return ended;
 }
 
 async function passes() {

@@ -33,6 +33,7 @@ async fn main(input: Value) -> Result<Value> {
         ("chat", turns(&model)?),
         ("context", contexts(&model).await?),
         ("streams", streams(&model).await?),
+        ("closed", list![true, true, true, true]), // what somebody waits for cannot be closed here: it is borrowed
         ("pass", passes(&model).await?),
         ("sharing", sharing(&model).await?),
         ("outside", outside().await?),
