@@ -60,6 +60,7 @@ class RunCommand(click.Command):
     metavar="DIR",
     help="Keep the files that the program sends in this folder.",
 )
+@click.option("--near", default="", metavar="SNAPSHOT", help="Run it on the engine that has this snapshot's KV.")
 @click.option("--input", "-i", "input_file", type=click.File("r"), help="Read the JSON input from a file; - is stdin.")
 def run(
     program: str,
@@ -69,6 +70,7 @@ def run(
     allow: Sequence[str],
     send: Sequence[Path],
     save_to: Path | None,
+    near: str,
     input_file: TextIO | None,
 ) -> None:
     """Run a program and stream what it says.
@@ -83,7 +85,7 @@ def run(
     from pie_cli.connect import run_async
 
     grants = parse_allow(allow)
-    run_async(_run(program, value, grants, as_json=as_json, detach=detach, send=send, save_to=save_to))
+    run_async(_run(program, value, grants, as_json=as_json, detach=detach, send=send, save_to=save_to, near=near))
 
 
 async def _run(
@@ -95,6 +97,7 @@ async def _run(
     detach: bool,
     send: Sequence[Path],
     save_to: Path | None,
+    near: str,
 ) -> None:
     from pie_cli.connect import connected
     from pie_cli.stream import JsonPrinter, TextPrinter
@@ -102,10 +105,11 @@ async def _run(
     async with connected() as client:
         path = as_file(program)
         leave = "continue" if detach else "terminate"
+        options: dict[str, Any] = {"attach": not detach, "on_disconnect": leave, "allow": grants, "near": near}
         if path is not None:
-            process = await client.run_file(path, value, attach=not detach, on_disconnect=leave, allow=grants)
+            process = await client.run_file(path, value, **options)
         else:
-            process = await client.launch(program, value, attach=not detach, on_disconnect=leave, allow=grants)
+            process = await client.launch(program, value, **options)
         sending = asyncio.ensure_future(_send_all(process, send))
         if detach:
             await sending

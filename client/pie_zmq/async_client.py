@@ -183,16 +183,18 @@ class AsyncClient:
         pid: str | None = None,
         manifest: str = "",
         allow: Grants | None = None,
+        near: str = "",
     ) -> AsyncProcess:
         """Start NAME, NAME@VERSION or sha256:DIGEST with any JSON value as input (`{}` if None).
 
         A link that goes in the meantime is no harm: the launch is repeated under the same id, which is executed at
         most once. `kind`, `filename` and `manifest` (TOML; its `[capabilities]` are what the program asks for)
-        matter to uploads only. `allow` grants capabilities, where the operator lets users do so.
+        matter to uploads only. `allow` grants capabilities, where the operator lets users do so. `near` names
+        a snapshot: the program then works on the engine that has its KV.
 
         Raises:
-            NotFound: no such program. BadField, TooLarge: the input. Forbidden: users may not grant here. Overloaded,
-            Unavailable: try again. PieError.
+            NotFound: no such program, or snapshot. BadField, TooLarge: the input. Forbidden: users may not grant here.
+            Overloaded, Unavailable: try again. PieError.
         """
         pid = pid or secrets.token_hex(16)
         process = AsyncProcess(self._connection, pid, program)
@@ -208,6 +210,7 @@ class AsyncClient:
             manifest,
             allow or Grants(),
             self._tools.names,
+            near,
         )
         self._processes[pid] = process
         try:

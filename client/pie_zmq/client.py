@@ -154,6 +154,7 @@ class Client:
         pid: str | None = None,
         manifest: str = "",
         allow: Grants | None = None,
+        near: str = "",
     ) -> Process:
         return self._process(
             self._loop.run(
@@ -168,6 +169,7 @@ class Client:
                     pid=pid,
                     manifest=manifest,
                     allow=allow,
+                    near=near,
                 )
             )
         )

@@ -84,6 +84,8 @@ class FakeKvstore:
         self.failing = False
         self.places: dict[str, SnapshotPlace] = {}
         """Of snapshots, by name."""
+        self.hides_places = False
+        """Questions for them have no answer."""
         self.version = 0
         self.hub: Hub
 
@@ -114,8 +116,8 @@ class FakeKvstore:
         for peer in self.hub.peers():
             self.hub.send(peer, Members(self.version, self.members))
 
-    def _logged(self, handler: Callable[[Incoming[Any]], Message]) -> Callable[[Incoming[Any]], Message]:
-        def handle(incoming: Incoming[Any]) -> Message:
+    def _logged(self, handler: Callable[[Incoming[Any]], Message | None]) -> Callable[[Incoming[Any]], Message | None]:
+        def handle(incoming: Incoming[Any]) -> Message | None:
             self.asked.append(incoming.message.verb)
             if self.failing:
                 raise StoreUnavailable("redis is away")
@@ -156,7 +158,9 @@ class FakeKvstore:
         self.programs.append(Program(incoming.message.ref, incoming.message.manifest))
         return ProgramRow(self.programs[-1])
 
-    def _locate(self, incoming: Incoming[LocateSnapshot]) -> SnapshotPlace:
+    def _locate(self, incoming: Incoming[LocateSnapshot]) -> SnapshotPlace | None:
+        if self.hides_places:
+            return None
         if incoming.message.name not in self.places:
             raise NotFound("no snapshot")
         return self.places[incoming.message.name]

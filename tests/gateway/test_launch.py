@@ -20,6 +20,7 @@ from pie_wire.errors import (
 )
 from pie_wire.messages.common import MAX_INPUT_BYTES, Program, ProgramRef
 from pie_wire.messages.gateway import Launch, ListProcesses, Terminate
+from pie_wire.messages.kvstore import SnapshotPlace
 
 
 def test_a_launch_streams_from_number_one_to_the_end(world: World, runner: FakeRunner, client: FakeClient):
@@ -46,6 +47,54 @@ def test_launches_wait_for_a_runner_that_is_slow_to_take_what_it_is_sent(
     monkeypatch.undo()
     world.run(1.0)
     assert answers[0].error is None
+
+
+def test_near_a_snapshot_is_near_the_engine_that_saved_it(world: World, runner: FakeRunner, client: FakeClient):
+    world.kvstore.places["intro"] = SnapshotPlace("tiny", "engine-7")
+
+    near, anywhere = client.launch(near="intro"), client.launch()
+
+    assert runner.processes[near].start.near == "engine-7"
+    assert runner.processes[anywhere].start.near == ""
+    assert client.ask(Launch(near, "hello")).again, "where it runs is not what it is"
+
+
+@pytest.mark.parametrize(("near", "error"), [("nothing", NotFound), ("x" * 201, BadField), ("a\nb", BadField)])
+def test_near_what_is_no_snapshot(
+    world: World, runner: FakeRunner, client: FakeClient, near: str, error: type[PieError]
+):
+    answers = client.send(Launch(world.pid(), "hello", near=near))
+    world.run()
+
+    assert type(answers[0].error) is error
+    assert runner.started == []
+
+
+def test_near_without_a_store_fails_and_may_be_tried_again(world: World, runner: FakeRunner, client: FakeClient):
+    client.launch()  # the program is known from now on
+    world.kvstore.places["intro"] = SnapshotPlace("tiny", "engine-7")
+    world.kill("kvstore")
+    pid = world.pid()
+    answers = client.send(Launch(pid, "hello", near="intro"))
+    world.run(10.0)
+
+    assert isinstance(answers[0].error, StoreUnavailable)
+    assert client.ask(Launch(pid, "hello")).pid == pid
+
+
+def test_a_launch_that_is_given_up_while_its_snapshot_is_looked_for(
+    world: World, runner: FakeRunner, client: FakeClient
+):
+    client.launch()
+    world.kvstore.hides_places = True
+    pid = world.pid()
+    answers = client.send(Launch(pid, "hello", near="intro"))
+    world.run(0.1)
+    client.ask(Terminate(pid))
+    world.run(10.0)
+
+    assert isinstance(answers[0].error, Terminated)
+    assert len(runner.started) == 1
 
 
 def test_the_same_launch_again_is_joined_not_repeated(world: World, runner: FakeRunner, client: FakeClient):

@@ -179,7 +179,18 @@ CASES: list[Case] = [
     _numbered(gateway.Launch(PID, "text-completion@0.1.0", '{"prompt": "Hi"}'), name="gw.launch with defaults"),
     _numbered(
         gateway.Launch(
-            PID, f"sha256:{SHA}", "{}", "component", "a.wasm", False, "terminate", "drop", ASKS, GRANTS, ["calc"]
+            PID,
+            f"sha256:{SHA}",
+            "{}",
+            "component",
+            "a.wasm",
+            False,
+            "terminate",
+            "drop",
+            ASKS,
+            GRANTS,
+            ["calc"],
+            "intro",
         ),
         name="gw.launch with everything",
     ),

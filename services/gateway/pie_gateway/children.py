@@ -1,6 +1,6 @@
 """Programs launched by programs: who belongs to whom, how many there may be, and that none outlives its parent.
 
-runner --LaunchChild--> admit -> (near: kvstore says where) -> launcher, as any launch
+runner --LaunchChild--> admit -> launcher, as any launch
 child ends --> ChildEnded to the parent's runner
 parent ends --> its children end with it, except detached ones
 """
@@ -11,10 +11,9 @@ from collections import Counter
 from collections.abc import Callable
 
 from pie_wire.capabilities import Capabilities
-from pie_wire.errors import BadField, Cancelled, Gone, LimitExceeded, NotFound, PieError, Terminated
+from pie_wire.errors import BadField, Cancelled, Gone, LimitExceeded, PieError, Terminated
 from pie_wire.hub import Hub, Incoming, Peer, Scope
 from pie_wire.messages.gateway import DetachChild, EndChild, Launch, LaunchChild
-from pie_wire.messages.kvstore import LocateSnapshot, SnapshotPlace
 from pie_wire.messages.runner import ChildEnded
 
 from pie_gateway.config import GatewayConfig
@@ -24,7 +23,6 @@ from pie_gateway.lineage import Lineage
 from pie_gateway.log import EventLog
 from pie_gateway.process import Process
 from pie_gateway.session import Call, Session
-from pie_gateway.store import Store
 from pie_gateway.streams import EventStreams
 from pie_gateway.table import ProcessTable
 
@@ -45,7 +43,6 @@ class Children:
         event_log: EventLog,
         launcher: Launcher,
         control: ProcessControl,
-        store: Store,
     ) -> None:
         self._config = config
         self._hub = hub
@@ -53,7 +50,6 @@ class Children:
         self._log = event_log
         self._launcher = launcher
         self._control = control
-        self._store = store
         self._of: dict[str, dict[str, Lineage]] = {}
         """Children that have not ended, by parent and pid; also those that no runner has yet."""
         self._trees: Counter[str] = Counter()
@@ -83,35 +79,18 @@ class Children:
                 self._remove(message.parent, message.pid)
             incoming.fail(error)
 
-        def go() -> None:
-            launch = Launch(message.pid, message.program, message.input, attach=False, on_full="drop")
-            session = Session(f"process {message.parent}", lambda _: None)
-            call = Call(session, launch, scope, (), incoming.reply, fail)
-            try:
-                self._launcher.launch(call, lineage)
-            except PieError as exc:
-                fail(exc)
-                return
-            known = self._table.get(message.pid)
-            if known is not None and known.record.ended:
-                self._tell(known)
-
-        def located(place: SnapshotPlace) -> None:
-            lineage.near = place.engine
-            if message.pid in self._of.get(message.parent, {}):
-                go()
-            else:
-                incoming.fail(Terminated("it was ended before it was started"))
-
-        def missing(error: PieError) -> None:
-            fail(NotFound(f"no snapshot {message.near!r} to be near to") if isinstance(error, NotFound) else error)
-
         if self._table.get(message.pid) is None and self._table.expired(message.pid) is None:
             self._admit(parent, message.pid, lineage)
-        if message.near and self._table.get(message.pid) is None:
-            self._store.ask(LocateSnapshot(message.near), located, missing, scope=scope)
-        else:
-            go()
+        launch = Launch(message.pid, message.program, message.input, attach=False, on_full="drop", near=message.near)
+        session = Session(f"process {message.parent}", lambda _: None)
+        try:
+            self._launcher.launch(Call(session, launch, scope, (), incoming.reply, fail), lineage)
+        except PieError as exc:
+            fail(exc)
+            return
+        known = self._table.get(message.pid)
+        if known is not None and known.record.ended:
+            self._tell(known)
 
     def detach(self, incoming: Incoming[DetachChild]) -> None:
         self._parent(incoming.peer, incoming.message.parent)

@@ -107,13 +107,11 @@ class GatewayCore:
         self.runners = RunnerPool(hub, limits)
         self.programs = ProgramCatalogue(self.store, hub.clock)
         self.launcher = Launcher(
-            config, hub, self.table, self.streams, self.runners, self.programs, policy, limits, wall
+            config, hub, self.table, self.streams, self.runners, self.programs, self.store, policy, limits, wall
         )
         self.control = ProcessControl(config, hub, self.table, self.streams, self.runners, self.launcher)
         self.recovery = Recovery(config, hub, self.table, self.streams, self.runners, self.control)
-        self.children = Children(
-            config, hub, self.table, self.streams, event_log, self.launcher, self.control, self.store
-        )
+        self.children = Children(config, hub, self.table, self.streams, event_log, self.launcher, self.control)
         self.tools = ToolRelay(hub, self.table)
         self.uploads = UploadRelay(config, self.store, hub.clock)
         self.index = ProcessIndex(self.table, self.store, hub.clock)

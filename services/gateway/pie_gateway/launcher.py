@@ -1,6 +1,6 @@
 """Launches: resolve the program, find a runner with room, start. Each id is executed at most once.
 
-launch --resolve--> queue --place--> starting --runner says done--> running
+launch --resolve, locate--> queue --place--> starting --runner says done--> running
                       |                  |
                       deadline:          refused before anything ran: back to the queue
                       overloaded         lost or unknown: the process ends with `process_lost`
@@ -38,6 +38,7 @@ from pie_wire.lines import Lines
 from pie_wire.messages.base import Done
 from pie_wire.messages.common import MAX_INPUT_BYTES
 from pie_wire.messages.gateway import Launch, Launched
+from pie_wire.messages.kvstore import LocateSnapshot, SnapshotPlace
 from pie_wire.messages.runner import Start
 from pie_wire.tenants import TenantTable
 
@@ -49,11 +50,14 @@ from pie_gateway.programs import ProgramCatalogue, Resolved
 from pie_gateway.record import ProcessRecord, fingerprint
 from pie_gateway.runners import Runner, RunnerPool
 from pie_gateway.session import Call, Session
+from pie_gateway.store import Store
 from pie_gateway.streams import EventStreams
 from pie_gateway.table import ProcessTable
 
 PID = re.compile(r"[0-9a-f]{32}")
 MAX_FILENAME = 200
+MAX_NAME = 200
+"""Characters of a snapshot's name."""
 
 log = structlog.get_logger("pie.gateway")
 
@@ -72,6 +76,8 @@ class _Pending:
     """Set once it has been placed."""
     lineage: Lineage | None = None
     """Set if a program launches it."""
+    home: str = ""
+    """Name of the engine that is to be its home, if that is known."""
 
 
 class Launcher:
@@ -83,6 +89,7 @@ class Launcher:
         streams: EventStreams,
         runners: RunnerPool,
         programs: ProgramCatalogue,
+        store: Store,
         policy: Policy,
         tenants: TenantTable,
         wall: Callable[[], float],
@@ -93,6 +100,7 @@ class Launcher:
         self._streams = streams
         self._runners = runners
         self._programs = programs
+        self._store = store
         self._policy = policy
         self._tenants = tenants
         self._wall = wall
@@ -175,8 +183,24 @@ class Launcher:
         pending = self._pending[pid] = _Pending(call.message, call.scope, print_, [call], deadline, lineage=lineage)
 
         def resolved(program: Resolved) -> None:
+            if self._pending.get(pid) is not pending:
+                return
+            pending.program = program
+            near = pending.launch.near
+            if near:
+                self._store.ask(LocateSnapshot(near), located, lambda error: missing(near, error), scope=pending.scope)
+            else:
+                ready()
+
+        def located(place: SnapshotPlace) -> None:
+            pending.home = place.engine
+            ready()
+
+        def missing(near: str, error: PieError) -> None:
+            failed(NotFound(f"no snapshot {near!r} to be near to") if isinstance(error, NotFound) else error)
+
+        def ready() -> None:
             if self._pending.get(pid) is pending:
-                pending.program = program
                 pending.deadline = self._hub.clock() + self._config.queue_timeout
                 self._queue.add(pending.scope.tenant, pending)
                 self.place()
@@ -268,7 +292,7 @@ class Launcher:
                     filename=launch.filename,
                     on_full=launch.on_full,
                     capabilities=capabilities,
-                    near=line.near if line else "",
+                    near=pending.home,
                     mcp=launch.mcp,
                 ),
                 lambda answer: self._on_started(pending, process, runner, answer),
@@ -357,6 +381,8 @@ def _check(launch: Launch) -> None:
         msgspec.json.decode(launch.input, type=Any)
     except (msgspec.DecodeError, RecursionError) as exc:
         raise BadField(f"input is not JSON: {exc}") from exc
+    if launch.near and not (len(launch.near) <= MAX_NAME and launch.near.isprintable()):
+        raise BadField(f"near is {launch.near[:40]!r}, expected the name of a snapshot")
     name = launch.filename
     if not 0 < len(name) <= MAX_FILENAME or "/" in name or not name.isprintable():
         raise BadField(f"filename is {name!r}, expected a plain file name of up to {MAX_FILENAME} characters")

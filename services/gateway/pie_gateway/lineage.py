@@ -22,5 +22,3 @@ class Lineage:
     """What the parent may do: the child may do no more."""
     allow: Grants
     """What the user granted to the whole tree."""
-    near: str = ""
-    """Name of the engine that is to be its home."""

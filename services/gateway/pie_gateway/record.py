@@ -75,7 +75,7 @@ class ProcessRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 def fingerprint(launch: Launch, tenant: str, user: str, parent: str = "") -> bytes:
     """Digest of what a launch executes and for whom (`parent`: for which
-    program). How its events are received is not part of it."""
+    program). How its events are received and where it runs are not part of it."""
     what = (
         launch.program,
         launch.input,

@@ -55,6 +55,8 @@ class Launch(Request[Launched], frozen=True, omit_defaults=True):
     asks for them."""
     mcp: list[str] = []
     """Names of tool servers that the client runs, for as long as it owns the process: `client.ask-tool` asks them."""
+    near: str = ""
+    """Name of a snapshot of the user: the process's home is the engine that has its KV."""
 
 
 class Attached(Message, frozen=True, omit_defaults=True):
