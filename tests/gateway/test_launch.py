@@ -216,16 +216,48 @@ def test_without_a_runner_a_launch_waits_for_one_then_fails_retryable(world: Wor
     assert caught.value.retryable
 
 
-def test_the_queue_is_bounded(client: FakeClient):
+def test_the_queue_is_bounded_and_leaves_room_for_other_tenants(client: FakeClient):
     world = client.world
-    world.config = type(world.config)(queue=2)
+    world.config = type(world.config)(queue=4)
     world.restart_gateway()
     world.run()
     waiting = [client.send(Launch(world.pid(), "hello")) for _ in range(3)]
+    other = client.send(Launch(world.pid(), "hello"), tenant="other")
     world.run()
 
     assert [bool(w) for w in waiting] == [False, False, True]
     assert isinstance(waiting[2][0].error, Overloaded)
+    assert "launches of tenant local" in waiting[2][0].error.message
+    assert other == []
+
+    runner = world.runner()
+    world.run()
+    assert len(runner.started) == 3
+    later = [client.send(Launch(world.pid(), "hello")) for _ in range(4)]
+    world.run()
+    assert [answer[0].error for answer in later].count(None) >= 2, "those that were placed make room"
+
+
+def test_inputs_of_launches_that_wait_are_bounded(world: World, client: FakeClient, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("pie_gateway.launch_room.INPUT_BYTES", 4000)
+    world.restart_gateway()
+    world.run()
+    large = '"' + "x" * 900 + '"'
+    waiting = [client.send(Launch(world.pid(), "hello", large)) for _ in range(3)]
+    world.run()
+
+    assert [bool(w) for w in waiting] == [False, False, True]
+    assert "inputs of" in str(waiting[2][0].error)
+    small = client.send(Launch(world.pid(), "hello"))
+    with pytest.raises(NotFound):
+        client.ask(Launch(world.pid(), "nothing"))
+    world.run(15.0)
+    assert isinstance(small[0].error, Unavailable)
+    assert isinstance(waiting[0][0].error, Unavailable)
+
+    again = [client.send(Launch(world.pid(), "hello", large)) for _ in range(2)]
+    world.run()
+    assert again == [[], []], "those that failed make room"
 
 
 def test_a_tenant_has_so_many_processes_and_each_end_makes_room(world: World, client: FakeClient):

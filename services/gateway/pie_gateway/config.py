@@ -31,7 +31,7 @@ class GatewayConfig:
     )
     tenants: str = option("", "TOML file of what tenants may use; empty: the default that follows, for all")
     tenant_processes: int = option(0, "processes that one tenant may have at once; 0: no limit")
-    queue: int = option(1024, "launches that may wait for a runner")
+    queue: int = option(2048, "launches that may wait for a runner; half of them of a tenant that is alone")
     queue_timeout: float = option(10.0, "how long a launch waits for a runner with room")
     child_depth: int = option(8, "how deep programs may launch programs that launch programs")
     tree_processes: int = option(256, "processes that one launch and its descendants may be at once")

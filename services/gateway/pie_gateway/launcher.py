@@ -43,6 +43,7 @@ from pie_wire.messages.runner import Start
 from pie_wire.tenants import TenantTable
 
 from pie_gateway.config import GatewayConfig
+from pie_gateway.launch_room import LaunchRoom
 from pie_gateway.lineage import Lineage
 from pie_gateway.policy import Policy
 from pie_gateway.process import Process
@@ -104,6 +105,7 @@ class Launcher:
         self._policy = policy
         self._tenants = tenants
         self._wall = wall
+        self._room = LaunchRoom(config.queue)
         self._pending: dict[str, _Pending] = {}
         self._queue: Lines[_Pending] = Lines()
         """Those of `_pending` that wait for a runner."""
@@ -175,9 +177,8 @@ class Launcher:
     # -- stages
 
     def _begin(self, call: Call[Launch], print_: bytes, lineage: Lineage | None) -> None:
-        if len(self._pending) >= self._config.queue:
-            raise Overloaded(f"{self._config.queue} launches are waiting already: try again later")
         self._check_tenant(call.scope.tenant)
+        self._room.enter(call.scope.tenant, call.message)
         pid = call.message.pid
         deadline = self._hub.clock() + self._config.queue_timeout
         pending = self._pending[pid] = _Pending(call.message, call.scope, print_, [call], deadline, lineage=lineage)
@@ -212,7 +213,7 @@ class Launcher:
         try:
             self._programs.resolve(call.message, call.scope, resolved, failed)
         except PieError:
-            del self._pending[pid]
+            self._drop(pending)
             raise
 
     def _check_tenant(self, tenant: str) -> None:
@@ -346,7 +347,7 @@ class Launcher:
             answer()
 
     def _settle(self, pending: _Pending, process: Process) -> None:
-        del self._pending[process.pid]
+        self._drop(pending)
         for number, call in enumerate(pending.calls):
             self._accepted(call, process, again=number > 0)
 
@@ -356,13 +357,19 @@ class Launcher:
             self._streams.attach(process, call.session, 1)
             self._streams.resume(process)
 
+    def _drop(self, pending: _Pending) -> None:
+        """It waits for nothing any more."""
+        if self._pending.get(pending.launch.pid) is pending:
+            del self._pending[pending.launch.pid]
+            self._room.leave(pending.scope.tenant, pending.launch)
+
     def _ended(self, process: Process) -> None:
         pending = self._pending.get(process.pid)
         if pending is not None:
             self._settle(pending, process)
 
     def _fail(self, pending: _Pending, error: PieError) -> None:
-        self._pending.pop(pending.launch.pid, None)
+        self._drop(pending)
         self._queue.discard(pending.scope.tenant, pending)
         for call in pending.calls:
             call.fail(error)
