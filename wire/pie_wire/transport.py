@@ -45,6 +45,29 @@ BATCH = 512
 log = structlog.get_logger("pie.transport")
 
 
+# As plain numbers, and frame by frame: pyzmq's own loops over the parts of a message make enums on the way, which takes
+# longer than sending or receiving the parts.
+_NOBLOCK = int(zmq.NOBLOCK)
+_MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
+
+
+def _receive_parts(socket: zmq.Socket[bytes]) -> list[Any]:
+    """The parts of one message. Raises zmq.Again when there is none."""
+    frame = socket.recv(_NOBLOCK, copy=False)
+    parts = [frame.bytes]
+    while frame.more:
+        frame = socket.recv(_NOBLOCK, copy=False)
+        parts.append(frame.bytes)
+    return parts
+
+
+def _send_parts(socket: zmq.Socket[bytes], parts: Sequence[Buffer]) -> None:
+    """One message. Raises zmq.Again when the fuse blew."""
+    for part in parts[:-1]:
+        socket.send(part, _MORE)
+    socket.send(parts[-1], _NOBLOCK)
+
+
 @dataclass
 class _Watch:
     peer: Peer
@@ -230,7 +253,7 @@ class Transport:
         router = port in self._routers
         for _ in range(BATCH):
             try:
-                parts: list[Any] = socket.recv_multipart(zmq.NOBLOCK)
+                parts = _receive_parts(socket)
             except zmq.Again:
                 return True
             route = parts.pop(0) if router else b""
@@ -250,7 +273,7 @@ class Transport:
                 [item.route, b"", *item.frames] if item.port in self._routers else [b"", *item.frames]
             )
             try:
-                socket.send_multipart(frames, zmq.NOBLOCK)
+                _send_parts(socket, frames)
             except zmq.Again:
                 pass  # the fuse blew: the link's numbers find and repair the gap
             except zmq.ZMQError as exc:

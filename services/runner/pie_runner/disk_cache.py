@@ -20,6 +20,7 @@ class DiskCache:
     def __init__(self, directory: Path, limit: int) -> None:
         self.directory = directory
         self._limit = limit
+        self._prefix = f"{directory}{os.sep}"
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def path(self, sha256: str) -> Path:
@@ -28,14 +29,14 @@ class DiskCache:
         Raises:
             BadField: that is no digest.
         """
-        if not _SHA256.fullmatch(sha256):
-            raise BadField(f"{sha256[:80]!r} is not a SHA-256 digest in lower-case hex")
+        _check(sha256)
         return self.directory / sha256
 
     def has(self, sha256: str) -> bool:
-        path = self.path(sha256)
+        """Whether it is there, and used now. Raises BadField. Asked at every launch: hence no Path."""
+        _check(sha256)
         try:
-            os.utime(path)
+            os.utime(self._prefix + sha256)
         except FileNotFoundError:
             return False
         return True
@@ -79,3 +80,8 @@ class DiskCache:
             if path != keep:
                 path.unlink(missing_ok=True)
                 total -= size
+
+
+def _check(sha256: str) -> None:
+    if not _SHA256.fullmatch(sha256):
+        raise BadField(f"{sha256[:80]!r} is not a SHA-256 digest in lower-case hex")

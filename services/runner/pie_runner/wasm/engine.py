@@ -45,6 +45,8 @@ class WasmEngine:
         config.max_wasm_stack = self.settings.wasm_stack_bytes
         ffi.configure(config, self.settings.wasm_stack_bytes + self.settings.host_stack_bytes)
         self.raw = Engine(config)
+        self.address = ffi.address(self.raw.ptr())
+        """For stores; valid as long as this is."""
         self._running = threading.Event()
         self._closed = False
 

@@ -22,6 +22,7 @@ from ctypes import (
     c_char,
     c_char_p,
     c_int,
+    c_int64,
     c_size_t,
     c_ssize_t,
     c_uint8,
@@ -166,6 +167,12 @@ _yield_on_deadline = _declare("wasmtime_context_epoch_deadline_async_yield_and_u
 _increment_epoch = _declare("wasmtime_engine_increment_epoch", None, c_void_p)
 _concurrency_support = _declare("wasmtime_config_concurrency_support_set", None, c_void_p, c_bool)
 _async_stack_size = _declare("wasmtime_config_async_stack_size_set", None, c_void_p, c_size_t)
+_store_new = _declare("wasmtime_store_new", c_size_t, c_void_p, c_void_p, _FINALIZER)
+_store_context = _declare("wasmtime_store_context", c_size_t, c_size_t)
+_store_limiter = _declare("wasmtime_store_limiter", None, c_size_t, *[c_int64] * 5)
+_store_delete = _declare("wasmtime_store_delete", None, c_size_t)
+_wasi_new = _declare("wasi_config_new", c_size_t)
+_set_wasi = _declare("wasmtime_context_set_wasi", c_void_p, c_size_t, c_size_t)
 _stdout_custom = _declare("wasi_config_set_stdout_custom", None, c_void_p, _OUTPUT, c_void_p, _FINALIZER)
 _stderr_custom = _declare("wasi_config_set_stderr_custom", None, c_void_p, _OUTPUT, c_void_p, _FINALIZER)
 
@@ -454,20 +461,6 @@ def add_resource(linker_instance: Any, name: str, type_id: int, owner: ResourceO
     return index
 
 
-def capture_output(wasi: wasmtime.WasiConfig, stdout: OutputSink, stderr: OutputSink) -> list[int]:
-    """Send what the guest writes to its WASI stdout and stderr to these sinks.
-
-    Returns handles to `forget` after the store.
-    """
-    handles: list[int] = []
-    for setter, sink in ((_stdout_custom, stdout), (_stderr_custom, stderr)):
-        index = _new_id()
-        _sinks[index] = sink
-        setter(address(wasi.ptr()), _on_output, index, None)
-        handles.append(index)
-    return handles
-
-
 # Calls
 
 
@@ -535,9 +528,35 @@ def call(context: int, func: Func, args: Values, result: Values) -> Call:
 # Stores and engines
 
 
-def context_of(store: wasmtime.Store) -> int:
-    """The context pointer of a store: valid as long as the store is."""
-    return address(store._context())
+class Store:
+    """What one instance lives in: its limits, and inert WASI whose output goes to two sinks. Whoever makes one must
+    `close` it. Of the library's own classes each would cost more than the C functions under it."""
+
+    __slots__ = ("_pointer", "_sinks", "context")
+
+    def __init__(
+        self, engine: int, limits: tuple[int, int, int, int, int], outputs: tuple[OutputSink, OutputSink]
+    ) -> None:
+        """`engine`: `address` of its pointer. `limits`: bytes of a memory, elements of a table, instances, tables,
+        memories. `outputs`: stdout, stderr."""
+        self._pointer: int = _store_new(engine, None, None)
+        self.context: int = _store_context(self._pointer)
+        """The context pointer: valid as long as the store is."""
+        _store_limiter(self._pointer, *limits)
+        wasi = _wasi_new()
+        first = self._sinks = _new_id()
+        _sinks[first] = outputs[0]
+        _sinks[_new_id()] = outputs[1]
+        _stdout_custom(wasi, _on_output, first, None)
+        _stderr_custom(wasi, _on_output, first + 1, None)
+        _check(_set_wasi(self.context, wasi))  # which owns the configuration now
+
+    def close(self) -> None:
+        """Free it. No call of it may be left."""
+        if self._pointer:
+            pointer, self._pointer = self._pointer, 0
+            _store_delete(pointer)
+            forget((self._sinks, self._sinks + 1))
 
 
 def set_slice(context: int, ticks: int) -> None:

@@ -8,7 +8,6 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from pie_wire.errors import BadProgram, InternalError, PieError, ProgramError
-from wasmtime import Store, WasiConfig
 
 from pie_runner.wasm import ffi
 from pie_runner.wasm.engine import SLICE_TICKS
@@ -105,16 +104,11 @@ class Fiber:
         """When it may run next, by `time.monotonic`; 0 unless it ever had to rest."""
         self.limits = limits
         self._text = text
-        self._store = Store(driver.host.engine.raw)
-        self._store.set_limits(
-            limits.memory_bytes, limits.table_elements, limits.instances, limits.tables, limits.memories
-        )
-        self._context = ffi.context_of(self._store)
         self._stderr = Tail(None if on_output is None else lambda raw: on_output(self, "stderr", raw))
         stdout = Tail(None if on_output is None else lambda raw: on_output(self, "stdout", raw))
-        wasi = WasiConfig()
-        self._sinks = ffi.capture_output(wasi, stdout, self._stderr)
-        self._store.set_wasi(wasi)
+        bounds = (limits.memory_bytes, limits.table_elements, limits.instances, limits.tables, limits.memories)
+        self._store = ffi.Store(driver.host.engine.address, bounds, (stdout, self._stderr))
+        self._context = self._store.context
         ffi.set_slice(self._context, SLICE_TICKS)
         ffi.yield_at_deadline(self._context, SLICE_TICKS)
         self.resources = ResourceTable(self._context, driver.host.type_ids)
@@ -208,4 +202,3 @@ class Fiber:
             self._result.delete()
             self.resources.close_all()
             self._store.close()
-            ffi.forget(self._sinks)
