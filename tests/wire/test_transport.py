@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import signal
 import subprocess
@@ -25,7 +26,7 @@ from pie_wire.messages.client import Replaced
 from pie_wire.messages.gateway import Detach, Terminate
 from pie_wire.messages.link import Hello, Identity
 from pie_wire.process import identity
-from pie_wire.transport import AsyncTransport, Transport
+from pie_wire.transport import TICK, AsyncTransport, Transport
 from tcp_relay import Relay
 
 SERVICE = Path(__file__).parent / "echo_service.py"
@@ -357,6 +358,22 @@ def test_asyncio_calls(stack: ExitStack, endpoint: str):
             transport.close()
 
     asyncio.run(talk())
+
+
+def test_ticks_come_by_themselves(stack: ExitStack):
+    ticks: list[float] = []
+
+    async def scenario() -> None:
+        transport = AsyncTransport(Hub(identity("client", "test"), time.monotonic))
+        stack.callback(transport.close)
+        transport.on_tick(lambda: ticks.append(time.monotonic()))
+        transport.start()
+        await asyncio.sleep(TICK * 5.5)
+
+    asyncio.run(scenario())
+
+    assert 2 <= len(ticks) <= 6
+    assert all(b - a > TICK * 0.5 for a, b in itertools.pairwise(ticks))
 
 
 def test_asyncio_sees_a_death(stack: ExitStack, ipc: str):

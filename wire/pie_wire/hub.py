@@ -388,7 +388,7 @@ class Hub:
             self._settle(line)
 
     def tick(self) -> None:
-        """Time passes. Call at least every 100 ms."""
+        """Time passes. Call every 100 ms or so, at least."""
         now = self.clock()
         for entry in list(self._ports.values()):
             for line in list(entry.lines.values()):

@@ -203,7 +203,7 @@ class Link:
             self._beat(now)
 
     def tick(self, now: float) -> None:
-        """Time passes: greet, beat, judge. Call at least every 100 ms."""
+        """Time passes: greet, beat, judge. Call every 100 ms or so, at least."""
         stalled = now - self._ticked
         if stalled > 1.0:
             self._heard += stalled  # this process slept, so the peer's silence says nothing

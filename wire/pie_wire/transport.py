@@ -27,7 +27,8 @@ from pie_wire.process import watch
 
 R = TypeVar("R", bound=Message)
 
-TICK = 0.05
+TICK = 0.1
+"""Seconds between two ticks: each wakes a process that may have nothing to do, beside an engine that needs the core."""
 HIGH_WATER = 16_384
 """A fuse above the links' own window, never the mechanism of flow control."""
 MAX_FRAME_BYTES = 64 << 20
@@ -99,6 +100,7 @@ class Transport:
         self._fds: dict[int, Callable[[], None]] = {}
         self._watches: dict[int, _Watch] = {}
         self._next_tick = 0.0
+        self._on_tick: list[Callable[[], None]] = []
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
@@ -178,6 +180,10 @@ class Transport:
         if self._fds.pop(fd, None) is not None:
             self._poller.unregister(fd)
 
+    def on_tick(self, callback: Callable[[], None]) -> None:
+        """Call back every TICK or so, in the loop's turn; what it sends leaves with that. It must not raise."""
+        self._on_tick.append(callback)
+
     def wake(self) -> None:
         """Make a waiting `poll` return now. Callable from any thread."""
         with self._wake_lock:
@@ -208,6 +214,8 @@ class Transport:
             self._next_tick = now + TICK
             self._bury(now)
             self.hub.tick()
+            for callback in self._on_tick:
+                callback()
         self._send_all()
 
     def close(self, cause: PieError | None = None) -> None:
@@ -297,6 +305,7 @@ class Transport:
         watching = self._watches.get(id(peer))
         if watching is not None and watching.dead_at is None:
             watching.dead_at = self.hub.clock()
+            self._next_tick = min(self._next_tick, watching.dead_at + DEATH_GRACE)
             self.remove_fd(watching.fd)
 
     def _bury(self, now: float) -> None:

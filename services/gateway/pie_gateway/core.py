@@ -78,7 +78,7 @@ R = TypeVar("R", bound=Message)
 
 
 class GatewayCore:
-    """Feed the hub and call `tick` every 50 ms or so. `wall` gives Unix seconds."""
+    """Feed the hub and call `tick` every 100 ms or so. `wall` gives Unix seconds."""
 
     def __init__(
         self,

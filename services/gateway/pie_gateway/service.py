@@ -20,7 +20,8 @@ from pie_gateway.http import HttpFront
 from pie_gateway.policy import Policy
 from pie_gateway.sqlite_log import SqliteEventLog
 
-TICK = 0.05
+FAREWELL = 0.05
+"""Seconds for what is said last."""
 
 log = structlog.get_logger("pie.gateway")
 
@@ -53,10 +54,7 @@ async def serve(config: GatewayConfig, stop: asyncio.Event) -> None:
             membership.update(http=core.http)
         log.info("ready", clients=config.endpoint, runners=config.runners_endpoint, http=core.http)
         try:
-            while not stop.is_set() and core.fatal is None:
-                core.tick()
-                transport.soon()
-                await asyncio.sleep(TICK)
+            await _serving(transport, core, stop)
         finally:
             if http is not None:
                 await http.stop()
@@ -65,7 +63,32 @@ async def serve(config: GatewayConfig, stop: asyncio.Event) -> None:
             raise core.fatal
         membership.leave()
         transport.soon()
-        await asyncio.sleep(TICK)
+        await asyncio.sleep(FAREWELL)
     finally:
         transport.close(PeerLost(f"gateway {config.name} is shutting down"))
         event_log.close()
+
+
+async def _serving(transport: AsyncTransport, core: GatewayCore, stop: asyncio.Event) -> None:
+    """Until asked to stop, or the core has failed: a defect in its tick is raised here."""
+    failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def tick() -> None:
+        if failed.done():
+            return
+        try:
+            core.tick()
+        except Exception as exc:  # noqa: BLE001 - it is raised where it ends the service
+            failed.set_exception(exc)
+        else:
+            if core.fatal is not None:
+                failed.set_result(None)
+
+    transport.on_tick(tick)
+    stopped = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait((failed, stopped), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stopped.cancel()
+    if failed.done():
+        failed.result()
