@@ -227,9 +227,9 @@ class Stack:
 
 def _strays(processes: dict[int, str], expected: set[int]) -> list[str]:
     """Those that are neither expected nor a service's compiler of grammars, which waits for the next one."""
-    compilers = ("pie_runner.grammars.checker", "pie_engine.runs.grammar_check")
+    compiler = "pie_wire.grammars"
     others = {pid: command for pid, command in processes.items() if pid not in expected}
-    return [command for command in others.values() if not command.endswith(compilers)]
+    return [command for command in others.values() if not command.endswith(compiler)]
 
 
 def _none_owned(pools: list[PoolStats]) -> bool:

@@ -12,11 +12,11 @@ import structlog
 from llguidance import LLTokenizer
 from pie_wire.errors import PieError, Unsupported
 from pie_wire.grammar_check import Vocabulary
+from pie_wire.grammars import load
 from pie_wire.messages.common import ModelFacts
 
 from pie_runner.decoding.alphabet import Alphabet
 from pie_runner.decoding.derive import Formats, derive
-from pie_runner.grammars.vocabulary import load
 from pie_runner.templates import ChatTemplate
 from pie_runner.tokenizers import Tokenizer
 

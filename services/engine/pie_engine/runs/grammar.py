@@ -14,9 +14,9 @@ import numpy as np
 from llguidance import LLMatcher
 from numpy.typing import NDArray
 from pie_wire.errors import PieError, TooLarge
+from pie_wire.grammars import allowed_bits
 
 from pie_engine.passes.outputs import Mask
-from pie_engine.runs.grammar_check import mask_of
 
 Bits: TypeAlias = NDArray[np.uint32]
 Submit: TypeAlias = Callable[[Callable[[], list[Bits]]], "Future[list[Bits]]"]
@@ -40,10 +40,10 @@ class Constraint:
         copy = self._matcher.deep_copy()
 
         def compute() -> list[Bits]:
-            computed = [mask_of(copy, self._vocab)]
+            computed = [allowed_bits(copy, self._vocab)]
             for draft in drafts:
                 copy.consume_token(draft)
-                computed.append(mask_of(copy, self._vocab))
+                computed.append(allowed_bits(copy, self._vocab))
             return computed
 
         future = self._submit(compute)
@@ -64,7 +64,7 @@ class Constraint:
         matcher = self._matcher
         if not matcher.is_error():
             # A mask is computed on a copy: the failure shows when the run's own matcher is asked for the same.
-            mask_of(matcher, self._vocab)
+            allowed_bits(matcher, self._vocab)
         if not matcher.is_error():
             return None
         return TooLarge(f"the grammar cannot be followed further, simplify it: {matcher.get_error().splitlines()[0]}")

@@ -19,10 +19,10 @@ import structlog
 from llguidance import LLMatcher, LLTokenizer
 from pie_wire.errors import BadRequest, Overloaded, PieError, TooLarge, Unsupported, to_error
 from pie_wire.grammar_check import SECONDS, CheckingProcess, Vocabulary
+from pie_wire.grammars import load, new_matcher
 from pie_wire.messages import engine as wire
 
 from pie_engine.runs.grammar import Bits, Constraint
-from pie_engine.runs.grammar_check import limits, load
 
 MAX_TEXT = 256 << 10
 _CACHED = 64
@@ -70,7 +70,7 @@ class GrammarCompiler:
         self._queue: queue.Queue[Compilation | None] = queue.Queue(_QUEUE)
         self._thread: threading.Thread | None = None
         self._masks = ThreadPoolExecutor(_MASK_THREADS, "pie-masks")
-        self._checking = CheckingProcess("pie_engine.runs.grammar_check", seconds)
+        self._checking = CheckingProcess("pie_wire.grammars", seconds)
         self._tokenizer: LLTokenizer | None = None
 
     def compile(self, spec: wire.Grammar) -> Compilation:
@@ -153,7 +153,7 @@ class GrammarCompiler:
             except ValueError as exc:
                 raise Unsupported(f"this model's tokenizer cannot follow grammars: {exc}") from exc
         grammar = self._checking.check(self._vocabulary, source)
-        matcher = LLMatcher(self._tokenizer, grammar, limits=limits(), log_level=0)
+        matcher = new_matcher(self._tokenizer, grammar)
         if matcher.is_error():
             raise BadRequest(f"the {source.kind} grammar cannot be compiled: {matcher.get_error()}"[:2000])
         return matcher

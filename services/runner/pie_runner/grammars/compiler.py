@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from llguidance import LLMatcher
 from pie_wire.errors import BadRequest, Overloaded, PieError, TooLarge, Unsupported, to_error
 from pie_wire.grammar_check import CheckingProcess
+from pie_wire.grammars import allowed_bits, new_matcher
 from pie_wire.messages.engine import Grammar
 
 from pie_runner.engines import Offload
-from pie_runner.grammars.vocabulary import allowed_bits, new_matcher
 from pie_runner.models import Model
 
-CHECKER = "pie_runner.grammars.checker"
+CHECKER = "pie_wire.grammars"
 MAX_TEXT = 256 << 10
 MAX_CACHED = 64
 MAX_CACHED_TEXT = 4 << 20

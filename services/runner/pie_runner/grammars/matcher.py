@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from llguidance import LLMatcher
 from pie_wire.errors import BadRequest, PieError, TooLarge
+from pie_wire.grammars import allowed_bits
 
-from pie_runner.grammars.vocabulary import allowed_bits
 from pie_runner.limits import Usage
 from pie_runner.tokenizers import Tokenizer
 
