@@ -17,14 +17,16 @@ from numpy.typing import NDArray
 from pie_wire.codec import Buffer
 from pie_wire.errors import BadRequest, TooLarge
 
+from pie_runner.nucleus import LEAST, Nucleus, nucleus
 from pie_runner.weights import (
-    BLOCK,
     HUGE,
     LOWEST,
     SCALE_BITS,
     Floats,
     Ids,
-    block_sums,
+    at_least,
+    drawn,
+    heaviest,
     holding,
     level_factor,
     threshold,
@@ -54,7 +56,7 @@ class Entries(NamedTuple):
 class Logits:
     """One row. Methods raise BadRequest for what makes no sense, TooLarge for too much, and leave the row as it was."""
 
-    __slots__ = ("_ids", "_mine", "_temperature", "_values", "vocab")
+    __slots__ = ("_ids", "_known", "_mine", "_temperature", "_values", "vocab")
 
     def __init__(self, values: Floats, ids: Ids | None = None, temperature: float = 1.0, vocab: int = 0) -> None:
         """`values` is not written to. `ids`: what they belong to, ascending; None: the whole vocabulary."""
@@ -64,6 +66,8 @@ class Logits:
         self._temperature = temperature
         self._mine = False
         """`values` belongs to nobody else."""
+        self._known: Ids | None = None
+        """Weights of these values at this temperature, where a filter has left them."""
 
     @classmethod
     def of_bytes(cls, data: Buffer) -> Logits:
@@ -72,14 +76,17 @@ class Logits:
         if not size or size % 4 or size > MAX_BYTES:
             raise BadRequest(f"a row of logits is 1 to {MAX_BYTES // 4} float32 of 4 bytes, not {size} bytes")
         values = np.frombuffer(data, dtype="<f4")
-        if not bool((values <= MOST).all()) or bool((values < -MOST)[np.isfinite(values)].any()):
+        # What is no number is the largest, and the least. Minus infinity is looked at again.
+        if not values.max() <= MOST or (values.min() < -MOST and bool((values < -MOST)[np.isfinite(values)].any())):
             raise BadRequest(f"logits are numbers up to {MOST:g} either way, or minus infinity")
         return cls(values)
 
     def fork(self) -> Logits:
         """A copy; costs something once one of the two changes."""
         self._mine = False
-        return Logits(self._values, self._ids, self._temperature, self.vocab)
+        copy = Logits(self._values, self._ids, self._temperature, self.vocab)
+        copy._known = self._known
+        return copy
 
     # -- to look at
 
@@ -170,6 +177,7 @@ class Logits:
         if self._temperature != 1.0:
             self._settle()
         self._temperature = value
+        self._known = None
 
     def log_softmax(self) -> None:
         """Become natural logarithms of probabilities."""
@@ -206,16 +214,22 @@ class Logits:
 
     def keep_top_p(self, p: float) -> None:
         """The fewest most likely tokens that have this share remain."""
-        if self._check_share("top-p", p):
+        if not self._check_share("top-p", p):
+            return
+        found = nucleus(self._values, level_factor(self._temperature), p) if len(self._values) >= LEAST else None
+        if found is None:
             weights = self._weights()
-            self._take(holding(weights, weights, p))
+            places = heaviest(weights, p)
+            found = Nucleus(places, weights[places])
+        self._take(*found)
 
     def keep_min_p(self, p: float) -> None:
         """Tokens with at least this share of the largest probability remain."""
         if not 0.0 <= p <= 1.0:
             raise BadRequest(f"min-p is {p}: it must be between 0 (keeps all) and 1")
         if p:
-            self._keep(self._weights() >= math.ceil(p * float(1 << SCALE_BITS)))
+            least = math.ceil(p * float(1 << SCALE_BITS))
+            self._take(*at_least(least, self._values, self._largest(), level_factor(self._temperature)))
 
     def keep_typical_p(self, p: float) -> None:
         """The fewest tokens that have this share remain, those first whose surprisal is closest to the entropy."""
@@ -237,25 +251,22 @@ class Logits:
         """A token of the softmax: the inverse of the distribution function, in order of ids."""
         if not 0.0 <= uniform < 1.0:
             raise BadRequest(f"{uniform} is no number in [0, 1) to draw by")
-        weights = self._weights()
-        blocks = block_sums(weights)
-        ends = blocks.cumsum()
-        total = int(ends[-1])
-        target = min(total - 1, int(uniform * float(total)))
-        block = int(np.searchsorted(ends, target, side="right"))
-        before = int(ends[block - 1]) if block else 0
-        inside = weights[block * BLOCK : (block + 1) * BLOCK].cumsum()
-        return int(self._named(block * BLOCK + int(np.searchsorted(inside, target - before, side="right"))))
+        return int(self._named(drawn(self._weights(), uniform)))
 
     # -- parts
 
     def _weights(self) -> Ids:
+        if self._known is not None:
+            return self._known
         return weights_of(self._values, self._largest(), level_factor(self._temperature))
 
     def _largest(self) -> np.float32:
+        """Raises BadRequest when nothing can be chosen. What is no number is the largest."""
         largest = self._values.max(initial=-np.inf)
         if largest == -np.inf:
             raise BadRequest("every token of these logits is forbidden: nothing is left to choose")
+        if not np.isfinite(largest):
+            raise BadRequest("these logits are not all numbers: the model computed them so, and nothing can be chosen")
         return largest
 
     def _greatest(self, k: int) -> Ids:
@@ -299,10 +310,11 @@ class Logits:
     def _keep(self, flags: NDArray[np.bool_]) -> None:
         self._take(np.flatnonzero(flags))
 
-    def _take(self, places: Ids) -> None:
+    def _take(self, places: Ids, weights: Ids | None = None) -> None:
+        """Keep these places, the largest value among them where their weights are known."""
         values = self._values[places]
         self._ids = places if self._ids is None else self._ids[places]
-        self._values, self._mine = values, True
+        self._values, self._mine, self._known = values, True, weights
 
     def _settle(self) -> None:
         """Apply the temperature."""
@@ -314,7 +326,8 @@ class Logits:
         self._settle()
         if not self._mine:
             self._own(self._values.astype(np.float32))
+        self._known = None
         return self._values
 
     def _own(self, values: Floats) -> None:
-        self._values, self._mine, self._temperature = values, True, 1.0
+        self._values, self._mine, self._temperature, self._known = values, True, 1.0, None

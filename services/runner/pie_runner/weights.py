@@ -21,6 +21,8 @@ LOWEST = np.float32(-64.0)
 TINY, HUGE = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 BLOCK = 64
 """Neighbours whose weights are summed together before one is looked for."""
+_SHORT = 2048
+"""So few weights are added up one by one."""
 PLACE_BITS = 22
 """Of a token's place in a row."""
 
@@ -41,6 +43,9 @@ _POLYNOMIAL = tuple(
 _PIECE = 16384
 _CANDIDATES = 256
 _GROWTH = 32
+_ROUNDER = np.float32(1.5 * 2**23 + SCALE_BITS)
+"""Added to a small number this leaves the nearest whole one, even among equals, plus 40 in the lowest bits."""
+_MANTISSA_BITS = 23
 
 
 def level_factor(temperature: float) -> np.float32:
@@ -50,47 +55,84 @@ def level_factor(temperature: float) -> np.float32:
 
 def weights_of(values: Floats, largest: np.float32, factor: np.float32) -> Ids:
     """Weights of values, of which `largest` is the largest."""
-    weights = np.empty(len(values), dtype=np.int64)
-    # In pieces that stay in the cache: five times as fast as all at once.
     with np.errstate(over="ignore"):
+        if len(values) <= _PIECE:
+            return _piece(values - largest, factor).astype(np.int64)
+        weights = np.empty(len(values), dtype=np.int64)
+        # In pieces that stay in the cache: five times as fast as all at once.
         for at in range(0, len(values), _PIECE):
             weights[at : at + _PIECE] = _piece(values[at : at + _PIECE] - largest, factor)
     return weights
 
 
+def at_least(least: int, values: Floats, largest: np.float32, factor: np.float32) -> tuple[Ids, Ids]:
+    """Places, ascending, and weights of the tokens that weigh so much, 1 or more."""
+    # Tokens a quarter as likely are lighter, however they are rounded.
+    lowest = float(largest) + (math.log2(least) - SCALE_BITS - 2.0) / float(factor)
+    places = (values >= np.float32(max(lowest, -HUGE))).nonzero()[0]
+    weights = weights_of(values[places], largest, factor)
+    heavy = weights >= least
+    return places[heavy], weights[heavy]
+
+
 def _piece(levels: Floats, factor: np.float32) -> Floats:
     """2**(40 + level), rounded, of values less the largest one. Every step rounds to float32, so that other code can do
-    the same."""
+    the same. `levels` is used up."""
     levels *= factor
     np.maximum(levels, LOWEST, out=levels)
-    whole = np.rint(levels)
-    levels -= whole
-    power = np.full_like(levels, _POLYNOMIAL[0])
-    for coefficient in _POLYNOMIAL[1:]:
+    rounded = levels + _ROUNDER
+    levels -= rounded - _ROUNDER
+    power = levels * _POLYNOMIAL[0]
+    power += _POLYNOMIAL[1]
+    for coefficient in _POLYNOMIAL[2:]:
         power *= levels
         power += coefficient
-    exponents = whole.astype(np.int32)
-    exponents += 127 + SCALE_BITS
-    exponents <<= 23
-    power *= exponents.view(np.float32)
+    # Times a power of two: the exponent is added where floats have it.
+    exponents = rounded.view(np.int32)
+    exponents <<= _MANTISSA_BITS
+    bits = power.view(np.int32)
+    bits += exponents
     return np.rint(power, out=power)
+
+
+def goal(total: int, share: float) -> int:
+    """How much of a sum of weights holds this share of it; grows with the sum."""
+    return min(total, max(1, math.ceil(share * float(total))))
+
+
+def ranked(order: Ids, places: Ids) -> Ids:
+    """These places, those largest in `order` first, the lower one first among equals."""
+    # Keys that name their places: sorting them alone is three times as fast as finding out their order.
+    keys = places - (order << PLACE_BITS)
+    keys.sort()
+    keys &= (1 << PLACE_BITS) - 1
+    return keys
+
+
+def heaviest(weights: Ids, share: float) -> Ids:
+    """Places of the fewest tokens, the heaviest first, that hold their share of the sum; ascending. The lower one first
+    among equals."""
+    total = int(weights.sum())
+    needed = goal(total, share)
+    # All that are no heavier than this are not what is needed.
+    places = (weights > (total - needed) // len(weights)).nonzero()[0]
+    first = ranked(weights[places], places)
+    kept = first[: int(weights[first].cumsum().searchsorted(needed)) + 1]
+    kept.sort()
+    return kept
 
 
 def holding(weights: Ids, order: Ids, share: float) -> Ids:
     """Places of the fewest tokens, those largest in `order` first, that hold their share of the sum; ascending. The
     lower one first among equals."""
-    total = int(weights.sum())
-    goal = min(total, max(1, math.ceil(share * float(total))))
+    needed = goal(int(weights.sum()), share)
     width = _CANDIDATES
     while True:
         found = np.flatnonzero(order >= threshold(order, width)) if width < len(order) else np.arange(len(order))
-        # Keys that name their places: sorting them alone is three times as fast as finding out their order.
-        ranked = np.sort(found - (order[found] << PLACE_BITS)) & ((1 << PLACE_BITS) - 1)
-        at = int(np.searchsorted(weights[ranked].cumsum(), goal))
-        if at < len(ranked):
-            kept = np.zeros(len(order), dtype=np.bool_)
-            kept[ranked[: at + 1]] = True
-            return np.flatnonzero(kept)
+        first = ranked(order[found], found)
+        at = int(weights[first].cumsum().searchsorted(needed))
+        if at < len(first):
+            return np.sort(first[: at + 1])
         width *= _GROWTH
 
 
@@ -103,7 +145,25 @@ def threshold(values: Floats | Ids, count: int) -> np.float32 | np.int64:
     return np.partition(values, len(values) - count)[len(values) - count]
 
 
-def block_sums(weights: Ids) -> Ids:
+def drawn(weights: Ids, uniform: float) -> int:
+    """The place of the token that a number in [0, 1) draws: the inverse of the distribution function."""
+    if len(weights) <= _SHORT:
+        ends = weights.cumsum()
+        return int(ends.searchsorted(_target(int(ends[-1]), uniform), side="right"))
+    ends = _block_sums(weights).cumsum()
+    target = _target(int(ends[-1]), uniform)
+    block = int(ends.searchsorted(target, side="right"))
+    before = int(ends[block - 1]) if block else 0
+    inside = weights[block * BLOCK : (block + 1) * BLOCK].cumsum()
+    return block * BLOCK + int(inside.searchsorted(target - before, side="right"))
+
+
+def _target(total: int, uniform: float) -> int:
+    """The weight before which those of the drawn token and of the earlier ones end."""
+    return min(total - 1, int(uniform * float(total)))
+
+
+def _block_sums(weights: Ids) -> Ids:
     whole = len(weights) // BLOCK * BLOCK
     sums = weights[:whole].reshape(-1, BLOCK).sum(axis=1)
     return sums if whole == len(weights) else np.append(sums, weights[whole:].sum())
