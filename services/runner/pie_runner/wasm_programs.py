@@ -53,6 +53,11 @@ class Launch:
         if self.fiber is not None:
             self.owner.driver.kill(self.fiber, reason)
 
+    def ended(self, outcome: Outcome) -> None:
+        """Its fiber has ended; each forgets the other, so that both are freed now and not by the garbage collector."""
+        self.fiber = None
+        self.on_exit(outcome)
+
 
 @dataclass(eq=False)
 class Preparation:
@@ -199,7 +204,7 @@ class WasmPrograms:
             program,
             launch.envelope(),
             data=launch.process,
-            on_exit=lambda _, outcome: launch.on_exit(outcome),
+            on_exit=lambda _, outcome: launch.ended(outcome),
             limits=self._limits,
             on_output=lambda _, stream, data: _forward(launch, stream, data),
         )

@@ -69,6 +69,10 @@ class Tail:
         if self._forward is not None:
             self._forward(data)
 
+    def disconnect(self) -> None:
+        """The guest is gone: nobody is to be kept for its output."""
+        self._forward = None
+
 
 class Fiber:
     """Made by `Driver.spawn`. `data` belongs to whoever spawned it: host functions find their state there."""
@@ -202,3 +206,4 @@ class Fiber:
             self._result.delete()
             self.resources.close_all()
             self._store.close()
+            self._stderr.disconnect()
