@@ -98,7 +98,7 @@ def measure(names: Sequence[str], *, model: str, rounds: int, progress: Callable
         BadField: no such measurement. InternalError: one failed.
     """
     alone: list[str] = run_child(MODULE, "list", timeout=_LIST_SECONDS)["measurements"]
-    launches = [f"launch-1000.{name}" for name in ("tiny", "python")]
+    launches = [f"launch-1000.{name}" for name in tax.LAUNCHED]
     known = [*alone, *launches, "tax"]
 
     def is_chosen(name: str) -> bool:
@@ -111,7 +111,9 @@ def measure(names: Sequence[str], *, model: str, rounds: int, progress: Callable
     figures, skipped = measure_alone([name for name in alone if is_chosen(name)], passes, rounds, progress)
     many = [name.partition(".")[2] for name in launches if is_chosen(name)]
     if many:
-        figures += asyncio.run(tax.launches(many, model, passes, progress))
+        taken, missing = asyncio.run(tax.launches(many, model, passes, progress))
+        figures += taken
+        skipped += [Skipped(f"launch-1000.{name}", reason) for name, reason in missing.items()]
     if is_chosen("tax"):
         figures += asyncio.run(tax.tax(model, rounds, progress))
     return RunnerReport(combine(figures), {"rounds": rounds, "passes": passes, "model": model}, skipped)

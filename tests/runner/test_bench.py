@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from pie_bakery import prepare_python_runtime
 from pie_bench import runner as reports
 from pie_bench import tax
 from pie_bench.runner import RunnerCase, RunnerReport, Skipped, combine
 from pie_runner.bench import built, calls, launches, sampling
+from pie_runner.bench.__main__ import main as command
 from pie_runner.bench.__main__ import measurements
 from pie_runner.bench.echo import EchoLink
 from pie_runner.bench.local_engine import LocalEngine
 from pie_runner.bench.programs import PROGRAMS, Work
 from pie_runner.bench.stand import Stand, must_end_well, stand
 from pie_wire.config import pie_home
-from pie_wire.errors import InternalError, Unsupported
+from pie_wire.errors import InternalError, PieError, Unsupported
+from pie_zmq import AsyncClient
 
 
 @pytest.fixture
@@ -162,3 +166,31 @@ def test_a_tax_is_the_median_over_rounds_of_their_own_quotients():
 def test_guests_are_written_as_they_are_uploaded():
     assert PROGRAMS["tiny"]()[:4] == b"\0asm"
     assert b"def main" in PROGRAMS["python"]()
+
+
+def test_a_guest_without_its_toolchain_has_a_status_of_its_own(monkeypatch: pytest.MonkeyPatch):
+    def missing() -> bytes:
+        raise Unsupported("no Node.js")
+
+    monkeypatch.setitem(PROGRAMS, "quickjs", missing)
+
+    answer = CliRunner().invoke(command, ["guest", "quickjs"])
+
+    assert answer.exit_code == built.MISSING
+    assert "no Node.js" in answer.output
+
+
+@pytest.mark.parametrize(("status", "error"), [(built.MISSING, Unsupported), (1, InternalError)])
+def test_a_thousand_launches_do_without_a_guest_that_cannot_be_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int, error: type[PieError]
+):
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\necho no Node.js >&2; exit {status}\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(tax.sys, "executable", str(python))
+
+    async def install() -> None:
+        await tax._install(AsyncClient("ipc:///nowhere"), "quickjs")
+
+    with pytest.raises(error, match=r"no Node\.js"):
+        asyncio.run(install())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 from pathlib import Path
@@ -12,7 +13,8 @@ from pie_runner.disk_cache import DiskCache
 from pie_runner.service import find_python_runtime
 from pie_runner.wasm.cache import CodeCache
 from pie_runner.wasm.driver import Driver
-from pie_runner.wasm.fiber import Limits
+from pie_runner.wasm.fiber import Fiber, Limits
+from pie_runner.wasm_programs import Launch
 from pie_wire.capabilities import Capabilities, Grants
 from pie_wire.config import pie_home
 from pie_wire.errors import BadField, HashMismatch
@@ -69,6 +71,22 @@ def test_python_source_runs_with_everything_behind_it(wasm):
     assert wasm.engine.contexts == 0
     assert wasm.engine.pages_owned == 0
     assert not wasm.host.driver.fibers
+
+
+@pytest.mark.parametrize(
+    "source", ["def main(): print(1)", "def main(): return 1 / 0", "def main(): raise SystemExit(3)"]
+)
+def test_what_has_ended_is_freed_without_the_garbage_collector(wasm, source: str):
+    gc.collect()
+    gc.disable()
+    try:
+        wasm.outcome(source)
+        wasm.run(0.3)
+        left = [each for each in gc.get_objects() if isinstance(each, Fiber | Launch)]
+    finally:
+        gc.enable()
+
+    assert left == []
 
 
 def test_output_and_failures_name_the_authors_file_and_line(wasm):

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import structlog
+from pie_wire import garbage
 from pie_wire.errors import PeerLost
 from pie_wire.hub import Hub
 from pie_wire.membership import KVSTORE, Membership
@@ -52,6 +53,7 @@ async def serve(config: GatewayConfig, stop: asyncio.Event) -> None:
         if http is not None:
             core.http = await http.start()
             membership.update(http=core.http)
+        garbage.settle()
         log.info("ready", clients=config.endpoint, runners=config.runners_endpoint, http=core.http)
         try:
             await _serving(transport, core, stop)

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import structlog
+from pie_wire import garbage
 from pie_wire.config import pie_home
 from pie_wire.errors import PeerLost, Terminated
 from pie_wire.hub import Hub
@@ -115,6 +116,7 @@ class RunnerService:
 
     def run(self) -> None:
         """Serve until asked to stop; a second signal ends the process at once."""
+        garbage.settle()
         log.info("ready", name=self._hub.identity.name)
         while not self._shutdown.requested.is_set():
             self.turn()

@@ -14,6 +14,7 @@ from pie_wire import logs
 from pie_wire.errors import PieError, Unsupported
 
 from pie_runner.bench import calls, launches, sampling
+from pie_runner.bench.built import MISSING
 from pie_runner.bench.figure import Figure
 from pie_runner.bench.programs import GUESTS, PROGRAMS, SAMPLERS
 from pie_runner.bench.stand import Stand, stand
@@ -71,8 +72,13 @@ def measure(name: str, rounds: int, built: Path | None) -> None:
 @main.command()
 @click.argument("name", type=click.Choice(list(PROGRAMS)))
 def guest(name: str) -> None:
-    """Write a guest as it is uploaded to standard output: a component or source."""
-    sys.stdout.buffer.write(PROGRAMS[name]())
+    """Write a guest as it is uploaded to standard output: a component or source. Without the toolchain that it needs,
+    the status is 69 and standard error has the reason."""
+    try:
+        sys.stdout.buffer.write(PROGRAMS[name]())
+    except Unsupported as exc:
+        click.echo(exc.message, err=True)
+        sys.exit(MISSING)
 
 
 def _print(value: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.resources import files
@@ -120,8 +121,15 @@ SAMPLERS: dict[str, Maker] = {
 }
 """The sampling ones."""
 
+
+def _component_now(name: str) -> bytes:
+    with tempfile.TemporaryDirectory(prefix="pie-bench-") as folder:
+        return component(name, Path(folder)).read_bytes()
+
+
 PROGRAMS: dict[str, Callable[[], bytes]] = {
     "tiny": lambda: bytes(wat2wasm(source("tiny.wat"))),
+    "quickjs": lambda: _component_now("quickjs"),
     "python": lambda: source("calls.py").encode(),
 }
-"""Guests as their authors would upload them, for whom a whole stack launches them."""
+"""Guests as their authors would upload them, for whom a whole stack launches them. May raise Unsupported."""
