@@ -28,8 +28,8 @@ _SUM_ERROR = 2.0**-19
 """Of such a sum, by 31 roundings."""
 _TOPS = 768
 """As many tokens tell where a nucleus ends."""
-_BELOW = 2.0**-10
-"""Tokens whose exponents are that little below the last one that is likely to be kept may be heavier."""
+_BELOW = np.float32(1.0 - 2.0**-10)
+"""Tokens that are estimated to be slightly lighter than the last one that is likely to be kept may be heavier."""
 
 
 class Nucleus(NamedTuple):
@@ -44,15 +44,13 @@ def nucleus(values: Floats, factor: np.float32, share: float) -> Nucleus | None:
     """What holds this share (below 1) of a row of at least LEAST values.
 
     None where this cannot tell: a row that is too flat, one that is not all numbers."""
-    tops = _tops(values)
-    largest = tops[0]
+    largest = np.maximum.reduce(values)
     if not math.isfinite(largest):
         return None
-    scale = np.float32(float(factor) * math.log(2.0))
-    estimates = estimates_of(values, largest, scale)
+    estimates = estimates_of(values, largest, np.float32(float(factor) * math.log(2.0)))
     total = _sum(estimates)
-    cut = _cut(tops, scale, share * total)
-    places = (values >= cut).nonzero()[0]
+    cut = _cut(estimates, share * total)
+    places = (estimates >= cut).nonzero()[0]
     weights = weights_of(values[places], largest, factor)
     order = ranked(weights, np.arange(len(weights)))
     held = weights[order].cumsum()
@@ -64,27 +62,11 @@ def nucleus(values: Floats, factor: np.float32, share: float) -> Nucleus | None:
     if at is None:
         exact = int(weights_of(values, largest, factor).sum())
         at = _reached(held, share, exact, exact)
-    if at is None or weights[order[at]] <= _heaviest((float(cut) - float(largest)) * float(scale)):
+    if at is None or weights[order[at]] <= _heaviest(float(cut)):
         return None
     kept = order[: at + 1]
     kept.sort()
     return Nucleus(places[kept], weights[kept])
-
-
-def _tops(values: Floats) -> Floats:
-    """The largest values of columns, and of what is left over; the largest ones of them, descending."""
-    columns = _columns(values)
-    tops = columns.max(axis=0)
-    if columns.size < len(values):
-        tops = np.append(tops, values[columns.size :].max())
-    tops.sort()
-    return tops[: -_TOPS - 1 : -1]
-
-
-def _columns(row: Floats) -> Floats:
-    """A view of all but the last few."""
-    count = len(row) // _COLUMN
-    return row[: count * _COLUMN].reshape(_COLUMN, count)
 
 
 def estimates_of(values: Floats, largest: np.float32, scale: np.float32) -> Floats:
@@ -95,16 +77,26 @@ def estimates_of(values: Floats, largest: np.float32, scale: np.float32) -> Floa
     return np.exp(estimates, out=estimates)
 
 
+def _columns(row: Floats) -> Floats:
+    """A view of all but the last few."""
+    count = len(row) // _COLUMN
+    return row[: count * _COLUMN].reshape(_COLUMN, count)
+
+
 def _sum(estimates: Floats) -> float:
     columns = _columns(estimates)
     total = float(columns.sum(axis=0).sum(dtype=np.float64))
     return total + float(estimates[columns.size :].sum(dtype=np.float64))
 
 
-def _cut(tops: Floats, scale: np.float32, needed: float) -> np.float32:
-    """A value: tokens from there on are likely to hold what is needed, and do so if these do."""
-    at = 1 + int(estimates_of(tops, tops[0], scale).cumsum().searchsorted(needed))
-    return np.float32(tops[min(at, len(tops) - 1)] - _BELOW / float(scale))
+def _cut(estimates: Floats, needed: float) -> np.float32:
+    """Tokens with estimates from there on are likely to hold what is needed. They do if the largest ones of columns do,
+    which are some of them."""
+    tops = _columns(estimates).max(axis=0)
+    tops.sort()
+    first = tops[: -_TOPS - 1 : -1]
+    at = 1 + int(first.cumsum().searchsorted(needed))
+    return np.float32(first[min(at, len(first) - 1)] * _BELOW)
 
 
 def _bounds(held: int, tail: float, error: float, size: int) -> tuple[int, int]:
@@ -119,6 +111,6 @@ def _reached(held: Ids, share: float, least: int, most: int) -> int | None:
     return first if first == last < len(held) else None
 
 
-def _heaviest(exponent: float) -> int:
-    """What a token of a lower exponent may weigh."""
-    return int(math.exp(exponent) * (1.0 + ERROR) * float(1 << SCALE_BITS)) + 1
+def _heaviest(cut: float) -> int:
+    """What a token of a lower estimate may weigh."""
+    return int(cut * (1.0 + ERROR) * float(1 << SCALE_BITS)) + 1
