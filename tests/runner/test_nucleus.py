@@ -130,6 +130,32 @@ def test_min_p_keeps_what_the_plain_rule_does(row, temperature, share):
     assert left(logits) == numbers(expected, row, temperature)
 
 
+def plain_typical(row, temperature, share):
+    weights = plain_weights(row, temperature)
+    factor = np.float32(min(max(1.4426950408889634 / temperature, 2.0**-126), float(np.finfo(np.float32).max)))
+    with np.errstate(over="ignore"):
+        levels = np.maximum((row - row.max()) * factor, np.float32(-64.0))
+    depths = [int(depth) for depth in np.rint(levels * np.float32(-65536.0))]
+    total = int(weights.sum())
+    mean = sum(weight * depth for weight, depth in zip(weights.tolist(), depths, strict=True)) // total
+    far = np.array([abs(depth - mean) for depth in depths])
+    order = [place for place in np.lexsort((np.arange(len(row)), far)) if weights[place]]
+    sums = weights[order].cumsum()
+    needed = min(total, max(1, math.ceil(share * float(total))))
+    return np.sort(order[: int(np.flatnonzero(sums >= needed)[0]) + 1])
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows, temperatures, shares)
+def test_typical_p_keeps_what_the_plain_rule_does(row, temperature, share):
+    logits = Logits(row)
+    logits.temperature(temperature)
+
+    logits.keep_typical_p(share)
+
+    assert left(logits) == numbers(plain_typical(row, temperature, share), row, temperature)
+
+
 @settings(max_examples=150, deadline=None)
 @given(rows, temperatures, shares)
 def test_a_nucleus_that_is_found_is_the_one(row, temperature, share):

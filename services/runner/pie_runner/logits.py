@@ -235,16 +235,14 @@ class Logits:
         """The fewest tokens that have this share remain, those first whose surprisal is closest to the entropy."""
         if not self._check_share("typical-p", p):
             return
-        weights, levels = self._weights(), self._values - self._largest()
-        with np.errstate(over="ignore"):
-            levels *= level_factor(self._temperature)
-        np.maximum(levels, LOWEST, out=levels)
+        weights, depths = self._weights(), self._depths()
         # Surprisals less their mean, the entropy, are levels less theirs. In two parts, as the sum would not fit.
-        depths = np.rint(levels * np.float32(-(1 << _LEVEL_BITS))).astype(np.int64)
-        high, low = weights >> _HALF_BITS, weights & ((1 << _HALF_BITS) - 1)
-        total = int(weights.sum())
-        mean = ((int((high * depths).sum()) << _HALF_BITS) + int((low * depths).sum())) // total
-        nearness = np.where(weights > 0, _FAR - np.abs(depths - mean), 0)
+        half = weights >> _HALF_BITS
+        sums = int(half.dot(depths)) << _HALF_BITS
+        sums += int(np.bitwise_and(weights, (1 << _HALF_BITS) - 1, out=half).dot(depths))
+        depths -= sums // int(weights.sum())
+        nearness = np.subtract(_FAR, np.abs(depths, out=depths), out=depths)
+        nearness *= weights > 0
         self._take(holding(weights, nearness, p))
 
     def sample(self, uniform: float) -> int:
@@ -259,6 +257,15 @@ class Logits:
         if self._known is not None:
             return self._known
         return weights_of(self._values, self._largest(), level_factor(self._temperature))
+
+    def _depths(self) -> Ids:
+        """Levels as whole numbers, downwards from the largest value's."""
+        with np.errstate(over="ignore"):
+            levels = self._values - self._largest()
+            levels *= level_factor(self._temperature)
+        np.maximum(levels, LOWEST, out=levels)
+        levels *= np.float32(-(1 << _LEVEL_BITS))
+        return np.rint(levels, out=levels).astype(np.int64)
 
     def _largest(self) -> np.float32:
         """Raises BadRequest when nothing can be chosen. What is no number is the largest."""
