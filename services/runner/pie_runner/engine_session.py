@@ -23,7 +23,7 @@ from pie_runner.engine_errors import engine_error
 from pie_runner.pressure import PressureWatch
 
 if TYPE_CHECKING:
-    from pie_runner.contexts import Context
+    from pie_runner.context_state import ContextState
     from pie_runner.exports import Collector
     from pie_runner.models import Model
     from pie_runner.passes import PendingOutput
@@ -51,7 +51,7 @@ class Session:
         self.error: PieError | None = None
         """Why it ended."""
         self.acked = 0
-        self.contexts: dict[int, Context] = {}
+        self.contexts: dict[int, ContextState] = {}
         self.runs: dict[int, Run] = {}
         self.ending: dict[int, Run] = {}
         """Runs that were closed and whose end the engine has yet to tell."""
@@ -64,7 +64,7 @@ class Session:
         self.hold = CargoHold()
         self.unreported: dict[Run, None] = {}
         """Runs with consumption the engine has not been told of."""
-        self.journaled: dict[Context, None] = {}
+        self.journaled: dict[ContextState, None] = {}
         self.pressure = PressureWatch()
         self.wasted = 0
         """Tokens decoded ahead and not consumed, as the engine reported them."""

@@ -26,7 +26,7 @@ from pie_runner.wasm.hostcall import Pending
 
 if TYPE_CHECKING:
     from pie_runner.children import Child
-    from pie_runner.contexts import Context
+    from pie_runner.context_state import ContextState
     from pie_runner.facilities import Facilities
     from pie_runner.programs import Outcome, RunningProgram
     from pie_runner.wasm.fiber import Fiber
@@ -85,7 +85,7 @@ class Process:
         self.outside = ProcessOutside(start, scope, facilities.outside, self.waitables, facilities.hub)
         self.draws = Draws(key)
         self.usage = Usage(facilities.limits, facilities.hub.clock, facilities.tenants.enter(scope.tenant))
-        self.contexts: dict[Context, None] = {}
+        self.contexts: dict[ContextState, None] = {}
         self.children: dict[str, Child] = {}
         """Those whose end is not known yet, by pid."""
         self.near = start.near

@@ -28,7 +28,7 @@ from pie_runner.waitables import Waitable
 from pie_runner.wasm.hostcall import Case
 
 if TYPE_CHECKING:
-    from pie_runner.contexts import Context
+    from pie_runner.context_state import ContextState
     from pie_runner.text_stream import TextStream
 
 Finish = Literal["stop", "stop-string", "length", "context-full"]
@@ -78,7 +78,7 @@ class Run(Waitable):
     """The WIT's `run`. Steps do not depend on how tokens travel: one token each; `length`, `context-full` and
     `stop-string` come with the last token, `stop` as a step of its own."""
 
-    def __init__(self, context: Context, spec: RunSpec) -> None:
+    def __init__(self, context: ContextState, spec: RunSpec) -> None:
         """The process may hold the rows that the run can be ahead by."""
         vocab = context.session.facts.vocab
         super().__init__(context.owner.waitables)
