@@ -250,6 +250,21 @@ def test_what_is_said_of_a_dead_context_or_beside_a_verification_harms_nothing(w
             one.suspend()
 
 
+def test_what_is_sent_after_a_failure_outlives_the_news_of_what_was_skipped_for_it(world, process):
+    context = make(world, process, 20)
+    world.run(0.2)
+    context.set_adapters([AdapterUse("nobody")])
+    world.turn()
+    context.append([1, 2])
+    world.turn()
+    assert context.take_fault().code == "not_found"
+    context.append([3])
+    world.run(0.2)
+
+    assert context.tokens[20:] == [3]
+    settled(world, context)
+
+
 steps = st.lists(
     st.tuples(st.sampled_from(WORDS), st.integers(0, 3), st.integers(1, 60), st.integers(0, 60)), max_size=30
 )

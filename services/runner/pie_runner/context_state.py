@@ -151,13 +151,14 @@ class ContextState:
         self._journal.acknowledge(acked)
 
     def refuse(self, failures: Sequence[OpFailure], error: PieError, *, told: bool, root: bool) -> None:
-        """Operations failed: take back what was not applied, which is the first of them and all after it, since a
-        context carries out its operations in order. `told`: a waitable of the program carries the error; `root`: not
-        all of them were merely skipped."""
-        self.generation = max(self.generation, *(f.generation for f in failures))
+        """Operations failed: take back what was not applied, which is the first of them and all after it that was sent
+        before the failure was known, since a context carries out its operations in order. `told`: a waitable of the
+        program carries the error; `root`: not all of them were merely skipped."""
+        generation = max(f.generation for f in failures)
+        self.generation = max(self.generation, generation)
         self.cause = error
         first = min(f.op for f in failures)
-        for entry in self._journal.take_back(first):
+        for entry in self._journal.take_back(first, generation):
             if isinstance(entry, Birth):
                 self.dead = error
             else:
@@ -175,7 +176,7 @@ class ContextState:
     def _record(self, op: ops.Op, keep: int, tail: list[int], layout: Layout | None = None) -> int:
         """Submit an operation; `keep` and `tail` undo what the caller does to the tokens, `layout` is the new one."""
         number = self.session.submit(op)
-        self._journal.add(Undo(number, keep, tail, self.layout))
+        self._journal.add(Undo(number, self.generation, keep, tail, self.layout))
         self.session.journaled[self] = None
         if layout is not None:
             self.layout = layout

@@ -14,6 +14,7 @@ class Undo:
     """How to take back operation `number`: keep `keep` tokens, then put `tail` back; the layout is as it was."""
 
     number: int
+    generation: int
     keep: int
     tail: list[int]
     layout: Layout
@@ -23,6 +24,7 @@ class Undo:
 class Birth(Undo):
     """A create or fork: when it fails, the context is dead."""
 
+    generation: int = 0
     keep: int = 0
     tail: list[int] = field(default_factory=list[int])
     layout: Layout = PLAIN
@@ -51,9 +53,12 @@ class Journal:
         while self._entries and self._entries[0].number <= acked:
             self._entries.popleft()
 
-    def take_back(self, first: int) -> Iterator[Undo]:
-        """What is to be undone when `first` and all after it were not applied, newest first."""
+    def take_back(self, first: int, generation: int) -> Iterator[Undo]:
+        """What is to be undone, newest first, when the engine has not applied `first` nor anything after it that is
+        older than a generation: what was sent in that one knew of the failure. 0: nothing after it was applied."""
         while self._entries and self._entries[-1].number >= first:
+            if generation and self._entries[-1].generation >= generation:
+                return
             yield self._entries.pop()
 
     def clear(self) -> None:
