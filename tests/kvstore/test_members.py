@@ -118,6 +118,22 @@ def test_a_silent_member_is_stuck_then_up_again(world: World):
     assert runner.seen()["engine-0"] == "up"
 
 
+def test_a_predecessor_that_lives_does_not_come_back(world: World):
+    old, other = world.service("engine", "engine-0"), world.service("runner", "runner-0")
+    old.join()
+    other.join()
+    successor = world.service("engine", "engine-0")
+    epoch = successor.join()
+    peer = world.peer_of(successor)
+
+    world.step(3.0)
+
+    assert world.peer_of(successor) is peer, "its link was never ended"
+    assert world.peer_of(old) is None
+    members = other.ask(ListMembers()).value().members
+    assert next(m.epoch for m in members if m.name == "engine-0") == epoch
+
+
 def test_a_member_that_stays_silent_loses_its_lease_and_may_come_back(world: World):
     runner, engine = world.service("runner", "runner-0"), world.service("engine", "engine-0")
     runner.join()

@@ -287,6 +287,11 @@ class Hub:
         line = self._line_of(peer)
         return line is not None and line.link.is_stuck(self.clock())
 
+    def supersede(self, kind: str, name: str, epoch: int) -> None:
+        """Refuse greetings of incarnations with an older epoch from now on: a service greets before it has its epoch,
+        so that its predecessor, if it lives, could otherwise come back and end its link."""
+        self._epochs[kind, name] = max(epoch, self._epochs.get((kind, name), 0))
+
     def owed(self, peer: Peer) -> int:
         """Bytes sent or waiting to be sent that the peer has not acknowledged."""
         line = self._line_of(peer)

@@ -148,7 +148,9 @@ class KvstoreCore:
     # -- members
 
     def _join(self, incoming: Incoming[kv.Join]) -> None:
-        epoch, replaced = self.members.join(incoming.message.member, incoming.peer)
+        member = incoming.message.member
+        epoch, replaced = self.members.join(member, incoming.peer)
+        self._hub.supersede(member.kind, member.name, epoch)
         incoming.reply(kv.Joined(epoch, int(self._lease * 1000)))
         if replaced is not None:
             self._hub.lost(replaced, PeerLost(f"{replaced} was replaced by a new incarnation"))

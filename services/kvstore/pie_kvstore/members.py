@@ -167,7 +167,7 @@ class MemberTable:
         for member in list(self._members.values()):
             if member.peer is peer:
                 member.peer = None
-                if self._is_dead(peer.identity) or self._clock() >= member.expires:
+                if self._is_dead(peer.identity):
                     self._remove(member)
                 else:
                     self._set_state(member, "stuck")
