@@ -164,6 +164,41 @@ def test_what_can_be_computed_again_is_saved_without_its_kv(world):
     assert opened == [LONG + 2, [], expected]
 
 
+async def adapted_from_the_start(api, text):
+    model = await api.call("model", "[static]model.load", "")
+    context = await api.call("context", "[static]context.create", model)
+    await api.call("context", "[method]context.set-adapters", context, [SimpleNamespace(adapter="style", weight=0.5)])
+    await api.call("context", "[method]context.append", context, list(range(7, 7 + LONG)))
+    await api.call("context", "[method]context.save", context, "mine")
+    return json.dumps(await following(api, context))
+
+
+async def prefetching(api, text):
+    model = await api.call("model", "[static]model.load", "")
+    found = await api.call("context", "[static]context.prefetch", model, "mine")
+    await api.wait("futures.done", await api.call("clocks", "sleep", 10**9))
+    return json.dumps(found)
+
+
+@pytest.mark.parametrize(("save", "computes"), [(adapted_from_the_start, True), (adapted, False), (saving, False)])
+def test_what_is_computed_ahead_of_a_snapshot_that_is_more_than_tokens(world, save, computes):
+    world.engine.load_adapter("style")
+    expected = json.loads(world.outcome(save, pid="saves").text)
+    world.wires.kill("engine")
+    world.engines.clear()
+    world.add_engine("engine2").load_adapter("style")
+    world.run(lambda: world.runner.engines.names() == ["tiny"])
+    world.run(0.5)
+
+    assert world.outcome(prefetching, pid="before").text == "true"
+    cached, computed = world.engine.core.pool_stats().cached, world.engine.device.rows
+
+    assert (cached, computed > 0) == (LONG // 16 if computes else 0, computes)
+    assert json.loads(world.outcome(opening, pid="opens", text='"open"').text)[2] == expected
+    if computes:
+        assert world.engine.device.rows - computed < LONG, "what was computed ahead is found"
+
+
 def test_an_adapter_that_is_gone_is_named(world):
     world.engine.load_adapter("style")
     world.outcome(adapted, pid="saves")

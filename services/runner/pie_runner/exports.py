@@ -17,7 +17,7 @@ from itertools import pairwise
 import msgspec
 from pie_wire.codec import Buffer
 from pie_wire.errors import BadRequest, Closed, InternalError, PieError, TooLarge
-from pie_wire.messages.engine import MAX_EXPORT_HEADER, ExportHeader
+from pie_wire.messages.engine import MAX_EXPORT_HEADER, AdapterUse, ExportHeader
 from pie_wire.messages.runner import Exported
 
 from pie_runner.layout import Layout
@@ -49,6 +49,17 @@ class Archive:
         firsts = [slots[0][0] for slots in (header.shifts, header.masks, header.adapters) if slots]
         dropped = tuple(header.views[-1][1]) if header.views else ()
         return Layout(dropped=dropped, special=min(firsts, default=None))
+
+    @property
+    def adapters(self) -> list[AdapterUse] | None:
+        """What all tokens are computed with, if nothing else has to be known to compute them."""
+        header = self.header
+        if header.kv or header.shifts or header.masks or header.views or len(header.adapters) > 1:
+            return None
+        if not header.adapters:
+            return []
+        start, uses = header.adapters[0]
+        return None if start else [AdapterUse(name, weight) for name, weight in uses]
 
 
 def pack(parts: Sequence[bytes]) -> bytes:

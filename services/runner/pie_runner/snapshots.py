@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from pie_wire.errors import BadRequest, Conflict, NotFound, PieError, Unavailable
 from pie_wire.hub import Answer
-from pie_wire.messages.engine import Prefetch
+from pie_wire.messages.engine import AdapterUse, Prefetch
 from pie_wire.messages.kvstore import DeleteSnapshot, GetSnapshot, PutSnapshot, Snapshot, SnapshotRow
 
 from pie_runner.contexts import Context
@@ -81,8 +81,8 @@ def open_snapshot(fiber: Fiber, model: Model, name: str, *, take: bool) -> Pendi
 
 
 def prefetch(fiber: Fiber, model: Model, name: str) -> Pending:
-    """True once the home engine has been asked to compute the snapshot's KV ahead; False when there is no such name. KV
-    of a snapshot that is more than tokens is not computed ahead."""
+    """True once the home engine has been asked to compute the snapshot's KV ahead; False when there is no such name.
+    Where more is to be known than tokens, and adapters from the first one on, nothing is computed ahead."""
     process = process_of(fiber)
     pending = Pending(fiber)
 
@@ -90,12 +90,35 @@ def prefetch(fiber: Fiber, model: Model, name: str) -> Pending:
         snapshot = answer.value().snapshot
         try:
             _check_model(snapshot, model)
+        except PieError as exc:
+            pending.fail(exc)
+            return
+        if snapshot.data:
+            # Gone meanwhile: replaced or deleted, so there is nothing to compute for it.
+            download(fiber, pending, snapshot.data, read, lambda: pending.resolve(Ok(True)))
+        else:
+            begin(snapshot.tokens, [])
+
+    def read(data: bytes) -> None:
+        process.facilities.offload(lambda: unpack(data), unpacked)
+
+    def unpacked(archive: object, exc: Exception | None) -> None:
+        if pending.done:
+            return
+        if not isinstance(archive, Archive):
+            pending.fail(exc or BadRequest("the snapshot's data cannot be read"))
+        elif (uses := archive.adapters) is not None:
+            begin(archive.header.tokens, uses)
+        else:
+            pending.resolve(Ok(True))
+
+    def begin(tokens: list[int], adapters: list[AdapterUse]) -> None:
+        try:
             session = process.facilities.engines.session(process, model.name)
         except PieError as exc:
             pending.fail(exc)
             return
-        if not snapshot.data:
-            session.submit(Prefetch(process.pid, process.scope.tenant, process.account, snapshot.tokens))
+        session.submit(Prefetch(process.pid, process.scope.tenant, process.account, tokens, adapters))
         pending.resolve(Ok(True))
 
     request(fiber, pending, GetSnapshot(name), found, otherwise={NotFound: lambda: pending.resolve(Ok(False))})
