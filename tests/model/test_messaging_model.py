@@ -49,7 +49,7 @@ def check_messages(world: World) -> None:
     assert world.kvstore.topics._waiting == {}
     for runner in world.runners.values():
         assert runner.post._mail == {}
-        assert not runner.post._settling
+        assert runner.post._settling.taken == 0
 
 
 def end_consumers(world: World) -> None:
