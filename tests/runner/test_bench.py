@@ -68,15 +68,18 @@ def test_the_echo_answers_each_program_once(bench: Stand):
 
 def test_figures_have_the_names_of_their_measurement(bench: Stand, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(calls, "_CALLS", 10)
+    monkeypatch.setattr(calls, "PROGRAMS", 3)
     monkeypatch.setattr(launches, "_LAUNCHES", 3)
 
     call = calls.host_call(bench, 2)
+    bare = calls.bare_call(bench, 2)
     launch = launches.launch(bench, "tiny", 1)
 
+    assert [(figure.name, len(figure.samples)) for figure in bare] == [("bare-call-us.tiny", 2)]
     assert [figure.name for figure in call] == ["host-call-us"]
     assert len(call[0].samples) == 2
     assert [figure.name for figure in launch] == ["launch-p50-ms.tiny", "launch-p99-ms.tiny"]
-    assert all(figure.value > 0 for figure in call + launch)
+    assert all(figure.value > 0 for figure in call + bare + launch)
     names = {f"{case}.quickjs" for case in ("blocked-call", "blocked-call-zmq", "launch", "live", "custom-sampler")}
     assert {"live.tiny", "blocked-call-zmq.python", "custom-sampler.tiny"} | names <= set(measurements())
 

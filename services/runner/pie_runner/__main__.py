@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
@@ -34,6 +35,8 @@ def main(**flags: object) -> None:
     except PieError as exc:
         structlog.get_logger("pie.runner").error("cannot run", code=exc.code, reason=exc.message)
         sys.exit(1)
+    gc.collect()
+    gc.freeze()  # modules and tables live as long as the process: collections look at programs only
     try:
         service.run()
     finally:

@@ -67,9 +67,7 @@ class Api:
                     self._task.parked = answer
                     await _Wait(answer)
                     self._task.parked = None
-                if answer.error is not None:
-                    raise answer.error
-                answer = answer.result if answer.convert is None else answer.convert(answer.result)
+                answer = answer.answer()
         except PieError as exc:
             raise CallError(exc.info()) from exc
         if isinstance(answer, Err):

@@ -24,7 +24,7 @@ Measurement = Callable[[Stand, int], list[Figure]]
 
 def measurements() -> dict[str, Measurement]:
     """All of them by name; one may bring several figures."""
-    found: dict[str, Measurement] = {"host-call": calls.host_call}
+    found: dict[str, Measurement] = {"host-call": calls.host_call, "bare-call.tiny": calls.bare_call}
     for name in GUESTS:
         found[f"blocked-call.{name}"] = lambda bench, rounds, name=name: calls.blocked_call(bench, name, rounds)
         found[f"blocked-call-zmq.{name}"] = lambda bench, rounds, name=name: calls.blocked_call_zmq(bench, name, rounds)

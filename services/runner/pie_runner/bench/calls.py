@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
+from pie_runner.bench import bare
 from pie_runner.bench.echo import EchoLink
 from pie_runner.bench.figure import Figure, median
 from pie_runner.bench.programs import Work
@@ -13,6 +14,8 @@ from pie_runner.bench.stand import Life, Stand, must_end_well
 PROGRAMS = 1000
 _CALLS = 20_000
 _WAITS = 20
+_BOUNDS = {"tiny": (12, 8), "quickjs": (24, 18), "python": (25, 16)}
+_ZMQ_BOUNDS = {"tiny": (16, 10), "quickjs": (28, 20), "python": (30, 18)}
 
 Answer = Callable[[Sequence[Life]], None]
 
@@ -30,8 +33,11 @@ def host_call(stand: Stand, rounds: int) -> list[Figure]:
     return [median("host-call-us", "us", samples[1:], 1.5, 0.8, f"{_CALLS} calls of one program")]
 
 
-_BOUNDS = {"tiny": (12, 8), "quickjs": (24, 18), "python": (25, 16)}
-_ZMQ_BOUNDS = {"tiny": (16, 10), "quickjs": (28, 20), "python": (30, 18)}
+def bare_call(_stand: Stand, rounds: int) -> list[Figure]:
+    """What the library takes of `blocked_call` of the tiny guest."""
+    samples = bare.waits(PROGRAMS, _WAITS, rounds)
+    must, wanted = _BOUNDS["tiny"]
+    return [median("bare-call-us.tiny", "us", samples, must, wanted, f"the library's part of it; {_note()}")]
 
 
 def blocked_call(stand: Stand, name: str, rounds: int) -> list[Figure]:

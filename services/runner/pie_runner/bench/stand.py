@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import tempfile
@@ -120,6 +121,8 @@ class Stand:
         """The guest of this maker, compiled once."""
         if maker not in self._guests:
             self._guests[maker] = maker(self.wasm, self._folder)
+            gc.collect()
+            gc.freeze()  # as the service does once it has started
         return self._guests[maker]
 
     def launch(self, guest: Guest, work: Work | Sampling) -> Life:

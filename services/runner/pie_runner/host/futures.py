@@ -23,7 +23,7 @@ def wait_any(fiber: Fiber, ids: Sequence[int]) -> list[int] | Pending:
         raise BadRequest("wait-any was called with an empty list")
     if len(ids) > MAX_WAITABLES:
         raise TooLarge(f"wait-any was called with {len(ids)} ids, and a program holds {MAX_WAITABLES} at most")
-    return process_of(fiber).waitables.wait(fiber, [int(i) for i in ids])
+    return process_of(fiber).waitables.wait(fiber, ids)
 
 
 def waitable_id(_fiber: Fiber, item: Waitable) -> int:

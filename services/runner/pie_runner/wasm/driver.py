@@ -10,13 +10,14 @@ import structlog
 from pie_wire.errors import InternalError, LimitExceeded, PieError, to_error
 
 from pie_runner.limits import exceeded
-from pie_runner.wasm.fiber import Fiber, Limits, Outcome, State
+from pie_runner.wasm.fiber import BACKGROUND, PARKED, READY, RESTING, RUNNING, Fiber, Limits, Outcome
 from pie_runner.wasm.host import Host
 from pie_runner.wasm.program import Program
 
 log = structlog.get_logger()
 
-
+_LONG_SLICE = 0.0005
+"""Seconds from which a slice is charged by its processor time rather than by the clock."""
 BUSY_SECONDS = 0.002
 """Who ran longer than that at a time waits in the background, also when it is woken."""
 LONG_SECONDS = 0.015
@@ -48,6 +49,8 @@ class Driver:
         """When the last of those who rest may go on."""
         self._others_ran = 0.0
         """When a fiber ran last that need not rest."""
+        self._moment = 0.0
+        """When the last slice ended."""
         self._accounted = 0.0
         """Processor time of this thread up to which fibers have been charged."""
         self.fibers: set[Fiber] = set()
@@ -70,7 +73,7 @@ class Driver:
         """
         fiber = Fiber(self, program, text, data, on_exit, limits or Limits(), on_output)
         self.fibers.add(fiber)
-        self._enqueue(fiber)
+        self.make_ready(fiber)
         return fiber
 
     @property
@@ -78,12 +81,8 @@ class Driver:
         """Whether `run_ready` would run something."""
         return bool(self._ready or self._background or (self._resting and self._is_rested(self._resting[0])))
 
-    def wake(self, fiber: Fiber) -> None:
-        """Its parked call was answered."""
-        if fiber.state is State.PARKED:
-            self._enqueue(fiber)
-
-    def _enqueue(self, fiber: Fiber) -> None:
+    def make_ready(self, fiber: Fiber) -> None:
+        """Let it run in its turn. For fibers, when the call that they are parked in is answered."""
         idle = not self.has_work
         self._queue(fiber)
         if idle and self._on_ready is not None:
@@ -91,43 +90,44 @@ class Driver:
 
     def _queue(self, fiber: Fiber) -> None:
         if fiber.rests_until and not self._is_rested(fiber):
-            fiber.state = State.RESTING
+            fiber.state = RESTING
             self._resting.append(fiber)
         elif fiber.last_seconds > BUSY_SECONDS:
-            fiber.state = State.BACKGROUND
+            fiber.state = BACKGROUND
             self._background.append(fiber)
         else:
-            fiber.state = State.READY
+            fiber.state = READY
             self._ready.append(fiber)
 
     def _is_rested(self, fiber: Fiber) -> bool:
-        now = time.monotonic()
+        now = time.perf_counter()
         return fiber.rests_until <= now or self._others_ran + ALONE_SECONDS < now
 
     def kill(self, fiber: Fiber, reason: PieError) -> None:
         """End a fiber in whatever state it is; `reason` becomes its outcome."""
-        if fiber.state is State.RUNNING:
+        if fiber.state is RUNNING:
             fiber.doomed = reason
         elif not fiber.finished:
             self._finish(fiber, reason)
 
     def run_ready(self, budget: float = 0.005) -> bool:
         """Run fibers until nothing is ready or `budget` seconds have passed. Returns whether work is left."""
-        deadline = time.perf_counter() + budget
+        self._moment = time.perf_counter()
         if self._resting and self._is_rested(self._resting[0]):
             fiber = self._resting.popleft()
-            fiber.state = State.BACKGROUND
+            fiber.state = BACKGROUND
             self._background.append(fiber)
         self._accounted = time.thread_time()
+        deadline = self._moment + budget
         self.host.engine.start_clock()
         try:
             while self._ready:
                 self._run(self._ready.popleft())
-                if time.perf_counter() >= deadline:
+                if self._moment >= deadline:
                     break
             while self._background:
                 self._run(self._background.popleft())
-                if self._ready or time.perf_counter() >= deadline:
+                if self._ready or self._moment >= deadline:
                     break
         finally:
             self.host.engine.stop_clock()
@@ -136,7 +136,7 @@ class Driver:
     def _run(self, fiber: Fiber) -> None:
         if fiber.finished:
             return
-        fiber.state = State.RUNNING
+        fiber.state = RUNNING
         self.host.current = fiber
         try:
             outcome = fiber.run_slice()
@@ -145,9 +145,7 @@ class Driver:
             outcome = to_error(exc)
         finally:
             self.host.current = None
-            now = time.thread_time()  # a system call: one for each slice, which has the driver's own share in it
-            self._account(fiber, now - self._accounted)
-            self._accounted = now
+            self._charge(fiber)
         if fiber.fault is not None and isinstance(outcome, InternalError):
             log.error("a host function failed", exc_info=fiber.fault)
         if outcome is None:
@@ -157,25 +155,39 @@ class Driver:
         elif fiber.parked is None:
             fiber.last_seconds = max(fiber.last_seconds, 2 * BUSY_SECONDS)
             self._queue(fiber)
-        elif fiber.parked.pending.done:
+        elif fiber.parked.done:
             self._queue(fiber)
         else:
-            fiber.state = State.PARKED
+            fiber.state = PARKED
 
-    def _account(self, fiber: Fiber, seconds: float) -> None:
-        fiber.cpu_seconds += seconds
-        fiber.last_seconds = seconds
-        if seconds > LONG_SECONDS:
-            fiber.long_seconds += seconds - LONG_SECONDS
-            if fiber.long_seconds > FREE_SECONDS:
-                self._rested_at = max(self._rested_at, time.monotonic()) + (seconds - LONG_SECONDS) * REST
-                fiber.rests_until = self._rested_at
+    def _charge(self, fiber: Fiber) -> None:
+        """Let it pay for its slice, which has the driver's own share in it. A short slice was hardly interrupted: it
+        pays by the clock, since to ask for processor time is a system call. What is over or under, long ones settle."""
+        now = time.perf_counter()
+        took = now - self._moment
+        self._moment = now
+        if took >= _LONG_SLICE:
+            accounted, self._accounted = self._accounted, time.thread_time()
+            took = max(0.0, self._accounted - accounted)
+        else:
+            self._accounted += took
+        fiber.cpu_seconds += took
+        fiber.last_seconds = took
+        if took > LONG_SECONDS:
+            self._send_to_rest(fiber, took - LONG_SECONDS)
         if not fiber.rests_until:
-            self._others_ran = time.monotonic()
+            self._others_ran = now
+
+    def _send_to_rest(self, fiber: Fiber, seconds: float) -> None:
+        """Its slice was so much too long."""
+        fiber.long_seconds += seconds
+        if fiber.long_seconds > FREE_SECONDS:
+            self._rested_at = max(self._rested_at, time.perf_counter()) + seconds * REST
+            fiber.rests_until = self._rested_at
 
     def _finish(self, fiber: Fiber, outcome: Outcome) -> None:
         self.fibers.discard(fiber)
-        if fiber.state is State.RESTING:
+        if fiber.state is RESTING:
             self._resting.remove(fiber)
         try:
             fiber.release()

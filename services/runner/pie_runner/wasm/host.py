@@ -10,7 +10,7 @@ from wasmtime.component import Linker
 
 from pie_runner.wasm import ffi
 from pie_runner.wasm.engine import WasmEngine
-from pie_runner.wasm.hostcall import HostTable, Parked, Pending, TooMuchError
+from pie_runner.wasm.hostcall import HostTable, Pending, TooMuchError
 from pie_runner.wasm.types import base_name
 from pie_runner.wasm.values import ROOM
 from pie_runner.wasm.wasi import shadowed_wasi
@@ -108,8 +108,11 @@ class _Entry:
                 answer = self._function(fiber)
             if isinstance(answer, Pending):
                 if not answer.done:
-                    return fiber.park(Parked(answer, self, results, error))
-                answer = _outcome(answer)
+                    answer.function = self
+                    answer.results = results
+                    answer.trap = error
+                    return fiber.park(answer)
+                answer = answer.answer()
         except PieError as exc:
             if not codec.answers_errors:
                 raise
@@ -124,11 +127,11 @@ class _Entry:
             self._write(codec.lower_result, answer, results, fiber)
         return 0
 
-    def resume(self, fiber: Fiber, parked: Parked) -> None:
+    def resume(self, fiber: Fiber, pending: Pending) -> None:
         """Write the answer of a call that waited. Raises what becomes the guest's trap."""
         codec = self._codec if fiber.program is self._program else self._codec_of(fiber.program)
         try:
-            answer = _outcome(parked.pending)
+            answer = pending.answer()
         except PieError as exc:
             if not codec.answers_errors:
                 raise
@@ -137,7 +140,7 @@ class _Entry:
             fiber.fault = self._fault(exc)
             raise
         if codec.lower_result is not None:
-            self._write(codec.lower_result, answer, parked.results, fiber)
+            self._write(codec.lower_result, answer, pending.results, fiber)
 
     def _codec_of(self, program: Program) -> Codec:
         self._codec = program.codecs[self._key]
@@ -155,9 +158,3 @@ class _Entry:
         fault = HostDefectError(f"host function {self._key[0]}#{self._key[1]}: {type(cause).__name__}: {cause}")
         fault.__cause__ = cause
         return fault
-
-
-def _outcome(pending: Pending) -> object:
-    if pending.error is not None:
-        raise pending.error
-    return pending.result if pending.convert is None else pending.convert(pending.result)

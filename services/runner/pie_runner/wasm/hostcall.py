@@ -68,6 +68,14 @@ class TooMuchError(Exception):
     already, and would again."""
 
 
+class Resumable(Protocol):
+    """A host function that knows how to write its answer later."""
+
+    def resume(self, fiber: Fiber, pending: Pending) -> None:
+        """Write the answer of a call that is parked with this function. Raises what becomes the guest's trap."""
+        ...
+
+
 class Pending:
     """The answer of a host function that is not known yet.
 
@@ -76,7 +84,14 @@ class Pending:
     When the fiber ends first, `on_abandon` is called instead (if given) so that the owner can forget the request.
     """
 
-    __slots__ = ("convert", "done", "error", "fiber", "on_abandon", "result")
+    __slots__ = ("convert", "done", "error", "fiber", "function", "on_abandon", "result", "results", "trap")
+
+    function: Resumable
+    """The call that waits for this answer; with the next two set when it is parked."""
+    results: int
+    """Where the answer goes (an address of the library)."""
+    trap: int
+    """Where an error of the host goes."""
 
     def __init__(self, fiber: Fiber, on_abandon: Callable[[], None] | None = None) -> None:
         self.fiber = fiber
@@ -101,6 +116,12 @@ class Pending:
             self.error = error
             self.fiber.wake()
 
+    def answer(self) -> object:
+        """What the call returns, once it is done. Raises the error that it was answered with."""
+        if self.error is not None:
+            raise self.error
+        return self.result if self.convert is None else self.convert(self.result)
+
     def abandon(self) -> None:
         """The fiber is gone: nobody will read the answer. One that has come, and is a resource, is closed."""
         if not self.done:
@@ -112,23 +133,6 @@ class Pending:
         self.result = None
         if isinstance(answer, HostResource):
             answer.close()
-
-
-class Resumable(Protocol):
-    """A host function that knows how to write its answer later."""
-
-    def resume(self, fiber: Fiber, parked: Parked) -> None:
-        """Write the answer of `parked.pending`. Raises what becomes the guest's trap."""
-        ...
-
-
-class Parked(NamedTuple):
-    """A host call that waits for its answer: where that goes, and where an error goes (addresses of the library)."""
-
-    pending: Pending
-    function: Resumable
-    results: int
-    error: int
 
 
 HostFunction = Callable[..., object]

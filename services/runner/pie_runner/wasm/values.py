@@ -273,6 +273,8 @@ def _lift_numbers(name: str) -> Lift:
 
     def lift(at: int, handles: Handles) -> list[Any]:
         size = memory.u64[at + PAYLOAD >> 3]
+        if size == 1:
+            return [view[memory.u64[at + PAYLOAD + 8 >> 3] + PAYLOAD >> shift]]
         handles.take(size * NUMBER_COST)
         return view[_slice(memory.u64[at + PAYLOAD + 8 >> 3], size, shift)].tolist() if size else []
 
@@ -296,8 +298,12 @@ def _items(value: Iterable[Any], typecode: str) -> memoryview[Any]:
 def _lower_numbers(name: str) -> Lower:
     kind, typecode, view, shift = _NUMBERS[name]
     raw = bytes([kind])
+    item = _lower_prim(name)
 
-    def lower(value: Any, at: int, _: Handles) -> None:
+    def lower(value: Any, at: int, handles: Handles) -> None:
+        if len(value) == 1 and value.__class__ is list:  # an answer of `wait-any`, as a rule
+            item(value[0], ffi.new_list(at, 1), handles)
+            return
         numbers = _items(value, typecode)
         size = len(numbers)
         data = ffi.new_list(at, size)
