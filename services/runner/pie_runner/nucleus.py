@@ -22,11 +22,11 @@ LEAST = 8192
 
 ERROR = 2.0**-17
 """Of an estimate."""
-_COLUMN = 32
+_COLUMN = 16
 """Tokens that are summed in float32."""
-_SUM_ERROR = 2.0**-19
-"""Of such a sum, by 31 roundings."""
-_TOPS = 768
+_SUM_ERROR = 2.0**-20
+"""Of such a sum, by 15 roundings."""
+_TOPS = 1024
 """As many tokens tell where a nucleus ends."""
 _BELOW = np.float32(1.0 - 2.0**-10)
 """Tokens that are estimated to be slightly lighter than the last one that is likely to be kept may be heavier."""
@@ -54,7 +54,7 @@ def nucleus(values: Floats, factor: np.float32, share: float) -> Nucleus | None:
     weights = weights_of(values[places], largest, factor)
     order = ranked(weights, np.arange(len(weights)))
     held = weights[order].cumsum()
-    tail = total - float(estimates[places].sum(dtype=np.float64))
+    tail = total - float(np.add.reduce(estimates[places], dtype=np.float64))
     bounds = _bounds(int(held[-1]), tail, tail * ERROR + total * _SUM_ERROR, len(values))
     if held[-1] < goal(bounds[1], share):
         return None
@@ -85,17 +85,19 @@ def _columns(row: Floats) -> Floats:
 
 def _sum(estimates: Floats) -> float:
     columns = _columns(estimates)
-    total = float(columns.sum(axis=0).sum(dtype=np.float64))
-    return total + float(estimates[columns.size :].sum(dtype=np.float64))
+    total = float(np.add.reduce(np.add.reduce(columns), dtype=np.float64))
+    if columns.size < len(estimates):
+        total += float(np.add.reduce(estimates[columns.size :], dtype=np.float64))
+    return total
 
 
 def _cut(estimates: Floats, needed: float) -> np.float32:
     """Tokens with estimates from there on are likely to hold what is needed. They do if the largest ones of columns do,
     which are some of them."""
-    tops = _columns(estimates).max(axis=0)
+    tops = np.maximum.reduce(_columns(estimates))
     tops.sort()
     first = tops[: -_TOPS - 1 : -1]
-    at = 1 + int(first.cumsum().searchsorted(needed))
+    at = 1 + int(first.cumsum().searchsorted(np.float32(needed)))
     return np.float32(first[min(at, len(first) - 1)] * _BELOW)
 
 
