@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 
@@ -35,8 +34,6 @@ def main(**flags: object) -> None:
     except PieError as exc:
         structlog.get_logger("pie.runner").error("cannot run", code=exc.code, reason=exc.message)
         sys.exit(1)
-    gc.collect()
-    gc.freeze()  # modules and tables live as long as the process: collections look at programs only
     try:
         service.run()
     finally:
