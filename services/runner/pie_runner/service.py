@@ -137,10 +137,14 @@ class RunnerService:
         self._disk.drain()
         self.core.tick()
         if self._driver.has_work:
-            self._driver.run_ready(self._budget)
+            self._driver.run_ready(self._budget, self._send)
         self.core.flush(busy=self._driver.has_work)
         self._hub.progress += 1
         self.core.observe_lag(self._clock() - began)
+
+    def _send(self) -> None:
+        self.core.flush(busy=True)
+        self._transport.flush()
 
     def close(self) -> None:
         """Release everything."""

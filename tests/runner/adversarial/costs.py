@@ -37,8 +37,11 @@ def name_of(module: str, function: str) -> str:
     return f"{interface}/{rest}" + (".new" if kind == "[constructor" else "")
 
 
-def program(case: Case) -> bytes:
-    """`before`, a rest, `call`, a rest: what runs between the two rests is the call."""
+def program(case: Case, *, endless: bool = False) -> bytes:
+    """`before`, a rest, `call`, a rest: what runs between the two rests is the call. `endless`: it calls for ever."""
+    call = case.call
+    if endless:
+        call = f"(loop $for_ever (global.set $top (i32.const {_HEAP})) {call} (br $for_ever))"
     lines: list[str] = []
     for module, function, params, results in imports():
         takes = f"(param {' '.join(params)})" if params else ""
@@ -80,7 +83,7 @@ def program(case: Case) -> bytes:
     (global.set $model (call $made))
     {case.before}
     (call $rest)
-    {case.call}
+    {call}
     (call $rest)
     (i32.store8 (i32.const 512) (i32.const 0))
     (i32.store (i32.const 516) (i32.const 528))
@@ -93,7 +96,8 @@ def _bytes(text: bytes) -> str:
     return "".join(f"\\{byte:02x}" for byte in text)
 
 
-def _data(at: int, text: bytes) -> str:
+def segment(at: int, text: bytes) -> str:
+    """These bytes at an address of the guest's memory."""
     return f'(data (i32.const {at}) "{_bytes(text)}")'
 
 
@@ -116,7 +120,7 @@ def filled(pattern: bytes, size: int, head: bytes = b"", tail: bytes = b"", at: 
     middle = (size - len(head) - len(tail)) // len(pattern) * len(pattern)
     start = at + len(head)
     place = TAIL if at == BUF else TAIL + 32768
-    data = _data(at, head + pattern) + (_data(place, tail) if tail else "")
+    data = segment(at, head + pattern) + (segment(place, tail) if tail else "")
     before = f"(call $repeat (i32.const {start}) (i32.const {len(pattern)}) (i32.const {middle}))"
     if tail:
         before += f"(memory.copy (i32.const {start + middle}) (i32.const {place}) (i32.const {len(tail)}))"
@@ -131,7 +135,7 @@ def numbers(count: int, at: int = BUF, values: tuple[int, ...] = (5, 900, 17, 30
 
 def short(text: str) -> tuple[str, str]:
     """(data, given) of a name."""
-    return _data(NAME, text.encode()), f"(i32.const {NAME}) (i32.const {len(text)})"
+    return segment(NAME, text.encode()), f"(i32.const {NAME}) (i32.const {len(text)})"
 
 
 def taking(function: str, argument: Argument, before: str = "", behind: str = f"(i32.const {RET})") -> Case:
@@ -327,8 +331,8 @@ def _draws(count: int) -> Case:
 _PROBE = struct.pack("<IIfI", 0, 0, 0.0, 0)
 _SOFT = struct.pack("<IIfI", 0, 2, 0.5, 0)
 CASES["forward/execute draws"] = _draws(1024)
-CASES["forward/execute 64 rows"] = _execute(f"(i32.const {BUF})", 60, _data(BUF, _PROBE * 60))
-CASES["forward/execute distribution"] = _execute(f"(i32.const {BUF})", 1, _data(BUF, _SOFT))
+CASES["forward/execute 64 rows"] = _execute(f"(i32.const {BUF})", 60, segment(BUF, _PROBE * 60))
+CASES["forward/execute distribution"] = _execute(f"(i32.const {BUF})", 1, segment(BUF, _SOFT))
 CASES["http/send"] = Case(
     f"(call $http/send (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const {BUF}) "
     f"(i32.const {MOST_ITEMS // 3}) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) "

@@ -22,11 +22,11 @@ BUSY_SECONDS = 0.002
 """Who ran longer than that at a time waits in the background, also when it is woken."""
 LONG_SECONDS = 0.015
 """Of processor time in one slice: longer ones have a host call in them that could not be cut."""
-REST = 100
+REST = 50
 """For so many times as long as slices were too long, none of those who had such slices runs: about one in a hundred of
 others' steps meets a long one."""
-FREE_SECONDS = 0.5
-"""So much too long a fiber's slices may be in its whole life: calls with large files are."""
+FREE_SECONDS = 0.1
+"""So much too long a fiber's slices may be in its whole life: a call with a large file is."""
 ALONE_SECONDS = 1.0
 """Nobody rests if no other fiber has run for so long."""
 
@@ -110,8 +110,11 @@ class Driver:
         elif not fiber.finished:
             self._finish(fiber, reason)
 
-    def run_ready(self, budget: float = 0.005) -> bool:
-        """Run fibers until nothing is ready or `budget` seconds have passed. Returns whether work is left."""
+    def run_ready(self, budget: float = 0.005, before_background: Callable[[], None] | None = None) -> bool:
+        """Run fibers until nothing is ready or `budget` seconds have passed. Returns whether work is left.
+
+        `before_background` sends what those who were woken have to send, before those that compute hold it up.
+        """
         self._moment = time.perf_counter()
         if self._resting and self._is_rested(self._resting[0]):
             fiber = self._resting.popleft()
@@ -119,12 +122,15 @@ class Driver:
             self._background.append(fiber)
         self._accounted = time.thread_time()
         deadline = self._moment + budget
+        some_ran = bool(self._ready)
         self.host.engine.start_clock()
         try:
             while self._ready:
                 self._run(self._ready.popleft())
                 if self._moment >= deadline:
                     break
+            if some_ran and self._background and before_background is not None:
+                before_background()
             while self._background:
                 self._run(self._background.popleft())
                 if self._ready or self._moment >= deadline:
