@@ -25,8 +25,8 @@ LONG_SECONDS = 0.015
 REST = 50
 """For so many times as long as slices were too long, none of those who had such slices runs: about one in a hundred of
 others' steps meets a long one."""
-FREE_SECONDS = 0.1
-"""So much too long a fiber's slices may be in its whole life: a call with a large file is."""
+FREE_SLICES = 3
+"""So many slices of a fiber may be too long in its whole life: with large files they are, and by chance."""
 ALONE_SECONDS = 1.0
 """Nobody rests if no other fiber has run for so long."""
 
@@ -186,8 +186,8 @@ class Driver:
 
     def _send_to_rest(self, fiber: Fiber, seconds: float) -> None:
         """Its slice was so much too long."""
-        fiber.long_seconds += seconds
-        if fiber.long_seconds > FREE_SECONDS:
+        fiber.long_slices += 1
+        if fiber.long_slices > FREE_SLICES:
             self._rested_at = max(self._rested_at, time.perf_counter()) + seconds * REST
             fiber.rests_until = self._rested_at
 

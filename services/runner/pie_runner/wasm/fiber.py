@@ -106,8 +106,8 @@ class Fiber:
         """Processor time used."""
         self.last_seconds = 0.0
         """The same in its last slice."""
-        self.long_seconds = 0.0
-        """By how much its slices were too long, all together."""
+        self.long_slices = 0
+        """How many were too long."""
         self.rests_until = 0.0
         """When it may run next, by `time.perf_counter`; 0 unless it ever had to rest."""
         self.limits = limits
