@@ -72,6 +72,7 @@ def homes(caller: Caller, scope: Scope, count: int) -> set[str]:
     return set(eventually(f"{count} processes of {scope.tenant}", look))
 
 
+@pytest.mark.slow
 def test_each_is_where_it_may_be_also_after_a_death(stack: Stack, caller: Caller):
     for scope in (LOCAL, ACME, LOCAL, ACME):
         launch(caller, "e2e-family", scope)

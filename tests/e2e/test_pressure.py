@@ -10,6 +10,7 @@ PROMPTS = [f"{number} green bottles are standing on the wall, and" for number in
 TOKENS = 40
 
 
+@pytest.mark.slow
 def test_sixteen_generations_in_a_pool_for_three(request: pytest.FixtureRequest, kind: str):
     big: Stack = request.getfixturevalue(kind)
     with big.client() as client:

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 
+import pytest
 from e2e_stack import Stack, eventually
 from generations import PROMPTS, Generations
 
@@ -13,6 +14,7 @@ STOPPED = 10.0
 SEEN_WITHIN = 4.0
 
 
+@pytest.mark.slow
 def test_sigstop(stack: Stack):
     engine = stack.services()["engine-0"]
     with stack.client() as client:

@@ -120,6 +120,7 @@ def test_a_grammar_that_takes_too_long_is_refused():
         assert compiled(impatient, "regex", "a").error is None
         assert impatient.process is not None
         os.kill(impatient.process, signal.SIGSTOP)
+        os.waitid(os.P_PID, impatient.process, os.WSTOPPED | os.WNOWAIT)  # before it can answer
         error = compiled(impatient, "regex", "b").error
         assert isinstance(error, TooLarge)
         assert compiled(impatient, "regex", "c").error is None

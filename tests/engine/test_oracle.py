@@ -107,6 +107,7 @@ def test_stream_alone(oracle, real):
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.slow
 def test_stream_batched(oracle, real):
     runs = [real.open_run(real.create(ids), COUNT) for ids in oracle.prompts]
     real.settle()
