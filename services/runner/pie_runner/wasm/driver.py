@@ -23,8 +23,8 @@ BUSY_SECONDS = 0.002
 LONG_SECONDS = 0.015
 """Of processor time in one slice: longer ones have a host call in them that could not be cut."""
 REST = 50
-"""For so many times as long as slices were too long, none of those who had such slices runs: about one in a hundred of
-others' steps meets a long one."""
+"""For so many times as long as slices were too long, none of those who had such slices runs: few of others' steps meet
+one."""
 FREE_SLICES = 3
 """So many slices of a fiber may be too long in its whole life: with large files they are, and by chance."""
 ALONE_SECONDS = 1.0
