@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import statistics
 import time
+from pathlib import Path
 
 from pie_wire.errors import InternalError
 
@@ -18,6 +19,8 @@ _LIVE = {"tiny": (5_000, 20_000), "quickjs": (3_000, 8_000), "python": (1_000, 2
 _MEMORY = {"tiny": (0.08, 0.05), "quickjs": (0.4, 0.3), "python": (6.0, 4.0)}
 _SPARE_MB = 2048
 """Left to the rest of the machine when programs are counted."""
+_SPARE_MAPS = 5000
+"""Mappings left to the rest of the process: one without any cannot even allocate."""
 _BURST = 50
 
 
@@ -51,7 +54,8 @@ def launch(stand: Stand, name: str, rounds: int) -> list[Figure]:
 def live(stand: Stand, name: str) -> list[Figure]:
     """Programs that are blocked in a host call at the same time, and the memory of each.
 
-    Launches until the wanted number is there or the machine's memory is nearly used up; whichever it was is the note.
+    Launches until the wanted number is there, or memory or the mappings of a process are nearly used up; whichever it
+    was is the note.
     """
     guest = stand.guest(name)
     warm = [stand.launch(guest, Work(waits=1)) for _ in range(_BURST)]
@@ -67,6 +71,9 @@ def live(stand: Stand, name: str) -> list[Figure]:
         if available_mb() < _SPARE_MB:
             bound = f"the machine's memory: {_SPARE_MB} MB are left to others"
             break
+        if maps() > most_maps() - _SPARE_MAPS:
+            bound = f"vm.max_map_count = {most_maps()}: each program has mappings for its stack, memory and code"
+            break
         lives += [stand.launch(guest, Work(waits=1)) for _ in range(_BURST)]
         stand.drive()
     each = (own_mb() - before) / len(lives)
@@ -81,6 +88,17 @@ def live(stand: Stand, name: str) -> list[Figure]:
         Figure(f"live-programs.{name}", len(lives), "programs", must, wanted, note=bound),
         Figure(f"memory-mb.{name}", each, "MB", memory_must, memory_wanted, note=note),
     ]
+
+
+def maps() -> int:
+    """Mappings of this process."""
+    with open("/proc/self/maps", "rb") as file:  # noqa: PTH123 - a kernel interface, not a file
+        return sum(1 for _ in file)
+
+
+def most_maps() -> int:
+    """Mappings that a process may have."""
+    return int(Path("/proc/sys/vm/max_map_count").read_text())
 
 
 def own_mb() -> float:
