@@ -15,7 +15,7 @@ from pie_runner.decoding.turns import adapted
 from pie_runner.host import checks
 from pie_runner.host.methods import method, reading
 from pie_runner.host.model import ModelHandle
-from pie_runner.host.offloaded import offloaded, tokens_of
+from pie_runner.host.offloaded import now_or_offloaded, tokens_of
 from pie_runner.tokenizers import INLINE_CHARACTERS
 from pie_runner.wasm.hostcall import HostFunction, Pending
 
@@ -34,9 +34,7 @@ def render(fiber: Fiber, handle: ModelHandle, messages: str, tools: str | None, 
     checks.text(messages, "messages", checks.MAX_MESSAGES)
     checks.text(tools or "", "tools", checks.MAX_TOOLS)
     work = partial(_rendered, handle.model, messages, tools, cue)
-    if len(messages) + len(tools or "") <= INLINE_CHARACTERS:
-        return work()
-    return offloaded(fiber, work)
+    return now_or_offloaded(fiber, work, is_short=len(messages) + len(tools or "") <= INLINE_CHARACTERS)
 
 
 def _rendered(model: Model, messages: str, tools: str | None, cue: bool) -> list[int]:
@@ -94,14 +92,13 @@ def reply(_fiber: Fiber, talk: Conversation, tokens: Sequence[int]) -> None:
 
 
 def _spoken(fiber: Fiber, talk: Conversation, speak: Callable[[], str], size: int = 0) -> list[int] | Pending:
-    """Tokens of what a turn adds. All of the conversation is rendered for it: if it is long, beside the loop. Nobody
-    else has it then, as the only one who could call is parked."""
+    """Tokens of what a turn adds. All of the conversation is rendered for it: if it is long, beside the loop."""
     talk.weight += TURN_WEIGHT + size
 
     def work() -> list[int]:
         return tokens_of(talk.model.tokenizer, speak())
 
-    return work() if talk.weight <= INLINE_CHARACTERS else offloaded(fiber, work)
+    return now_or_offloaded(fiber, work, is_short=talk.weight <= INLINE_CHARACTERS)
 
 
 def _list_of_objects(text: str, what: str) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from pie_runner.decoding.decoder import Decoder
 from pie_runner.host import checks
 from pie_runner.host.methods import method
 from pie_runner.host.model import ModelHandle
-from pie_runner.host.offloaded import offloaded
+from pie_runner.host.offloaded import now_or_offloaded
 from pie_runner.wasm.hostcall import Case, HostFunction, Pending
 
 if TYPE_CHECKING:
@@ -67,9 +67,7 @@ def feed(fiber: Fiber, decoder: Decoder, tokens: Sequence[int]) -> list[Case] | 
     if len(tokens) > MAX_TOKENS:
         raise TooLarge(f"a decoder takes at most {MAX_TOKENS} tokens at once, not {len(tokens)}: feed it in parts")
     given = checks.plain(tokens)
-    if len(given) <= INLINE_TOKENS:
-        return decoder.feed(given)
-    return offloaded(fiber, lambda: decoder.feed(given))  # nobody else has it: the only one who could call is parked
+    return now_or_offloaded(fiber, lambda: decoder.feed(given), is_short=len(given) <= INLINE_TOKENS)
 
 
 def format_of(_fiber: Fiber, handle: ModelHandle) -> ToolFormat:

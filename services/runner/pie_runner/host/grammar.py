@@ -14,7 +14,7 @@ from pie_runner.host import checks
 from pie_runner.host.generation import GrammarSource, grammar_of
 from pie_runner.host.methods import method, reading
 from pie_runner.host.model import ModelHandle
-from pie_runner.host.offloaded import offloaded
+from pie_runner.host.offloaded import now_or_offloaded
 from pie_runner.process import process_of
 from pie_runner.wasm.hostcall import HostFunction, Ok, Pending
 
@@ -48,15 +48,12 @@ def matcher_of(fiber: Fiber, grammar: Grammar) -> Matcher:
 def accept(fiber: Fiber, matcher: Matcher, tokens: Sequence[int]) -> Ok | Pending:
     """Go on with tokens."""
     plain = checks.plain(tokens)
-    if len(plain) > INLINE_TOKENS:
-        return offloaded(fiber, lambda: Ok(matcher.accept(plain)))
-    matcher.accept(plain)
-    return Ok()
+    return now_or_offloaded(fiber, lambda: Ok(matcher.accept(plain)), is_short=len(plain) <= INLINE_TOKENS)
 
 
 def mask(fiber: Fiber, matcher: Matcher) -> str | Pending:
     """What may follow."""
-    return offloaded(fiber, lambda: _mask(matcher)) if matcher.is_slow else _mask(matcher)
+    return now_or_offloaded(fiber, lambda: _mask(matcher), is_short=not matcher.is_slow)
 
 
 def rollback(_fiber: Fiber, matcher: Matcher, tokens: int) -> Ok:

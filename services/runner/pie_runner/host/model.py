@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pie_wire.errors import PieError, TooLarge
@@ -10,7 +11,7 @@ from pie_wire.errors import PieError, TooLarge
 from pie_runner.detokenizer import Detokenizer
 from pie_runner.host import checks
 from pie_runner.host.methods import method, reading
-from pie_runner.host.offloaded import encoded, offloaded
+from pie_runner.host.offloaded import encoded, now_or_offloaded
 from pie_runner.models import Model
 from pie_runner.process import process_of
 from pie_runner.tokenizers import Tokenizer
@@ -73,9 +74,8 @@ def decode(fiber: Fiber, handle: TokenizerHandle, ids: Sequence[int], skip_speci
     """Text of ids, now if they are few."""
     plain = checks.plain(ids)
     handle.tokenizer.check(plain)
-    if len(plain) <= INLINE_TOKENS:
-        return handle.tokenizer.decode(plain, skip_special=skip_special)
-    return offloaded(fiber, lambda: handle.tokenizer.decode(plain, skip_special=skip_special))
+    work = partial(handle.tokenizer.decode, plain, skip_special=skip_special)
+    return now_or_offloaded(fiber, work, is_short=len(plain) <= INLINE_TOKENS)
 
 
 def feed(fiber: Fiber, decoder: Detokenizer, ids: Sequence[int]) -> str | Pending:
@@ -83,9 +83,7 @@ def feed(fiber: Fiber, decoder: Detokenizer, ids: Sequence[int]) -> str | Pendin
     if len(ids) > MAX_FED:
         raise TooLarge(f"a detokenizer takes at most {MAX_FED} tokens at once, not {len(ids)}: feed it in parts")
     plain = checks.plain(ids)
-    if len(plain) <= INLINE_TOKENS:
-        return decoder.feed(plain)
-    return offloaded(fiber, lambda: decoder.feed(plain))  # nobody else has it: the only one who could call is parked
+    return now_or_offloaded(fiber, lambda: decoder.feed(plain), is_short=len(plain) <= INLINE_TOKENS)
 
 
 FUNCTIONS: Mapping[str, HostFunction] = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from pie_wire.errors import TooLarge
 
@@ -14,6 +14,8 @@ from pie_runner.wasm.hostcall import Pending
 
 if TYPE_CHECKING:
     from pie_runner.wasm.fiber import Fiber
+
+T = TypeVar("T")
 
 MAX_ENCODED = 1 << 18
 """Tokens that one call returns: the loop stands still while they are handed over."""
@@ -34,11 +36,15 @@ def offloaded(fiber: Fiber, work: Callable[[], object], offload: Offload | None 
     return pending
 
 
+def now_or_offloaded(fiber: Fiber, work: Callable[[], T], *, is_short: bool) -> T | Pending:
+    """The result of `work`: now if that is short, else from a worker thread. What only the program of this fiber has is
+    nobody else's meanwhile, for it is parked."""
+    return work() if is_short else offloaded(fiber, work)
+
+
 def encoded(fiber: Fiber, tokenizer: Tokenizer, text: str) -> list[int] | Pending:
     """Ids of a text, now if it is short."""
-    if len(text) <= INLINE_CHARACTERS:
-        return tokens_of(tokenizer, text)
-    return offloaded(fiber, lambda: tokens_of(tokenizer, text))
+    return now_or_offloaded(fiber, lambda: tokens_of(tokenizer, text), is_short=len(text) <= INLINE_CHARACTERS)
 
 
 def tokens_of(tokenizer: Tokenizer, text: str) -> list[int]:
