@@ -26,6 +26,10 @@ class Shares:
         self.taken += amount
         return True
 
+    def taker(self, owner: str) -> str | None:
+        """Take one for an owner. The owner, or None if it gets none: how `Lines.take` asks."""
+        return owner if self.take(owner) else None
+
     def give_back(self, owner: str, amount: int = 1) -> None:
         """What it took and needs no longer.
 

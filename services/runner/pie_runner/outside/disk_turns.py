@@ -38,7 +38,7 @@ class DiskTurns:
         return offload
 
     def _begin(self) -> None:
-        while (next_one := self._lines.take(self._thread)) is not None:
+        while (next_one := self._lines.take(self._shares.taker)) is not None:
             self._run(*next_one)
 
     def _run(self, work: _Work, tenant: str) -> None:
@@ -48,6 +48,3 @@ class DiskTurns:
             work.then(result, error)
 
         self._offload(work.do, ended)
-
-    def _thread(self, tenant: str) -> str | None:
-        return tenant if self._shares.take(tenant) else None

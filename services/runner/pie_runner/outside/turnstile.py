@@ -45,12 +45,9 @@ class Turnstile:
 
     def _leave(self, tenant: str) -> None:
         self._shares.give_back(tenant)
-        while (admitted := self._lines.take(self._place)) is not None:
+        while (admitted := self._lines.take(self._shares.taker)) is not None:
             turn, owner = admitted
             if turn.done():  # it has just been cancelled
                 self._shares.give_back(owner)
             else:
                 turn.set_result(None)
-
-    def _place(self, tenant: str) -> str | None:
-        return tenant if self._shares.take(tenant) else None
