@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from pie_wire import logs
+from pie_wire import garbage, logs
 from pie_wire.errors import PieError, Unsupported
 
 from pie_runner.bench import calls, launches, sampling
@@ -62,6 +62,7 @@ def measure(name: str, rounds: int, built: Path | None) -> None:
         raise click.ClickException(f"there is no measurement {name}; `list` shows them")
     try:
         with stand(built) as bench:
+            garbage.settle()  # as the service does once it has started; this process is for one measurement
             _print({"figures": [asdict(figure) for figure in chosen(bench, rounds)], "skipped": ""})
     except Unsupported as exc:
         _print({"figures": [], "skipped": exc.message})

@@ -10,7 +10,6 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pie_wire import garbage
 from pie_wire.errors import InternalError, PeerLost, PieError, Terminated
 from pie_wire.hub import Hub, Scope
 from pie_wire.messages.common import ProgramRef
@@ -121,7 +120,6 @@ class Stand:
         """The guest of this maker, compiled once."""
         if maker not in self._guests:
             self._guests[maker] = maker(self.wasm, self._folder)
-            garbage.settle()  # as the service does once it has started
         return self._guests[maker]
 
     def launch(self, guest: Guest, work: Work | Sampling) -> Life:
