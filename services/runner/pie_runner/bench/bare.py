@@ -70,9 +70,8 @@ class _Program:
         self.ids: list[int] = []
         self.results = 0
         self._lower = lowerer(_IDS)
-        limits, ignored = Limits(), Tail(None)
-        bounds = (limits.memory_bytes, limits.table_elements, limits.instances, limits.tables, limits.memories)
-        self._store = ffi.Store(engine.address, bounds, (ignored, ignored))
+        ignored = Tail(None)
+        self._store = ffi.Store(engine.address, Limits().of_store, (ignored, ignored))
         self._context = self._store.context
         ffi.set_slice(self._context, SLICE_TICKS)
         ffi.yield_at_deadline(self._context, SLICE_TICKS)

@@ -57,8 +57,8 @@ class Ledger:
         now, count = time.time(), self._count
         if count is None or count.boot != _boot() or not 0 <= now - count.at < younger_than:
             size, entries = self._recount()
-            self._write(Count(size, entries, now, _boot()))
-            return Count(size, entries, now, _boot())
+            count = Count(size, entries, now, _boot())
+            self._write(count)
         return count
 
     @contextmanager

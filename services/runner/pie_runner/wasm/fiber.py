@@ -36,6 +36,11 @@ class Limits:
     tables: int = 64
     memories: int = 8
 
+    @property
+    def of_store(self) -> tuple[int, int, int, int, int]:
+        """In the order that `ffi.Store` takes."""
+        return self.memory_bytes, self.table_elements, self.instances, self.tables, self.memories
+
 
 class State(Enum):
     """Where a fiber is. `READY`, `BACKGROUND` and `RESTING` are the driver's queues."""
@@ -114,8 +119,7 @@ class Fiber:
         self._text = text
         self._stderr = Tail(None if on_output is None else lambda raw: on_output(self, "stderr", raw))
         stdout = Tail(None if on_output is None else lambda raw: on_output(self, "stdout", raw))
-        bounds = (limits.memory_bytes, limits.table_elements, limits.instances, limits.tables, limits.memories)
-        self._store = ffi.Store(driver.host.engine.address, bounds, (stdout, self._stderr))
+        self._store = ffi.Store(driver.host.engine.address, limits.of_store, (stdout, self._stderr))
         self._context = self._store.context
         ffi.set_slice(self._context, SLICE_TICKS)
         ffi.yield_at_deadline(self._context, SLICE_TICKS)

@@ -9,6 +9,7 @@ import structlog
 
 from pie_runner.wasm import ffi
 from pie_runner.wasm.hostcall import HostResource, TooMuchError
+from pie_runner.wasm.values import ROOM_IN_WORDS
 
 log = structlog.get_logger()
 
@@ -50,9 +51,7 @@ class ResourceTable:
         """The call passes lists of this cost. Raises TooMuchError."""
         self.room -= room
         if self.room < 0:
-            raise TooMuchError(
-                "one call passes at most 262,144 numbers, 2 MiB as a list of bytes, or 8,192 elements of other lists"
-            )
+            raise TooMuchError(ROOM_IN_WORDS)
 
     def drop(self, rep: int) -> None:
         """The guest dropped its handle."""

@@ -59,7 +59,11 @@ BYTES_FOR_ONE = 4
 NUMBER_COST = 2
 ITEM_COST = 64
 ROOM = 1 << 19
-"""2 MiB as `list<u8>`, 262,144 numbers, 8,192 elements of other kinds: about 30 ms."""
+"""About 30 ms."""
+ROOM_IN_WORDS = (
+    f"one call passes at most {ROOM // NUMBER_COST:,} numbers, {ROOM * BYTES_FOR_ONE >> 20} MiB as a list of bytes, "
+    f"or {ROOM // ITEM_COST:,} elements of other lists"
+)
 
 Lift = Callable[[int, Handles], Any]
 Lower = Callable[[Any, int, Handles], None]
