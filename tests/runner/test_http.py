@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import trustme
+from http_programs import allowing, ask, finish
 from pie_runner.outside.http_client import PIECE, WINDOW, HttpSettings
 from pie_runner.testing import CallError
 from pie_wire.capabilities import Capabilities, Grants
@@ -30,16 +31,6 @@ def web() -> Iterator[Web]:
 @pytest.fixture
 def world(bare_world: World) -> World:
     return bare_world
-
-
-def allowing(*patterns: str, granted: tuple[str, ...] | None = None) -> Capabilities:
-    return Capabilities(Grants(http=list(patterns)), Grants(http=list(patterns if granted is None else granted)))
-
-
-def ask(url: str, **fields: Any) -> Any:
-    body = fields.pop("body", None)
-    record = {"method": "GET", "headers": [], "timeout": None, "redirects": 0} | fields
-    return SimpleNamespace(url=url, body=None if body is None else base64.b64encode(body).decode(), **record)
 
 
 async def fetched(api: Any, record: Any) -> dict[str, Any]:
@@ -68,10 +59,6 @@ def run(world: World, *records: Any, capabilities: Capabilities, pid: str = "p1"
     assert last.kind == "return", last
     results = json.loads(last.text)
     return results[0] if len(results) == 1 else results
-
-
-def finish(world: World, pid: str = "p1", seconds: float = 15.0) -> None:
-    world.run_in_real_time(lambda: world.ended(pid), seconds)
 
 
 def test_a_request_reaches_the_server_as_it_was_written(world: World, web: Web):

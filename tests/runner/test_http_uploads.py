@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from http_programs import allowing, ask, finish
 from pie_runner.outside.http_client import HttpSettings
 from pie_runner.outside.uploads import ROOM
 from pie_runner.testing import CallError
 from pie_wire.messages.runner import Kill
 from runner_world import World
-from test_http import allowing, ask, finish
 from web_server import Web, serving, wait_for
 
 HERE = allowing("127.0.0.1:*")
