@@ -9,6 +9,8 @@ from typing import Any
 
 import pie_zmq
 import pytest
+from pie_wire.messages.client import ProcessEvents
+from pie_wire.messages.common import Event
 from pie_zmq import AsyncClient, Client
 from pie_zmq.artifact import Artifact
 from pie_zmq.errors import (
@@ -121,6 +123,21 @@ async def test_reading_can_stop_and_go_on(fake: FakePie, client: AsyncClient):
             break
 
     assert [e.text async for e in process.events() if e.kind == "message"] == ["5", "6", "7", "8", "9"]
+
+
+@scenario
+async def test_events_whose_columns_differ_are_not_taken(fake: FakePie, client: AsyncClient):
+    process = await client.launch("echo")
+    (peer,) = {held.reader for held in fake._processes.values()}
+    assert peer is not None
+    forged = [Event(2, "message", "forged")]
+
+    for pids, counts in (([process.pid], [2]), ([process.pid], [1, 0]), ([process.pid, "b" * 32], [1])):
+        fake.hub.send(peer, ProcessEvents(pids, counts, forged))
+    await process.signal("stop")
+
+    assert [(e.seq, e.kind) async for e in process.events()] == [(1, "started"), (2, "return")]
+    assert await process.result() == []
 
 
 @scenario

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from gateway_world import FakeClient, FakeRunner, World
+from gateway_world import GATEWAY, FakeClient, FakeRunner, World
 from pie_gateway.attachment import WINDOW_EVENTS
 from pie_gateway.process_index import NUMBERS_EVERY
 from pie_gateway.streams import CREDIT_EVERY, HURRY_BYTES
 from pie_wire.errors import BadField, Gone, NotFound
 from pie_wire.messages.common import Event
-from pie_wire.messages.gateway import Announce, Attach, Detach, Events, ListProcesses, RunningProcess
+from pie_wire.messages.gateway import AckEvents, Announce, Attach, Detach, Events, ListProcesses, RunningProcess
 from pie_wire.messages.runner import Credit
 
 
@@ -63,6 +63,24 @@ def test_a_client_that_does_not_acknowledge_gets_one_window_and_the_rest_later(
 
     assert client.seqs(pid) == list(range(1, 3002))
     assert runner.processes[pid].consumed == 3001
+
+
+def test_acknowledgements_whose_columns_differ_count_for_nothing(world: World, runner: FakeRunner, client: FakeClient):
+    client.acks = False
+    pid = client.launch()
+    runner.emit(pid, "message", "one")
+    world.run()
+    peer = client.hub.peer(GATEWAY)
+    assert peer is not None
+
+    client.hub.send(peer, AckEvents([pid], [1, 2]))
+    client.hub.send(peer, AckEvents([pid, pid], [2]))
+    world.run()
+    assert runner.processes[pid].consumed == 0
+
+    client.ack(pid, 2)
+    world.run()
+    assert runner.processes[pid].consumed == 2
 
 
 def test_the_window_counts_bytes_too(world: World, runner: FakeRunner, client: FakeClient):
