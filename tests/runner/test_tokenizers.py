@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -129,3 +131,20 @@ def test_nothing_heavy_is_imported():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
 
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("direction", ["encode", "decode"])
+def test_other_threads_go_on_while_a_long_text_is_worked_on(real: Model, direction: str):
+    tokenizer = real.tokenizer
+    text = "some words of a long text " * 100_000
+    ids = tokenizer.encode(text)
+    work = (lambda: tokenizer.encode(text)) if direction == "encode" else lambda: tokenizer.decode(ids, skip_special=True)
+    thread = threading.Thread(target=work)
+    longest, since = 0.0, time.perf_counter()
+    start = since
+    thread.start()
+    while thread.is_alive():
+        time.sleep(0.0005)
+        now = time.perf_counter()
+        longest, since = max(longest, now - since), now
+    assert longest < (since - start) / 2

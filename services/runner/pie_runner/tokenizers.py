@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,10 +11,18 @@ from tokenizers import Tokenizer as Backend
 
 INLINE_CHARACTERS = 8192
 """Longer texts are encoded on a worker thread: about 0.3 ms per 1,000 characters."""
+INLINE_TOKENS = 4096
+"""More are decoded on a worker thread: about 0.2 us each."""
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # one text at a time: threads of the backend's own are of no use
 
 
 class Tokenizer:
-    """A model's tokenizer. Thread-safe: the backend is immutable after loading, and releases the GIL while it works."""
+    """A model's tokenizer. Thread-safe: the backend is immutable after loading.
+
+    Of the backend's functions only those for batches release the GIL (tokenizers 0.23: `encode` held it for 0.7 s of 4 MiB
+    of text, while the whole runner stood still), so what may be long goes through them, as a batch of one.
+    """
 
     def __init__(self, source: bytes, vocab_size: int) -> None:
         """`source` is a tokenizer.json; `vocab_size` the model's, which may be larger than the file's.
@@ -38,10 +47,12 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text; special tokens written in it are recognised, none are added."""
-        return self._backend.encode(text, add_special_tokens=False).ids
+        return self._backend.encode_batch_fast([text], add_special_tokens=False)[0].ids
 
     def decode(self, ids: Sequence[int], *, skip_special: bool) -> str:
         """Text of ids, which must be in the vocabulary (`check`)."""
+        if len(ids) > INLINE_TOKENS:
+            return self._backend.decode_batch([ids], skip_special_tokens=skip_special)[0]
         return self._backend.decode(ids, skip_special_tokens=skip_special)
 
     def check(self, ids: Sequence[int]) -> None:

@@ -14,15 +14,13 @@ from pie_runner.host.methods import method, reading
 from pie_runner.host.offloaded import encoded, now_or_offloaded
 from pie_runner.models import Model
 from pie_runner.process import process_of
-from pie_runner.tokenizers import Tokenizer
+from pie_runner.tokenizers import INLINE_TOKENS, Tokenizer
 from pie_runner.wasm.hostcall import HostFunction, Pending
 
 if TYPE_CHECKING:
     from pie_runner.wasm.fiber import Fiber
 
 
-INLINE_TOKENS = 4096
-"""More are decoded on a worker thread: about 0.2 us each."""
 MAX_FED = 65_536
 """To a detokenizer by one call: a worker thread cannot be stopped."""
 
