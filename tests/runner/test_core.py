@@ -7,7 +7,7 @@ import json
 
 import pytest
 from pie_runner.config import RunnerConfig
-from pie_wire.errors import BadRequest, InternalError
+from pie_wire.errors import BadRequest, InternalError, Overloaded
 from pie_wire.messages.common import ProgramRef
 from pie_wire.messages.link import Identity
 from pie_wire.messages.runner import Deliver, Kill, Start
@@ -110,6 +110,18 @@ def test_a_full_runner_refuses(world):
 
     assert answers[0].error.code == "overloaded"
     assert "one-more" not in world.runner.processes
+
+
+def test_a_runner_without_room_for_another_program_refuses(world):
+    def check() -> None:
+        raise Overloaded("no mappings")
+
+    world.restart_runner(check_room=check)
+    answers = world.start(forever)
+    world.run(lambda: bool(answers))
+
+    assert answers[0].error.code == "overloaded"
+    assert (world.runner.processes, world.runner.live) == ({}, 0)
 
 
 def test_a_dedicated_runner_says_so_and_refuses_others(world):

@@ -138,7 +138,9 @@ def test_other_threads_go_on_while_a_long_text_is_worked_on(real: Model, directi
     tokenizer = real.tokenizer
     text = "some words of a long text " * 100_000
     ids = tokenizer.encode(text)
-    work = (lambda: tokenizer.encode(text)) if direction == "encode" else lambda: tokenizer.decode(ids, skip_special=True)
+    work = (
+        (lambda: tokenizer.encode(text)) if direction == "encode" else lambda: tokenizer.decode(ids, skip_special=True)
+    )
     thread = threading.Thread(target=work)
     longest, since = 0.0, time.perf_counter()
     start = since

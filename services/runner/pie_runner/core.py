@@ -57,6 +57,7 @@ class RunnerCore:
         wall: Callable[[], float],
         outside: OutsideFacilities,
         capacity: int = 512,
+        check_room: Callable[[], None] | None = None,
         dedicated: frozenset[str] = frozenset(),
         window: int = 32,
         model_wait: float = 10.0,
@@ -66,10 +67,12 @@ class RunnerCore:
         grammars: GrammarCompiler | None = None,
     ) -> None:
         """`backend` names what runs the programs, for the member list. Without `grammars` they are compiled by way of
-        `offload`. Programs of other tenants than `dedicated` are refused, if it names any."""
+        `offload`. Programs of other tenants than `dedicated` are refused, if it names any; so are all when `check_room`
+        raises Overloaded."""
         self.hub = hub
         self.host = host
         self.capacity = capacity
+        self._check_room = check_room
         self.processes: dict[str, Process] = {}
         """Running ones, and ended ones whose events are not all durable."""
         self.live = 0
@@ -178,6 +181,8 @@ class RunnerCore:
             raise Unavailable(f"this runner is dedicated to {mine} and takes nothing of tenant {tenant}: use another")
         if self.live >= self.capacity:
             raise Overloaded(f"this runner has {self.live} processes, as many as it may")
+        if self._check_room is not None:
+            self._check_room()
         process = Process(start, incoming.scope, self.facilities, self, self._random_bytes(16))
         self.processes[start.pid] = process
         self.live += 1

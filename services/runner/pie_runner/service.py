@@ -35,6 +35,7 @@ from pie_runner.wasm.driver import Driver
 from pie_runner.wasm.engine import WasmEngine
 from pie_runner.wasm.fiber import Limits
 from pie_runner.wasm.host import Host
+from pie_runner.wasm.mappings import mappings_of_this_process
 from pie_runner.wasm.selftest import self_test
 from pie_runner.wasm_programs import WasmPrograms
 from pie_runner.workers import Workers
@@ -68,7 +69,8 @@ class RunnerService:
         self._disk = Workers(DISK_THREADS, self._transport.wake, "disk")
         self._files = self._file_rooms(config)
         self._wasm = WasmEngine()
-        self._driver = Driver(Host(self._wasm, TABLE))
+        mappings = mappings_of_this_process(self._look_ups)
+        self._driver = Driver(Host(self._wasm, TABLE), mappings=mappings)
         artifacts = DiskCache(home / "cache" / "programs", config.cache_bytes)
         self._programs = WasmPrograms(
             self._driver,
@@ -88,7 +90,8 @@ class RunnerService:
             random_bytes=os.urandom,
             wall=time.time,
             outside=self._outside(config),
-            capacity=config.capacity,
+            capacity=config.capacity if mappings is None else mappings.capacity(config.capacity),
+            check_room=None if mappings is None else mappings.check,
             dedicated=config.dedicated,
             window=config.window,
             model_wait=config.model_wait,

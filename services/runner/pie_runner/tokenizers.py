@@ -14,14 +14,16 @@ INLINE_CHARACTERS = 8192
 INLINE_TOKENS = 4096
 """More are decoded on a worker thread: about 0.2 us each."""
 
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # one text at a time: threads of the backend's own are of no use
+os.environ.setdefault(
+    "TOKENIZERS_PARALLELISM", "false"
+)  # one text at a time: threads of the backend's own are of no use
 
 
 class Tokenizer:
     """A model's tokenizer. Thread-safe: the backend is immutable after loading.
 
-    Of the backend's functions only those for batches release the GIL (tokenizers 0.23: `encode` held it for 0.7 s of 4 MiB
-    of text, while the whole runner stood still), so what may be long goes through them, as a batch of one.
+    Of the backend's functions only those for batches release the GIL (tokenizers 0.23: `encode` held it for 0.7 s of
+    4 MiB of text, while the whole runner stood still), so what may be long goes through them, as a batch of one.
     """
 
     def __init__(self, source: bytes, vocab_size: int) -> None:

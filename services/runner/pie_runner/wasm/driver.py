@@ -12,6 +12,7 @@ from pie_wire.errors import InternalError, LimitExceeded, PieError, to_error
 from pie_runner.limits import exceeded
 from pie_runner.wasm.fiber import BACKGROUND, PARKED, READY, RESTING, RUNNING, Fiber, Limits, Outcome
 from pie_runner.wasm.host import Host
+from pie_runner.wasm.mappings import Mappings
 from pie_runner.wasm.program import Program
 
 log = structlog.get_logger()
@@ -38,9 +39,13 @@ class Driver:
     Fibers whose slices were too long again and again rest in between.
     """
 
-    def __init__(self, host: Host, on_ready: Callable[[], None] | None = None) -> None:
-        """`on_ready` is called when a fiber becomes ready while none was: to schedule `run_ready`."""
+    def __init__(
+        self, host: Host, on_ready: Callable[[], None] | None = None, mappings: Mappings | None = None
+    ) -> None:
+        """`on_ready` is called when a fiber becomes ready while none was: to schedule `run_ready`. `mappings` may deny
+        a fiber its instance."""
         self.host = host
+        self.mappings = mappings
         self._on_ready = on_ready
         self._ready: deque[Fiber] = deque()
         self._background: deque[Fiber] = deque()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import re
 
-from pie_wire.errors import LimitExceeded, PieError, ProgramError, Trapped
+from pie_wire.errors import LimitExceeded, Overloaded, PieError, ProgramError, Trapped
 
 from pie_runner.wasm.ffi import WasmError
 
 _MAX_FRAMES = 24
+_NO_MEMORY = f"(os error {errno.ENOMEM})"
 _CAUSE = re.compile(r"^\s*(?:\d+:\s+)?(.+?)\s*$")
 
 
@@ -25,6 +27,11 @@ def failure_of(error: WasmError, stderr: str = "") -> PieError:
         # wasmtime's bound on one call: 128 MiB of its value form, in which each list element takes 32 bytes.
         text = "The program passed too much in one host call: at most about 4 million list elements, 128 MiB of text."
         return LimitExceeded(_joined(text, trace, stderr))
+    if _NO_MEMORY in cause:
+        return Overloaded(
+            f"This runner has no memory, or no memory mappings, for another program ({cause}): try again when programs "
+            "have ended, or add runners."
+        )
     if "forcing trap when growing memory" in cause or "exceeds memory limits" in cause:
         return LimitExceeded(_joined("The program passed its limit `memory`.", trace, stderr))
     return Trapped(_joined(f"The program trapped: {cause.removeprefix('wasm trap: ')}.", trace, stderr))

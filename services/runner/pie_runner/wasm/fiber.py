@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
-from pie_wire.errors import BadProgram, InternalError, PieError, ProgramError
+from pie_wire.errors import BadProgram, InternalError, Overloaded, PieError, ProgramError
 
 from pie_runner.wasm import ffi
 from pie_runner.wasm.engine import SLICE_TICKS
@@ -165,6 +165,8 @@ class Fiber:
         try:
             if self._call is None:
                 host = self.driver.host
+                if self.driver.mappings is not None:
+                    self.driver.mappings.take()
                 self._call, self._instance = ffi.instantiate(host.linker, self._context, self.program.component)
             while self._call.poll():
                 if self._result.kind == ffi.RESULT:
@@ -172,6 +174,8 @@ class Fiber:
                 self._start_run()
         except WasmError as exc:
             return self._failure(exc)
+        except Overloaded as exc:
+            return exc
         return None
 
     def _start_run(self) -> None:
