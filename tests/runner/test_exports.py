@@ -35,7 +35,7 @@ async def finished(api, done):
 
 async def exported(api, context):
     pending = await api.call("context", "[method]context.export", context)
-    return await api.wait("context.pending-export", pending)
+    return (await api.wait("context.pending-export", pending)).decode()
 
 
 async def following(api, context):

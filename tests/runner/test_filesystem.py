@@ -40,7 +40,7 @@ async def try_(api: Any, function: str, *arguments: Any) -> Any:
         answer = await api.call("filesystem", function, *arguments)
     except CallError as exc:
         return exc.code
-    return answer
+    return answer.decode() if isinstance(answer, bytes) else answer
 
 
 def run(

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pie_runner.detokenizer import MAX_HELD, Detokenizer
 from pie_runner.models import Model, load_model
-from pie_wire.errors import BadRequest, Unsupported
+from pie_wire.errors import BadRequest, TooLarge, Unsupported
 from pie_wire.messages.common import ModelFacts
 
 TRICKY = [
@@ -133,15 +133,21 @@ def test_nothing_heavy_is_imported():
     assert done.stdout.strip() == "[]"
 
 
+def test_more_tokens_than_can_be_taken_are_never_a_list(real: Model):
+    text = "word " * 100
+
+    assert len(real.tokenizer.encode(text, 101)) == 101
+    with pytest.raises(TooLarge, match="the text has 101 tokens; at most 100"):
+        real.tokenizer.encode(text, 100)
+
+
 @pytest.mark.parametrize("direction", ["encode", "decode"])
 def test_other_threads_go_on_while_a_long_text_is_worked_on(real: Model, direction: str):
     tokenizer = real.tokenizer
     text = "some words of a long text " * 100_000
     ids = tokenizer.encode(text)
-    work = (
-        (lambda: tokenizer.encode(text)) if direction == "encode" else lambda: tokenizer.decode(ids, skip_special=True)
-    )
-    thread = threading.Thread(target=work)
+    works = {"encode": lambda: tokenizer.encode(text), "decode": lambda: tokenizer.decode(ids, skip_special=True)}
+    thread = threading.Thread(target=works[direction])
     longest, since = 0.0, time.perf_counter()
     start = since
     thread.start()

@@ -8,10 +8,9 @@ be if the engine takes it, which checks everything, and to count it meanwhile.
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from itertools import pairwise
 
 import msgspec
@@ -20,6 +19,7 @@ from pie_wire.errors import BadRequest, Closed, InternalError, PieError, TooLarg
 from pie_wire.messages.engine import MAX_EXPORT_HEADER, AdapterUse, ExportHeader
 from pie_wire.messages.runner import Exported
 
+from pie_runner.base64_pieces import decoded, encoded
 from pie_runner.layout import Layout
 from pie_runner.waitables import Waitable, Waitables
 from pie_runner.wasm.hostcall import Err, Ok
@@ -64,7 +64,15 @@ class Archive:
 
 def pack(parts: Sequence[bytes]) -> bytes:
     """The buffers of an export, the header first, as one piece."""
-    return b"".join((MAGIC, len(parts[0]).to_bytes(4, "little"), *parts))
+    whole = BytesIO()
+    for part in (MAGIC, len(parts[0]).to_bytes(4, "little"), *parts):
+        whole.write(part)  # to join them all at once would keep other threads from running
+    return whole.getvalue()
+
+
+def encode(parts: Sequence[bytes]) -> bytes:
+    """The same as base64 text. Takes 100 ms for large ones, but lets other threads run meanwhile."""
+    return encoded(MAGIC, len(parts[0]).to_bytes(4, "little"), *parts)
 
 
 def unpack(data: bytes) -> Archive:
@@ -98,11 +106,8 @@ def _check_dropped(header: ExportHeader) -> None:
 
 
 def decode(text: str) -> Archive:
-    """What a program has as base64 text. Raises BadRequest or TooLarge."""
-    try:
-        return unpack(base64.b64decode(text, validate=True))
-    except (binascii.Error, ValueError) as exc:
-        raise BadRequest(f"the data is not base64 text: {exc}") from exc
+    """What a program has as base64 text; lets other threads run meanwhile. Raises BadRequest or TooLarge."""
+    return unpack(decoded(text, "the data"))
 
 
 class Collector:
@@ -142,7 +147,7 @@ class PendingExport(Waitable):
     def ready(self) -> bool:
         return self._taken or self._answer is not None
 
-    def deliver(self, text: str) -> None:
+    def deliver(self, text: bytes) -> None:
         """The data, as base64 text."""
         self._set(Ok(text))
 

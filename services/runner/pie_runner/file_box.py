@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from pie_wire.codec import Buffer
 from pie_wire.errors import BadField, Overloaded, TooLarge
 from pie_wire.file_names import file_name
 
+from pie_runner.base64_pieces import Base64Text
 from pie_runner.mailbox import Mailbox, PendingMessage
 from pie_runner.waitables import Waitables
 
@@ -24,10 +24,10 @@ REMEMBERED = 256
 
 
 class NamedFile(NamedTuple):
-    """The WIT's `named-file`; the content is base64."""
+    """The WIT's `named-file`; the content is base64, as ASCII."""
 
     name: str
-    content: str
+    content: bytes
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class FileLetter:
     """A file that has arrived."""
 
     name: str
-    value: str
+    value: bytes
     """Base64."""
 
     @property
@@ -45,21 +45,17 @@ class FileLetter:
 
 @dataclass
 class _Arriving:
-    """A file of which parts have come. The bytes that do not fill a group of three wait for the next part."""
+    """A file of which parts have come."""
 
     name: str
     size: int
     touched: float
     received: int = 0
-    rest: bytes = b""
-    text: list[str] = field(default_factory=list[str])
+    text: Base64Text = field(default_factory=Base64Text)
 
     def add(self, part: Buffer) -> None:
         self.received += len(part)
-        whole = self.rest + bytes(part)
-        cut = len(whole) if self.received == self.size else len(whole) // 3 * 3
-        self.text.append(base64.b64encode(whole[:cut]).decode())
-        self.rest = whole[cut:]
+        self.text.add(part)
 
 
 class FileBox:
@@ -96,7 +92,7 @@ class FileBox:
         if offset == arriving.received and (len(part) or not size):
             arriving.add(part)
         if arriving.received == size:
-            self._box.deliver(FileLetter(name, "".join(arriving.text)))
+            self._box.deliver(FileLetter(name, arriving.text.whole()))
             del self._arriving[file]
             self._arrived[file] = None
             if len(self._arrived) > REMEMBERED:

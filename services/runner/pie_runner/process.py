@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -202,13 +202,16 @@ class Process:
         parts: deque[_Output] = deque((kind, text[at : at + size], b"") for at in range(0, len(text), size))
         return self._emit_parts(fiber, parts)
 
-    def emit_file(self, fiber: Fiber, name: str, content: bytes, pending: Pending | None = None) -> Pending | None:
-        """Write a file as one or more events; parks like `emit`, or answers `pending`. Where events are dropped, so is
-        the rest of the file, which then never arrives."""
+    def emit_file(
+        self, fiber: Fiber, name: str, content: Sequence[bytes], pending: Pending | None = None
+    ) -> Pending | None:
+        """Write a file, given in parts of `PART_BYTES` but for the last, as an event each; parks like `emit`, or
+        answers `pending`. Where events are dropped, so is the rest of the file, which then never arrives."""
+        size = sum(map(len, content))
         parts: deque[_Output] = deque()
-        for at in range(0, len(content) or 1, PART_BYTES):
-            header = msgspec.json.encode(FilePart(name, len(content), at)).decode()
-            parts.append(("file", header, content[at : at + PART_BYTES]))
+        for number, part in enumerate(content):
+            header = msgspec.json.encode(FilePart(name, size, number * PART_BYTES)).decode()
+            parts.append(("file", header, part))
         parked = self._emit_parts(fiber, parts, pending)
         if parked is None and pending is not None:
             pending.resolve()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Sequence
 
 from pie_wire.errors import BadRequest, TooLarge
+
+from pie_runner.base64_pieces import decoded
 
 MAX_TEXT = 4 << 20
 MAX_MESSAGES = 1 << 20
@@ -18,8 +18,6 @@ MAX_IDS = 1024
 MAX_NAME = 200
 MAX_MASK = 1 << 20
 """Bytes of a token mask, a bit for each token: more than any vocabulary needs."""
-PIECE = 1 << 20
-"""Of base64, a multiple of four; a few milliseconds, in which no other thread runs."""
 
 
 def text(value: str, what: str, limit: int = MAX_TEXT) -> str:
@@ -55,15 +53,3 @@ def ids(values: Sequence[int], what: str, vocab: int) -> list[int]:
 def binary(value: str, what: str, limit: int) -> bytes:
     """The bytes of base64 text, of which `limit` are read at all."""
     return decoded(text(value, what, limit // 3 * 4 + 4), what)
-
-
-def decoded(value: str, what: str) -> bytes:
-    """The bytes of base64 text whose length was looked at. Much is decoded piece by piece, so that other threads come
-    to run."""
-    try:
-        pieces = [base64.b64decode(value[at : at + PIECE], validate=True) for at in range(0, len(value), PIECE)]
-    except (binascii.Error, ValueError) as exc:
-        raise BadRequest(f"{what} is not base64: {exc}") from exc
-    if any(len(piece) < PIECE // 4 * 3 for piece in pieces[:-1]):
-        raise BadRequest(f"{what} is not base64: it is padded before its end")
-    return b"".join(pieces)

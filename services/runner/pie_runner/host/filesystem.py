@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from pie_wire.errors import BadRequest, TooLarge
 
-from pie_runner.host import checks
+from pie_runner.base64_pieces import decoded, encoded
 from pie_runner.host.offloaded import offloaded
 from pie_runner.outside.file_paths import FilePath
 from pie_runner.outside.tree import Entry, Tree
@@ -27,21 +26,21 @@ def read(fiber: Fiber, path: str, offset: int, length: int) -> Pending:
     """A piece of a file."""
     place = _place(fiber, path)
     count = min(length, CALL_BYTES)
-    return _done(fiber, place, lambda tree: base64.b64encode(tree.read(place.parts, offset, count)).decode("ascii"))
+    return _done(fiber, place, lambda tree: encoded(tree.read(place.parts, offset, count)))
 
 
 def write(fiber: Fiber, path: str, content: str) -> Pending:
     """A whole file."""
     place = _place(fiber, path)
     _check_size(content)
-    return _done(fiber, place, lambda tree: tree.write(place.parts, checks.decoded(content, "the content")))
+    return _done(fiber, place, lambda tree: tree.write(place.parts, decoded(content, "the content")))
 
 
 def append(fiber: Fiber, path: str, content: str) -> Pending:
     """To the end of a file."""
     place = _place(fiber, path)
     _check_size(content)
-    return _done(fiber, place, lambda tree: tree.append(place.parts, checks.decoded(content, "the content")))
+    return _done(fiber, place, lambda tree: tree.append(place.parts, decoded(content, "the content")))
 
 
 def stat(fiber: Fiber, path: str) -> Pending:
@@ -82,7 +81,7 @@ def _place(fiber: Fiber, path: str) -> FilePath:
     return process_of(fiber).outside.files.place(path)
 
 
-def _done(fiber: Fiber, place: FilePath, action: Callable[[Tree], Entry | list[Entry] | str | None]) -> Pending:
+def _done(fiber: Fiber, place: FilePath, action: Callable[[Tree], Entry | list[Entry] | bytes | None]) -> Pending:
     files = process_of(fiber).outside.files
     work = files.work(place, action)
     return offloaded(fiber, lambda: Ok(work()), files.offload)

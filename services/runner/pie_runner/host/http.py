@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 
 from pie_wire.errors import BadRequest, Closed, ErrorInfo, PieError
 
+from pie_runner.base64_pieces import decoded
 from pie_runner.host import checks
 from pie_runner.host.clocks import SECOND
 from pie_runner.host.futures import waitable_id
@@ -73,7 +74,7 @@ def begin(fiber: Fiber, request: RequestRecord, length: int | None) -> Upload | 
 
 def write(_fiber: Fiber, upload: Upload, piece: str) -> Completion:
     """Send a piece."""
-    return upload.write(checks.decoded(checks.text(piece, "the piece", INLINE), "the piece"))
+    return upload.write(decoded(checks.text(piece, "the piece", INLINE), "the piece"))
 
 
 def get(_fiber: Fiber, pending: PendingResponse) -> Ok | Err | None:
@@ -109,8 +110,8 @@ def _with_body(fiber: Fiber, request: RequestRecord, go_on: Callable[[bytes], T]
     text = request.body or ""
     process_of(fiber).outside.check_request_body(len(text) // 4 * 3 - 2)
     if len(text) <= INLINE:
-        return go_on(checks.decoded(text, "the body"))
-    pending = offloaded(fiber, lambda: checks.decoded(text, "the body"))
+        return go_on(decoded(text, "the body"))
+    pending = offloaded(fiber, lambda: decoded(text, "the body"))
     pending.convert = lambda body: go_on(cast("bytes", body))
     return pending
 

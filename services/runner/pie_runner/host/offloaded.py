@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
-from pie_wire.errors import TooLarge
-
 from pie_runner.engines import Offload
 from pie_runner.process import process_of
 from pie_runner.tokenizers import INLINE_CHARACTERS, Tokenizer
@@ -49,7 +47,4 @@ def encoded(fiber: Fiber, tokenizer: Tokenizer, text: str) -> list[int] | Pendin
 
 def tokens_of(tokenizer: Tokenizer, text: str) -> list[int]:
     """Ids of a text. Raises TooLarge for more than can be handed over."""
-    ids = tokenizer.encode(text) if text else []
-    if len(ids) > MAX_ENCODED:
-        raise TooLarge(f"the text has {len(ids)} tokens; at most {MAX_ENCODED} are encoded at once: do it in parts")
-    return ids
+    return tokenizer.encode(text, MAX_ENCODED) if text else []

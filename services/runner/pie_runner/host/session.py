@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from pie_wire.errors import BadRequest, TooLarge
-from pie_wire.file_names import file_name
+from pie_wire.errors import TooLarge
+from pie_wire.file_names import PART_BYTES, file_name
 from pie_wire.messages.common import MAX_EVENT_BYTES
 
-from pie_runner.host import checks
+from pie_runner.base64_pieces import decoded_pieces
 from pie_runner.host.futures import waitable_id
 from pie_runner.limits import exceeded
 from pie_runner.process import process_of
@@ -50,18 +50,18 @@ def send_file(fiber: Fiber, name: str, content: str) -> Ok | Pending:
         raise exceeded("file_bytes", limit, f"file {name!r} is larger")
     what = f"the content of file {name!r}"
     if len(content) <= INLINE:
-        return process.emit_file(fiber, name, checks.decoded(content, what)) or Ok()
+        return process.emit_file(fiber, name, [*decoded_pieces(content, what, PART_BYTES)]) or Ok()
     pending = Pending(fiber)
 
-    def decoded(data: object, error: Exception | None) -> None:
+    def decoded(parts: object, error: Exception | None) -> None:
         if pending.done:
             return
-        if not isinstance(data, bytes):
-            pending.fail(error or BadRequest(f"the content of file {name!r} cannot be read"))
+        if error is not None:
+            pending.fail(error)
         else:
-            process.emit_file(fiber, name, data, pending)
+            process.emit_file(fiber, name, cast("list[bytes]", parts), pending)
 
-    process.facilities.offload(lambda: checks.decoded(content, what), decoded)
+    process.facilities.offload(lambda: [*decoded_pieces(content, what, PART_BYTES)], decoded)
     return pending
 
 

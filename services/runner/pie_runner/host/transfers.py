@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 from typing import TYPE_CHECKING
 
 from pie_wire.errors import InternalError, PieError
 
 from pie_runner.contexts import Context
-from pie_runner.exports import MAX_TEXT, Archive, PendingExport, decode, pack
+from pie_runner.exports import MAX_TEXT, Archive, PendingExport, decode, encode
 from pie_runner.host import checks
 from pie_runner.host.model import ModelHandle
 from pie_runner.imports import bring_in
@@ -29,10 +28,10 @@ def export(fiber: Fiber, context: Context) -> PendingExport:
         if parts is None:
             pending.fail(error or InternalError("the engine gave no export"))
         else:
-            process.facilities.offload(lambda: base64.b64encode(pack(parts)).decode("ascii"), encoded)
+            process.facilities.offload(lambda: encode(parts), encoded)
 
     def encoded(text: object, exc: Exception | None) -> None:
-        if isinstance(text, str):
+        if isinstance(text, bytes):
             pending.deliver(text)
         else:
             pending.fail(InternalError(f"the export could not be written: {exc}"))

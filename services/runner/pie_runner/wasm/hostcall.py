@@ -7,7 +7,8 @@ name (`"context"`), functions by the name a component imports (`"wait-any"`, `"[
 
 | WIT type | Python, both ways |
 |---|---|
-| integers, floats, bool, char, string | int, float, bool, str |
+| integers, floats, bool, char | int, float, bool, str |
+| string | str (UTF-8 as bytes is accepted: large texts are then copied once less) |
 | `list<u8>` | bytes (any buffer is accepted) |
 | other lists | list (any sequence; number lists also accept numpy arrays) |
 | record | a named tuple with snake_case fields; any object with these attributes is accepted |

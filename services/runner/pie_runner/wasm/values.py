@@ -242,7 +242,7 @@ def _lower_prim(name: str) -> Lower:
 
 
 def _lower_string(value: Any, at: int, _: Handles) -> None:
-    ffi.write_string(at + PAYLOAD, value.encode("utf-8", "replace"))
+    ffi.write_string(at + PAYLOAD, value if value.__class__ is bytes else value.encode("utf-8", "replace"))
     memory.u8[at] = ffi.STRING
 
 
