@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pie_runner.disk_cache import DiskCache
 from pie_runner.host import TABLE
+from pie_runner.process import payer_of
 from pie_runner.service import find_python_runtime
 from pie_runner.wasm.cache import CodeCache
 from pie_runner.wasm.driver import Driver
@@ -33,7 +34,7 @@ class Programs(WasmPrograms):
 def running_driver() -> Iterator[Driver]:
     """A driver over the whole world of host functions; closed afterwards."""
     engine = WasmEngine()
-    driver = Driver(Host(engine, TABLE))
+    driver = Driver(Host(engine, TABLE), payer=payer_of)
     yield driver
     driver.close(Terminated("the tests are over"))
     driver.host.close()

@@ -291,6 +291,13 @@ class Process:
         self._watcher.written(self)
 
 
+def payer_of(data: object) -> tuple[str, str]:
+    """Who pays for what a fiber of this process takes from others: its tenant, and which program it is."""
+    if not isinstance(data, Process):
+        raise TypeError("this fiber belongs to no process")
+    return data.scope.tenant, data.ref.sha256
+
+
 def process_of(fiber: Fiber) -> Process:
     """The process that a fiber runs."""
     data = fiber.data

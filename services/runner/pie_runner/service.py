@@ -28,6 +28,7 @@ from pie_runner.outside.http_client import HttpSettings, HttpShared
 from pie_runner.outside.mcp_config import read_servers
 from pie_runner.outside.mcp_servers import McpServers, McpSettings
 from pie_runner.outside.process_outside import OutsideFacilities
+from pie_runner.process import payer_of
 from pie_runner.uplink import PORT as GATEWAY
 from pie_runner.wasm import ffi
 from pie_runner.wasm.cache import CodeCache
@@ -70,7 +71,7 @@ class RunnerService:
         self._files = self._file_rooms(config)
         self._wasm = WasmEngine()
         mappings = mappings_of_this_process(self._look_ups)
-        self._driver = Driver(Host(self._wasm, TABLE), mappings=mappings)
+        self._driver = Driver(Host(self._wasm, TABLE), mappings=mappings, payer=payer_of)
         artifacts = DiskCache(home / "cache" / "programs", config.cache_bytes)
         self._programs = WasmPrograms(
             self._driver,

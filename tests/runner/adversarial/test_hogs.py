@@ -31,10 +31,9 @@ async def main():
 
 
 @pytest.mark.parametrize("kind", HOGS)
-def test_steps_of_others_are_hardly_delayed(attack: Attack, monkeypatch: pytest.MonkeyPatch, kind: str):
+def test_steps_of_others_are_hardly_delayed(attack: Attack, kind: str):
     """Processor time of this thread between two steps, of which the engine, simulated here, takes its part: 25 ms in 99
     of 100 is promised. Time, were it measured, would be that of other processes too."""
-    monkeypatch.setattr("pie_runner.wasm.driver.REST", 1000)  # seconds pass here while two hundred steps are made
     attack.allow(cpu_seconds=60.0)
     hogs = [attack.launch(hostile(HOGS[kind])) for _ in range(3)]
     attack.world.run(0.1)

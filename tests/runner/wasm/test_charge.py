@@ -42,7 +42,7 @@ class Turn:
             doomed=None,
             cpu_seconds=0.0,
             last_seconds=0.0,
-            long_slices=0,
+            data=None,
             rests_until=0.0,
         )
         made.limits = SimpleNamespace(cpu_seconds=0.0)

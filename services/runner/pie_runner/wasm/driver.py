@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from bisect import insort
 from collections import deque
 from collections.abc import Callable
 
@@ -14,6 +15,7 @@ from pie_runner.wasm.fiber import BACKGROUND, PARKED, READY, RESTING, RUNNING, F
 from pie_runner.wasm.host import Host
 from pie_runner.wasm.mappings import Mappings
 from pie_runner.wasm.program import Program
+from pie_runner.wasm.rests import LONG_SECONDS, Payer, Rests
 
 log = structlog.get_logger()
 
@@ -21,13 +23,6 @@ _LONG_SLICE = 0.0005
 """Seconds from which a slice is charged by its processor time rather than by the clock."""
 BUSY_SECONDS = 0.002
 """Who ran longer than that at a time waits in the background, also when it is woken."""
-LONG_SECONDS = 0.015
-"""Of processor time in one slice: longer ones have a host call in them that could not be cut."""
-REST = 50
-"""For so many times as long as slices were too long, none of those who had such slices runs: few of others' steps meet
-one."""
-FREE_SLICES = 3
-"""So many slices of a fiber may be too long in its whole life: with large files they are, and by chance."""
 ALONE_SECONDS = 1.0
 """Nobody rests if no other fiber has run for so long."""
 
@@ -36,22 +31,28 @@ class Driver:
     """Two queues: `ready` (just woken or just spawned) goes first; `background` holds those that used up a slice. Every
     `run_ready` gives at least one background fiber a slice, so neither starves the other.
 
-    Fibers whose slices were too long again and again rest in between.
+    Fibers whose slices were too long again and again rest in between (`Rests`).
     """
 
     def __init__(
-        self, host: Host, on_ready: Callable[[], None] | None = None, mappings: Mappings | None = None
+        self,
+        host: Host,
+        on_ready: Callable[[], None] | None = None,
+        mappings: Mappings | None = None,
+        payer: Callable[[object], Payer] = lambda _: ("", ""),
     ) -> None:
         """`on_ready` is called when a fiber becomes ready while none was: to schedule `run_ready`. `mappings` may deny
-        a fiber its instance."""
+        a fiber its instance. `payer` says who pays for slices that are too long, by the `data` that a fiber was spawned
+        with."""
         self.host = host
         self.mappings = mappings
         self._on_ready = on_ready
+        self._payer = payer
         self._ready: deque[Fiber] = deque()
         self._background: deque[Fiber] = deque()
-        self._resting: deque[Fiber] = deque()
-        self._rested_at = 0.0
-        """When the last of those who rest may go on."""
+        self._resting: list[Fiber] = []
+        """In the order in which they may go on."""
+        self._rests = Rests()
         self._others_ran = 0.0
         """When a fiber ran last that need not rest."""
         self._moment = 0.0
@@ -78,6 +79,7 @@ class Driver:
         """
         fiber = Fiber(self, program, text, data, on_exit, limits or Limits(), on_output)
         self.fibers.add(fiber)
+        fiber.rests_until = self._rests.of(self._payer(data), time.perf_counter())
         self.make_ready(fiber)
         return fiber
 
@@ -96,7 +98,7 @@ class Driver:
     def _queue(self, fiber: Fiber) -> None:
         if fiber.rests_until and not self._is_rested(fiber):
             fiber.state = RESTING
-            self._resting.append(fiber)
+            insort(self._resting, fiber, key=_rests_until)
         elif fiber.last_seconds > BUSY_SECONDS:
             fiber.state = BACKGROUND
             self._background.append(fiber)
@@ -106,7 +108,10 @@ class Driver:
 
     def _is_rested(self, fiber: Fiber) -> bool:
         now = time.perf_counter()
-        return fiber.rests_until <= now or self._others_ran + ALONE_SECONDS < now
+        return fiber.rests_until <= now or self._is_alone(now)
+
+    def _is_alone(self, now: float) -> bool:
+        return self._others_ran + ALONE_SECONDS < now
 
     def kill(self, fiber: Fiber, reason: PieError) -> None:
         """End a fiber in whatever state it is; `reason` becomes its outcome."""
@@ -122,9 +127,7 @@ class Driver:
         """
         self._moment = time.perf_counter()
         if self._resting and self._is_rested(self._resting[0]):
-            fiber = self._resting.popleft()
-            fiber.state = BACKGROUND
-            self._background.append(fiber)
+            self._end_rest(self._resting.pop(0))
         self._accounted = time.thread_time()
         deadline = self._moment + budget
         some_ran = bool(self._ready)
@@ -143,6 +146,16 @@ class Driver:
         finally:
             self.host.engine.stop_clock()
         return self.has_work
+
+    def _end_rest(self, fiber: Fiber) -> None:
+        if not fiber.cpu_seconds:  # not started yet: another of its program may have come first, and made it wait again
+            fiber.rests_until = self._rests.of(self._payer(fiber.data), time.perf_counter())
+            if fiber.rests_until and not self._is_rested(fiber):
+                insort(self._resting, fiber, key=_rests_until)
+                return
+            fiber.rests_until = 0.0
+        fiber.state = BACKGROUND
+        self._background.append(fiber)
 
     def _run(self, fiber: Fiber) -> None:
         if fiber.finished:
@@ -163,6 +176,7 @@ class Driver:
             outcome = fiber.doomed or _overdue(fiber)
         if outcome is not None:
             self._finish(fiber, outcome)
+            self._moment, self._accounted = time.perf_counter(), time.thread_time()  # not for who runs next to pay
         elif fiber.parked is None:
             fiber.last_seconds = max(fiber.last_seconds, 2 * BUSY_SECONDS)
             self._queue(fiber)
@@ -185,18 +199,23 @@ class Driver:
         fiber.cpu_seconds += took
         fiber.last_seconds = took
         if took > LONG_SECONDS:
-            self._send_to_rest(fiber, took - LONG_SECONDS)
+            self._charge_long(fiber, took, now)
         if not fiber.rests_until:
             self._others_ran = now
 
-    def _send_to_rest(self, fiber: Fiber, seconds: float) -> None:
-        """Its slice was so much too long."""
-        fiber.long_slices += 1
-        if fiber.long_slices > FREE_SLICES:
-            self._rested_at = max(self._rested_at, time.perf_counter()) + seconds * REST
-            fiber.rests_until = self._rested_at
+    def _charge_long(self, fiber: Fiber, seconds: float, now: float) -> None:
+        until = self._rests.charge(self._payer(fiber.data), seconds, now, alone=self._is_alone(now))
+        fiber.rests_until = max(fiber.rests_until, until)
 
     def _finish(self, fiber: Fiber, outcome: Outcome) -> None:
+        """End it. To free hundreds of megabytes takes long too: its program pays for that."""
+        began = time.thread_time()
+        self._release(fiber, outcome)
+        took = time.thread_time() - began
+        if took > LONG_SECONDS:
+            self._charge_long(fiber, took, time.perf_counter())
+
+    def _release(self, fiber: Fiber, outcome: Outcome) -> None:
         self.fibers.discard(fiber)
         if fiber.state is RESTING:
             self._resting.remove(fiber)
@@ -214,6 +233,10 @@ class Driver:
         self._ready.clear()
         self._background.clear()
         self._resting.clear()
+
+
+def _rests_until(fiber: Fiber) -> float:
+    return fiber.rests_until
 
 
 def _overdue(fiber: Fiber) -> LimitExceeded | None:

@@ -111,10 +111,8 @@ class Fiber:
         """Processor time used."""
         self.last_seconds = 0.0
         """The same in its last slice."""
-        self.long_slices = 0
-        """How many were too long."""
         self.rests_until = 0.0
-        """When it may run next, by `time.perf_counter`; 0 unless it ever had to rest."""
+        """When it may run next, by `time.perf_counter`; 0 unless it had to rest, or waits to be started."""
         self.limits = limits
         self._text = text
         self._stderr = Tail(None if on_output is None else lambda raw: on_output(self, "stderr", raw))
