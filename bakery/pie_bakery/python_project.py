@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pie_bakery.folders import place, sdk_folder, tree
 from pie_bakery.project import Project
+from pie_bakery.python_image import make_immortal
 from pie_bakery.python_runtime import require_componentize
 from pie_bakery.tools import run_tool
 
@@ -41,6 +42,7 @@ def build_python(project: Project, output: Path) -> None:
             *("-p", str(project.entry.parent), "-p", str(packages), "-p", str(sdk / "python"), "-o", str(component)),
         ]
         run_tool(command, f"building {project.name}")
+        make_immortal(component)
         shutil.copyfile(component, output)
 
 

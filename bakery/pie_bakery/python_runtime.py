@@ -1,6 +1,7 @@
 """The generic Python component: built once from the SDK, compiled once, then any Python source starts in milliseconds.
 
-It is keyed by everything that goes into it (SDK sources, WIT, toolchain version), so a changed SDK gets a new one.
+It is keyed by everything that makes it (SDK sources, WIT, toolchain version, what is done to its image), so a changed
+SDK gets a new one.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 
 from pie_wire.errors import ErrorInfo, Unsupported, from_info
 
+from pie_bakery import python_image
 from pie_bakery.folders import locked, sdk_folder
 from pie_bakery.tools import BUILD_SECONDS, BuildError, run_tool
 
@@ -91,7 +93,7 @@ def _sources() -> list[Path]:
 
 
 def _key(tool: str) -> str:
-    digest = hashlib.sha256(f"{_TOOL} {tool}\n".encode())
+    digest = hashlib.sha256(f"{_TOOL} {tool}\n".encode() + Path(python_image.__file__).read_bytes())
     for path in _sources():
         digest.update(f"{path.relative_to(sdk_folder())}\0".encode())
         digest.update(path.read_bytes())
@@ -109,6 +111,7 @@ def _build(runtime: PythonRuntime) -> None:
     ]
     try:
         run_tool(command, "building the Python runtime")
+        python_image.make_immortal(scratch)
         scratch.replace(runtime.wasm)
     finally:
         scratch.unlink(missing_ok=True)

@@ -329,3 +329,48 @@ def test_rehearsals_leave_nothing_behind(lab: Lab, python: Program):
     """
 
     assert lab.run(python, textwrap.dedent(source)).value == [None, None, False, True]
+
+
+def test_what_an_image_has_is_immortal_and_what_a_program_makes_is_not(lab: Lab, python: Program):
+    source = """
+    import inspect, json, sys, weakref
+    from inferlet import Context
+
+    class Mine:
+        pass
+
+    def main():
+        shared = json.dumps, json.dumps.__code__.co_consts, inspect.Parameter, Context.__doc__, sys.modules
+        died = []
+        mine = Mine()
+        weakref.finalize(mine, died.append, True)
+        counts = sys.getrefcount(mine), sys.getrefcount(Mine)
+        del mine
+        return [all(sys.getrefcount(each) >= 1 << 30 for each in shared), max(counts) < 20, died]
+    """
+
+    assert lab.run(python, textwrap.dedent(source)).value == [True, True, [True]]
+
+
+def test_the_garbage_collector_bears_immortal_objects(lab: Lab, python: Program):
+    source = """
+    import gc, json, re
+
+    class Ring:
+        def __init__(self):
+            self.self = self
+
+    def main():
+        gc.unfreeze()
+        json.ring = Ring()  # held by an immortal module
+        for _ in range(3):
+            rings = [Ring() for _ in range(5000)]
+            del rings
+            found = gc.collect()
+        alive = sum(isinstance(each, Ring) for each in gc.get_objects())
+        for module in (json, re):
+            del module.__dict__["__doc__"]
+        return [found >= 5000, alive, json.loads("[1]"), re.sub("a", "b", "aa"), json.ring.self is json.ring]
+    """
+
+    assert lab.run(python, textwrap.dedent(source)).value == [True, 1, [1], "bb", True]
