@@ -191,7 +191,7 @@ def test_who_finds_no_room_is_told_and_the_others_go_on(tinies: Callable[..., Ti
     mappings = mappings_of_this_process(lambda work, then: answers.append(lambda: then(work(), None)))
     assert mappings is not None
     tiny = tinies(mappings)
-    mappings.allowed = count_mappings() + RESERVE + 20 * MOST + MOST // 2
+    mappings.allowed = mappings._counted + RESERVE + 20 * MOST + MOST // 2
 
     tiny.spawn(30)
 
