@@ -175,7 +175,8 @@ MEMORY = """(core module $m{0} (memory 3) (data (i32.const 0) "a") (data (i32.co
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts what Linux shows")
 def test_programs_have_as_many_as_is_said(tinies: Callable[..., Tinies]):
-    for memories, least, most in [(0, LEAST - 0.5, LEAST + 0.5), (7, LEAST, MOST)]:
+    """Fewer where the kernel could join some with what others have left."""
+    for memories, least, most in [(0, LEAST - 2, LEAST + 0.5), (7, LEAST, MOST)]:
         tiny = tinies(more=" ".join(MEMORY.format(number) for number in range(memories)))
         before = count_mappings()
 
