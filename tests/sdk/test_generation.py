@@ -156,3 +156,45 @@ def test_matchers_of_grammars(lab: Lab, python: Program):
     """
 
     assert run(lab, python, body) == [98, "bad_request", True, True, False, [98, 99], [97, 98, 99]]
+
+
+@pytest.mark.parametrize("probes", ["", "probes=[Entropy()]"], ids=["drained", "by steps"])
+def test_text_is_sent_while_it_is_decoded(lab: Lab, python: Program, probes: str):
+    body = f"""
+        with Context().append_text("a") as ctx:
+            plain = await ctx.generate(max_tokens=3, {probes}).send()
+            generation = ctx.generate(max_tokens=2, stop=[], {probes})
+            named = await generation.send("delta")
+            return [plain, named, generation.finish_reason, generation.tokens_generated, ctx.text()]
+    """
+    source = PRELUDE + "async def main(input=None):\n" + textwrap.indent(textwrap.dedent(body), "    ")
+    launched = lab.run(python, source)
+
+    assert launched.value == ["bcd", "ef", "length", 2, "abcdef"]
+    assert launched.instance.sent == ["b", "c", "d", '{"delta": "e"}', '{"delta": "f"}']
+
+
+def test_who_collects_a_generation_that_is_closed_meanwhile_gets_what_there_is(lab: Lab, python: Program):
+    body = """
+        with Context().append_text("a") as ctx:
+            generation = ctx.generate(max_tokens=50, stop=[])
+            collecting = asyncio.create_task(generation.text())
+            await asyncio.sleep(0)
+            await ctx.flush()
+            generation.close()
+            text = await collecting
+            return [text == ctx.text()[1:], len(text) < 50, await generation.text()]
+    """
+
+    assert run(lab, python, body) == [True, True, ""]
+
+
+def test_the_rest_may_be_collected_after_some_steps(lab: Lab, python: Program):
+    body = """
+        with Context().append_text("a") as ctx:
+            generation = ctx.generate(max_tokens=6, stop=[])
+            first = [await anext(generation), await anext(generation)]
+            return ["".join(step.text for step in first), await generation.text(), generation.tokens_generated]
+    """
+
+    assert run(lab, python, body) == ["bc", "defg", 6]

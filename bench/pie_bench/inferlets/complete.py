@@ -1,14 +1,20 @@
-"""text-completion for the benchmark: no stop ids, so that all streams are equally long, and the engine's pace or the
-program's: in lockstep every token is a pass of its own, asked for by the program."""
+"""text-completion for the benchmark: no stop ids, so that all streams are equally long.
+
+In `stream` the program sends each piece of text that the engine decodes ahead; in `send` the runner does it in its
+place; in `lockstep` every token is a pass of its own, asked for by the program."""
 
 from inferlet import Context, Forward, Sampler, session
 
 
-async def main(prompt: str, max_tokens: int, lockstep: bool = False) -> int:
+async def main(prompt: str, max_tokens: int, mode: str = "stream") -> int:
     with Context() as ctx:
         ctx.append_text(prompt)
-        if not lockstep:
-            async for step in ctx.generate(Sampler.greedy(), max_tokens=max_tokens, stop=[]):
+        if mode != "lockstep":
+            generation = ctx.generate(Sampler.greedy(), max_tokens=max_tokens, stop=[])
+            if mode == "send":
+                await generation.send()
+                return max_tokens
+            async for step in generation:
                 session.send(step.text)
             return max_tokens
         fed = []

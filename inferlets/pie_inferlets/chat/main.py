@@ -43,14 +43,10 @@ async def main(
 
 async def respond(ctx: Context, generation: Generator) -> dict:
     prompt_tokens = ctx.seq_len
-    pieces = []
-    async for step in generation:
-        if step.text:
-            session.send({"delta": step.text})
-            pieces.append(step.text)
+    text = await generation.send(field="delta")
     reason = "stop" if generation.finish_reason == "stop" else "length"
     usage = {"prompt_tokens": prompt_tokens, "completion_tokens": generation.tokens_generated}
-    return {"text": "".join(pieces), "finish_reason": reason, "usage": usage}
+    return {"text": text, "finish_reason": reason, "usage": usage}
 
 
 async def next_message() -> str:

@@ -1,6 +1,6 @@
 """Continues a text: sends each piece as it is decoded, returns the whole continuation."""
 
-from inferlet import Context, Model, Sampler, session
+from inferlet import Context, Model, Sampler
 
 
 async def main(
@@ -16,9 +16,4 @@ async def main(
     with Context(Model.load(model)) as ctx:
         ctx.append_text(prompt)
         sampler = Sampler.top_k_top_p(temperature, top_k, top_p)
-        pieces = []
-        async for step in ctx.generate(sampler, max_tokens=max_tokens, seed=seed, stop=stop or None):
-            if step.text:
-                session.send(step.text)
-                pieces.append(step.text)
-        return "".join(pieces)
+        return await ctx.generate(sampler, max_tokens=max_tokens, seed=seed, stop=stop or None).send()

@@ -31,7 +31,6 @@ from pie_runner.process import Process
 from pie_runner.programs import ProgramHost
 from pie_runner.tenants import Tenants
 from pie_runner.timers import Timers
-from pie_runner.turns import Turns
 from pie_runner.uplink import PORT as GATEWAY
 from pie_runner.uplink import Uplink
 
@@ -67,9 +66,9 @@ class RunnerCore:
         backend: str = "",
         grammars: GrammarCompiler | None = None,
     ) -> None:
-        """`backend` names what runs the programs, for the member list. `offload` has one thread. Without `grammars`
-        they are compiled by way of it. Programs of other tenants than `dedicated` are refused, if it names any; so are
-        all when `check_room` raises Overloaded."""
+        """`backend` names what runs the programs, for the member list. Without `grammars` they are compiled by way of
+        `offload`. Programs of other tenants than `dedicated` are refused, if it names any; so are all when `check_room`
+        raises Overloaded."""
         self.hub = hub
         self.host = host
         self.capacity = capacity
@@ -98,7 +97,7 @@ class RunnerCore:
             children=self.children,
             post=self.post,
             timers=self.timers,
-            threads=Turns(offload, 1),
+            offload=offload,
             grammars=grammars or GrammarCompiler(offload),
             wall=wall,
             window=window,

@@ -24,6 +24,7 @@ from pie_runner.pressure import PressureWatch
 
 if TYPE_CHECKING:
     from pie_runner.context_state import ContextState
+    from pie_runner.drains import PendingRest
     from pie_runner.exports import Collector
     from pie_runner.models import Model
     from pie_runner.passes import PendingOutput
@@ -64,6 +65,8 @@ class Session:
         self.hold = CargoHold()
         self.unreported: dict[Run, None] = {}
         """Runs with consumption the engine has not been told of."""
+        self.drains: dict[PendingRest, None] = {}
+        """Those whose runs have got something."""
         self.journaled: dict[ContextState, None] = {}
         self.pressure = PressureWatch()
         self.wasted = 0
@@ -148,7 +151,9 @@ class Session:
         return self.error is None and self.last_op - self.acked > MAX_UNACKED_OPS
 
     def flush(self) -> None:
-        """Report consumption, where it is due, and send what is queued."""
+        """Take what is drained, report consumption, where it is due, and send what is queued."""
+        if self.drains:
+            self._drain()
         if self.unreported:
             self._report()
         batch, self._batch = self._batch, []
@@ -164,6 +169,11 @@ class Session:
                 if loaded:
                     self._hub.send(self.peer, ops.Ops(first + i, [op]), buffers=self._cargo.pop(first + i))
                 start, weight = i + 1, 0
+
+    def _drain(self) -> None:
+        drains, self.drains = self.drains, {}
+        for drain in drains:
+            drain.go_on()
 
     def _report(self) -> None:
         now = self._hub.clock()
@@ -237,6 +247,7 @@ class Session:
             table.clear()
         self.unreported.clear()
         self.journaled.clear()
+        self._drain()
 
     def _refuse(self, context_id: int, failed: list[OpFailure]) -> None:
         context = self.contexts.get(context_id)

@@ -57,12 +57,12 @@ class Watcher(Protocol):
 _Output = tuple[EventKind, str, bytes]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Parked:
-    """Output that waits for room, and the call to answer then."""
+    """Output that waits for room, and what to do when it has been written."""
 
     events: deque[_Output]
-    pending: Pending
+    then: Callable[[], None]
 
 
 class Process:
@@ -83,8 +83,6 @@ class Process:
         self.mailbox = Mailbox(self.waitables)
         self.files = FileBox(self.waitables, facilities.limits.file_bytes, facilities.hub.clock)
         self.outside = ProcessOutside(start, scope, facilities.outside, self.waitables, facilities.hub)
-        self.offload = facilities.threads.of(scope.tenant)
-        """For work beside the loop."""
         self.draws = Draws(key)
         self.usage = Usage(facilities.limits, facilities.hub.clock, facilities.tenants.enter(scope.tenant))
         self.contexts: dict[ContextState, None] = {}
@@ -104,7 +102,8 @@ class Process:
         self._drops = start.on_full == "drop"
         self._cancel_deadline: Callable[[], None] = lambda: None
         self._watcher = watcher
-        self._parked: _Parked | None = None
+        self._parked: deque[_Parked] = deque()
+        """In the order of the calls: one of the program, and one of each run that is drained to the client."""
 
     @property
     def title(self) -> str:
@@ -170,7 +169,7 @@ class Process:
         self.facilities.tenants.leave(self.usage.end())
         self.facilities.engines.release(self)
         self.outside.close()
-        self._parked = None
+        self._parked.clear()
         info = None
         if error is not None:
             info = error.info()
@@ -188,7 +187,7 @@ class Process:
         """Write an event; None when done. While the client's unacknowledged limit is reached, or output is faster than
         it may be, the answer is a Pending that resolves once there is room, or (with `drop`, or a launch with
         `on_full=drop`) the event is dropped."""
-        if not self._has_room:
+        if not self._is_free:
             if drop or self._drops:
                 self.events.drop()
                 return None
@@ -220,7 +219,7 @@ class Process:
         return parked
 
     def _emit_parts(self, fiber: Fiber, parts: deque[_Output], pending: Pending | None = None) -> Pending | None:
-        while parts and self._has_room:
+        while parts and self._is_free:
             self._put_out(*parts.popleft())
         if not parts:
             return None
@@ -229,6 +228,17 @@ class Process:
                 self.events.drop()
             return None
         return self._park(fiber, parts, pending)
+
+    def forward_text(self, text: str, then: Callable[[], None]) -> Callable[[], None] | None:
+        """Write a message as `emit` does, but for nobody who is parked. None when done; else how to give it up, and
+        `then` is called once it is written."""
+        if self._is_free:
+            self._put_out("message", text)
+            return None
+        if self._drops:
+            self.events.drop()
+            return None
+        return self._queue(deque([("message", text, b"")]), then)
 
     def write_output(self, kind: EventKind, text: str) -> None:
         """Output from where the program cannot be parked: dropped while the limit is reached."""
@@ -252,27 +262,40 @@ class Process:
     def _has_room(self) -> bool:
         return not self.events.is_full and self.usage.output_resumes_at <= self.facilities.hub.clock()
 
+    @property
+    def _is_free(self) -> bool:
+        return not self._parked and self._has_room
+
     def _park(self, fiber: Fiber, events: deque[_Output], pending: Pending | None = None) -> Pending:
         pending = pending or Pending(fiber)
-        pending.on_abandon = self._forget_parked
-        self._parked = _Parked(events, pending)
-        self._unpark()
+        pending.on_abandon = self._queue(events, pending.resolve)
         return pending
+
+    def _queue(self, events: deque[_Output], then: Callable[[], None]) -> Callable[[], None]:
+        parked = _Parked(events, then)
+        self._parked.append(parked)
+        self._unpark()
+
+        def leave() -> None:
+            if parked in self._parked:
+                self._parked.remove(parked)
+
+        return leave
 
     def _unpark(self) -> None:
         """Write what waits for room, as far as there is some. What waits for the rate alone gets a timer."""
-        parked = self._parked
-        if parked is None:
-            return
-        while parked.events and self._has_room and self.state != "ended":
-            self._put_out(*parked.events.popleft())
-        if self.state == "ended":
-            return
-        if not parked.events:
-            self._parked = None
-            parked.pending.resolve()
-        elif not self.events.is_full:
-            self.facilities.timers.at(self.usage.output_resumes_at, self._unpark)
+        while self._parked:
+            parked = self._parked[0]
+            while parked.events and self._has_room and self.state != "ended":
+                self._put_out(*parked.events.popleft())
+            if self.state == "ended":
+                return
+            if parked.events:
+                if not self.events.is_full:
+                    self.facilities.timers.at(self.usage.output_resumes_at, self._unpark)
+                return
+            self._parked.popleft()
+            parked.then()
 
     def _put_out(self, kind: EventKind, text: str = "", data: bytes = b"") -> None:
         """Output of the program; the end of it where its limit is passed. One that has ended may still be unwinding."""
@@ -284,9 +307,6 @@ class Process:
             self.end(exc)
         else:
             self._write(kind, text, data)
-
-    def _forget_parked(self) -> None:
-        self._parked = None
 
     def _write(self, kind: EventKind, text: str = "", data: bytes = b"", error: ErrorInfo | None = None) -> None:
         self.events.add(kind, text, data, error)

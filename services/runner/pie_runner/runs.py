@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import msgspec
 from pie_wire.codec import Buffer
-from pie_wire.errors import Closed, InternalError, LimitExceeded, PieError
+from pie_wire.errors import BadRequest, Closed, Conflict, InternalError, LimitExceeded, PieError
 from pie_wire.messages.engine import (
     CloseRun,
     Consume,
@@ -22,6 +22,7 @@ from pie_wire.messages.engine import (
 )
 from pie_wire.messages.runner import RunEnd, Slot
 
+from pie_runner.drains import Forward, PendingRest
 from pie_runner.engine_errors import engine_error
 from pie_runner.probes import Answer, Probe, answered, received, resident_bytes, row_bytes
 from pie_runner.waitables import Waitable
@@ -101,6 +102,7 @@ class Run(Waitable):
         self._error: PieError | None = None
         self._closed = False
         self._paused = False
+        self._drain: PendingRest | None = None
         self.stats: RunStats | None = None
         """None until the engine has ended it."""
 
@@ -158,6 +160,39 @@ class Run(Waitable):
         if self._cut is not None:
             return self._finished(self._cut, [], "", _NO_PROBES)
         return None
+
+    def check_free(self) -> None:
+        """Raise Conflict while the run is drained."""
+        if self._drain is not None:
+            raise Conflict("the run is being drained: wait for the rest, or drop it to go on step by step")
+
+    def drain(self, forward: Forward | None) -> PendingRest:
+        """Take the rest in the program's place; `forward` gets its text, piece by piece.
+
+        Raises:
+            Conflict: it is being drained. BadRequest: it has probes, or no text to send.
+        """
+        self.check_free()
+        if self.spec.probes:
+            raise BadRequest("a run with probes cannot be drained: their answers are read step by step")
+        if forward is not None and (self.spec.text is None or not self.spec.text.shown):
+            raise BadRequest("the run has no text to send: open it with `text`")
+        drain = self._drain = PendingRest(self, forward)
+        if self.context.session.error is not None:
+            drain.go_on()
+        elif self.ready:
+            self.context.session.drains[drain] = None
+        return drain
+
+    def drained(self, drain: PendingRest) -> None:
+        """It is over, or was given up. Repeats are harmless."""
+        if self._drain is drain:
+            self._drain = None
+
+    def notify(self) -> None:
+        if self._drain is not None:
+            self.context.session.drains[self._drain] = None
+        super().notify()
 
     def pause(self) -> None:
         """Decode no further for now. Repeats, and a run that is over, are harmless."""

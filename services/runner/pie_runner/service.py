@@ -147,8 +147,7 @@ class RunnerService:
         self.core.observe_lag(self._clock() - began)
 
     def _send(self) -> None:
-        """What programs have to say leaves before those run that are in nobody's way."""
-        self.core.flush()
+        self.core.flush(busy=True)
         self._transport.flush()
 
     def close(self) -> None:

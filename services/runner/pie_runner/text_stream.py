@@ -15,7 +15,8 @@ class TextStream:
         """`detokenizer` is fresh. Not `shown`: only the stop strings are looked for."""
         self._detokenizer = detokenizer
         self._stops = StopStrings(stops) if stops else None
-        self._shown = shown
+        self.shown = shown
+        """Whether there is text beside stop strings."""
 
     @property
     def stopped(self) -> bool:
@@ -29,10 +30,10 @@ class TextStream:
     def finish(self) -> str:
         """What was held back: no token follows."""
         text = self._pass(self._detokenizer.finish())
-        if self._stops is not None and self._shown:
+        if self._stops is not None and self.shown:
             text += self._stops.finish()
         return text
 
     def _pass(self, piece: str) -> str:
         text = piece if self._stops is None else self._stops.feed(piece)
-        return text if self._shown else ""
+        return text if self.shown else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from pie_wire.errors import PieError, TooLarge
 
@@ -11,6 +11,8 @@ from pie_runner.wasm.hostcall import Err, Ok, Pending
 
 if TYPE_CHECKING:
     from pie_runner.wasm.fiber import Fiber
+
+T = TypeVar("T")
 
 MAX_WAITABLES = 65_536
 FEW = 16
@@ -76,6 +78,8 @@ class Waitable:
 
     def __init__(self, table: Waitables) -> None:
         self._table = table
+        self._taker: Pending | None = None
+        """The call that sleeps until there is something to get."""
         self.id = table.add(self)
 
     @property
@@ -84,8 +88,22 @@ class Waitable:
         raise NotImplementedError
 
     def notify(self) -> None:
-        """Tell the table that `ready` has become true."""
-        self._table.notify(self.id)
+        """Tell who waits that `ready` has become true."""
+        taker = self._taker
+        if taker is None:
+            self._table.notify(self.id)
+        else:
+            self._taker = None
+            taker.resolve()
+
+    def taken(self, fiber: Fiber, take: Callable[[], T | None], then: Callable[[], None] | None = None) -> T | Pending:
+        """What `take` gives, which is not None when this is ready; else a Pending that answers with that. `then` is
+        called where nobody will take it any more. The program can do nothing else meanwhile."""
+        if self.ready and (got := take()) is not None:
+            return got
+        pending = self._taker = Pending(fiber, then)
+        pending.convert = lambda _: take()
+        return pending
 
     def close(self) -> None:
         """The program dropped its handle, or has ended."""

@@ -17,9 +17,9 @@ import numpy as np
 from pie_runner.host import logits
 from pie_runner.logits import Logits
 from pie_runner.stop_strings import StopStrings
-from pie_runner.wasm.hostcall import Case, HostTable, Ok, Pending
+from pie_runner.wasm.hostcall import Case, Err, HostTable, Ok, Pending
 from pie_runner.wasm.world import offered_world
-from pie_wire.errors import BadRequest, NotFound, Unsupported
+from pie_wire.errors import BadRequest, Closed, NotFound, Unsupported
 
 FIRST_TOKEN = 97
 STOP = 0
@@ -76,6 +76,7 @@ class Run(Waitable):
         self.stops = StopStrings(spec.stop_strings)
         self.paused = False
         self.produced = 0
+        self.rest: Rest | None = None
         self.finish: str | None = None
         host.runs.append(self)
         host.specs.append(spec)
@@ -104,6 +105,8 @@ class Run(Waitable):
                 text += self.stops.finish()
             probes = [probed(self.host, probe) for probe in self.spec.probes]
             self.steps.append(SimpleNamespace(tokens=[token], text=text, probes=probes, finish=self.finish))
+        if self.rest is not None:
+            self.rest.collect()
         self.host.notify(self.fiber)
 
     def take(self) -> object:
@@ -118,6 +121,33 @@ class Run(Waitable):
         super().close()
         if self in self.host.runs:
             self.host.runs.remove(self)
+        if self.rest is not None and self.rest.value is None:
+            self.rest.answer(Err(Closed("the run has been closed").info()))
+
+
+class Rest(Waitable):
+    """A drained run."""
+
+    def __init__(self, fiber: Any, run: Run, sent_as: Case | None) -> None:
+        super().__init__(run.host, fiber)
+        self.run = run
+        self.sent_as = sent_as
+        self.tokens: list[int] = []
+        self.text = ""
+        run.rest = self
+        self.collect()
+
+    def collect(self) -> None:
+        while self.value is None and (self.run.steps or self.run.finish is not None):
+            step: Any = self.run.take()
+            self.tokens += step.value.tokens
+            self.text += step.value.text
+            if self.sent_as is not None and step.value.text:
+                field = self.sent_as.value
+                message = step.value.text if field is None else json.dumps({field: step.value.text})
+                self.fiber.data.sent.append(message)
+            if step.value.finish is not None:
+                self.value = Ok(SimpleNamespace(tokens=self.tokens, text=self.text, finish=step.value.finish))
 
 
 class Simple:
@@ -232,6 +262,15 @@ class FakeHost:
             if ready:
                 data.waiting.remove((pending, ids))
                 pending.resolve(ready)
+
+    def taken(self, fiber: Any, waitable: Waitable, take: Callable[[], object]) -> object:
+        """What `take` gives, once the waitable is ready."""
+        if waitable.ready:
+            return take()
+        pending = Pending(fiber)
+        pending.convert = lambda _: take()
+        fiber.data.waiting.append((pending, [waitable.id]))
+        return pending
 
     def advance(self) -> bool:
         """Let time and engine make one step. False when nothing can happen any more."""
@@ -379,6 +418,8 @@ class FakeHost:
             ("context", "[method]pending-export.id"): id_,
             ("context", "[method]pending-export.get"): get,
             ("generation", "[method]run.id"): id_,
+            ("generation", "[method]pending-rest.id"): id_,
+            ("generation", "[method]pending-rest.get"): get,
         }
 
     def _models(self) -> dict[tuple[str, str], Callable[..., object]]:
@@ -461,6 +502,15 @@ class FakeHost:
             drawn = [[rows[row] + 1 for row in draw.rows] for draw in pass_.draws]
             return answered(fiber, SimpleNamespace(tokens=drawn, probes=probes, cached_tokens=0))
 
+        def compute(fiber: Any, context: Context, pass_: Any) -> object:
+            output = execute(fiber, context, pass_)
+
+            def take() -> object:
+                output.close()
+                return output.value
+
+            return self.taken(fiber, output, take)
+
         def verify(fiber: Any, context: Context, guesses: Any) -> Waitable:
             right: list[int] = []
             at = -1
@@ -501,7 +551,10 @@ class FakeHost:
             ("generation", "[method]run.pause"): lambda f, run: pause(run, True),
             ("generation", "[method]run.resume"): lambda f, run: pause(run, False),
             ("generation", "[method]run.stats"): lambda f, run: stats if run.finish is not None else None,
+            ("generation", "[method]run.take"): lambda f, run: self.taken(f, run, run.take),
+            ("generation", "[method]run.drain"): Rest,
             ("forward", "execute"): execute,
+            ("forward", "compute"): compute,
             ("forward", "verify"): verify,
             **{("logits", name): function for name, function in logits.FUNCTIONS.items()},
             ("grammar", "[static]grammar.compile"): lambda f, m, source: Grammar(self, source.text),

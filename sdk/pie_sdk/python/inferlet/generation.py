@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from wit_world.imports import generation as raw
 
-from inferlet import loop
-from inferlet.errors import host_errors, unwrap
+from inferlet import loop, session
+from inferlet.errors import PieError, host_errors, unwrap
 from inferlet.grammar import GrammarSource
 from inferlet.probes import Probe, answer
 from inferlet.sample import Sampler
@@ -134,14 +134,17 @@ class Generator:
         if self._closed:
             raise StopAsyncIteration
         run = self._run or self._open()
-        while (got := run.next()) is None:
-            await loop.ready(self._id)
-            if self._closed:
-                raise StopAsyncIteration
-        step = unwrap(got)
+        if loop.is_alone():
+            with host_errors():
+                step = run.take()
+        else:
+            while (got := run.next()) is None:
+                await loop.ready(self._id)
+                if self._closed:
+                    raise StopAsyncIteration
+            step = unwrap(got)
         if step.tokens:
-            self.tokens_generated += len(step.tokens)
-            self._context._wrote(step.tokens)
+            self._took(step.tokens)
         probes: Sequence[Sequence[Any]] = ()
         if step.probes:
             width = len(self._probes)
@@ -201,11 +204,53 @@ class Generator:
 
     async def text(self) -> str:
         """The rest, as text."""
-        return "".join([step.text async for step in self])
+        return (await self._rest())[1]
 
     async def tokens(self) -> list[int]:
         """The rest, as ids."""
-        return [token async for step in self for token in step.tokens]
+        return (await self._rest())[0]
+
+    async def send(self, field: str | None = None) -> str:
+        """The rest, as text. The client gets each piece as it is decoded, as if each step's `text` were sent by
+        `session.send` (with a `field`: `{field: text}`), but the program sleeps meanwhile."""
+        sent = raw.SentAs_Text() if field is None else raw.SentAs_Field(field)
+        return (await self._rest(sent))[1]
+
+    async def _rest(self, sent: raw.SentAs | None = None) -> tuple[list[int], str]:
+        if self._closed:
+            return [], ""
+        if self._probes:
+            return await self._rest_by_steps(sent)
+        context = self._context
+        run = self._run or self._open()
+        length = context.seq_len
+        try:
+            with host_errors():
+                pending = run.drain(sent)
+            with pending:
+                rest = unwrap(await loop.result(pending))
+        except PieError:
+            taken = context.tokens[length:]
+            self._took(taken)
+            if self._closed:
+                return taken, context.model.tokenizer().decode(taken, skip_special=True)
+            raise
+        self._took(rest.tokens)
+        self.finish_reason = _REASONS[rest.finish]
+        self.close()
+        return rest.tokens, rest.text
+
+    async def _rest_by_steps(self, sent: raw.SentAs | None) -> tuple[list[int], str]:
+        steps: list[GenStep] = []
+        async for step in self:
+            steps.append(step)
+            if sent is not None and step.text:
+                session.send({sent.value: step.text} if isinstance(sent, raw.SentAs_Field) else step.text)
+        return [token for step in steps for token in step.tokens], "".join(step.text for step in steps)
+
+    def _took(self, tokens: list[int]) -> None:
+        self.tokens_generated += len(tokens)
+        self._context._wrote(tokens)
 
     collect_text = text
     collect_tokens = tokens

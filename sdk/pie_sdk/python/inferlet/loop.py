@@ -106,6 +106,12 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
         return runner.run(coroutine)
 
 
+def is_alone() -> bool:
+    """Whether the running task may sleep in a host call: nothing else in this program could run meanwhile."""
+    loop = asyncio.get_running_loop()
+    return isinstance(loop, HostLoop) and loop.is_alone
+
+
 async def ready(id_: int) -> None:
     """Suspend this task until the waitable of this id has something to get."""
     loop = asyncio.get_running_loop()

@@ -1,10 +1,10 @@
 /** Streams of decoded tokens. */
 
-import { type Finish, type GrammarSource, Run, type Speculation } from "pie:inferlet/generation@0.1.0";
+import { type Finish, type GrammarSource, type Rest, Run, type SentAs, type Speculation } from "pie:inferlet/generation@0.1.0";
 
 import type { Context } from "./context";
 import { call, unwrap } from "./errors";
-import { dispose, ready } from "./reactor";
+import { dispose, ready, resultOnce } from "./reactor";
 import { sampler, type SamplerOptions } from "./sampler";
 
 export interface GenerateOptions {
@@ -85,16 +85,37 @@ export class Generator implements AsyncIterableIterator<Step> {
 
   /** The rest, as text. */
   async text(): Promise<string> {
-    let text = "";
-    for await (const step of this) text += step.text;
-    return text;
+    return (await this.rest(null)).text;
   }
 
   /** The rest, as ids. */
   async tokens(): Promise<number[]> {
-    const tokens: number[] = [];
-    for await (const step of this) tokens.push(...step.tokens);
-    return tokens;
+    return (await this.rest(null)).tokens;
+  }
+
+  /** The rest, as text, of which the client gets each piece as it is decoded (with a `field`, as `{field: text}`), while the program sleeps. */
+  async send(field?: string): Promise<string> {
+    return (await this.rest(field === undefined ? { tag: "text" } : { tag: "field", val: field })).text;
+  }
+
+  private async rest(sent: SentAs | null): Promise<{ tokens: number[]; text: string }> {
+    if (this.closed) return { tokens: [], text: "" };
+    const { context } = this;
+    const run = (this.run ??= this.open());
+    const length = context.length;
+    let rest: Rest;
+    try {
+      rest = await resultOnce<Rest>(call(() => run.drain(sent)));
+    } catch (error) {
+      const tokens = context.tokens.slice(length);
+      context.wrote(tokens);
+      if (!this.closed) throw error;
+      return { tokens, text: context.model.tokenizer.decode(tokens, { skipSpecial: true }) };
+    }
+    context.wrote(rest.tokens);
+    this.finish = rest.finish;
+    this.close();
+    return rest;
   }
 
   private open(): Run {

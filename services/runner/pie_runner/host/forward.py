@@ -16,7 +16,7 @@ from pie_runner.host.samplers import SamplerRecord, check_size, sampler
 from pie_runner.passes import PendingOutput, Shape
 from pie_runner.probes import row_bytes
 from pie_runner.process import process_of
-from pie_runner.wasm.hostcall import Case, HostFunction
+from pie_runner.wasm.hostcall import Case, Err, HostFunction, Ok
 
 if TYPE_CHECKING:
     from pie_runner.contexts import Context
@@ -90,6 +90,18 @@ class GuessesRecord(Protocol):
 
 
 _CAUSAL = Mask()
+
+
+def compute(fiber: Fiber, context: Context, request: PassRecord) -> object:
+    """Run one pass; the answer is its output."""
+    output = execute(fiber, context, request)
+
+    def take() -> Ok | Err | None:
+        got = output.get()
+        output.close()
+        return got
+
+    return output.taken(fiber, take, output.close)
 
 
 def execute(fiber: Fiber, context: Context, request: PassRecord) -> PendingOutput:
@@ -178,6 +190,7 @@ def _check_count(count: int, rows: int) -> None:
 
 FUNCTIONS: Mapping[str, HostFunction] = {
     "execute": execute,
+    "compute": compute,
     "verify": verify,
     "[method]pending-output.id": waitable_id,
     "[method]pending-output.get": method(PendingOutput.get),

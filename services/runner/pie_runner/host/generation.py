@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
+import msgspec
 from pie_wire.errors import BadRequest, TooLarge
 from pie_wire.messages.engine import Grammar, Speculation
 
 from pie_runner.detokenizer import Detokenizer
+from pie_runner.drains import PendingRest
 from pie_runner.host import checks
 from pie_runner.host.futures import waitable_id
 from pie_runner.host.methods import method, reading
@@ -19,7 +21,7 @@ from pie_runner.process import process_of
 from pie_runner.runs import Run, RunSpec, StepResult
 from pie_runner.text_stream import TextStream
 from pie_runner.tokenizers import Tokenizer
-from pie_runner.wasm.hostcall import Case, HostFunction, Ok
+from pie_runner.wasm.hostcall import Case, HostFunction, Ok, Pending
 
 if TYPE_CHECKING:
     from pie_runner.contexts import Context
@@ -33,6 +35,8 @@ MAX_GRAMMAR = 256 << 10
 MAX_NGRAM = 16
 MAX_DRAFTS = 64
 MAX_PROBES = 16
+MAX_FIELD = 1000
+"""Characters of the name of the field in which text is sent."""
 MAX_ROWS_AHEAD = 64
 """Whole rows of probes that a run may be ahead by."""
 ROWS_AHEAD = 16
@@ -124,8 +128,26 @@ def grammar_of(source: GrammarSource) -> Grammar:
 
 def next_step(_fiber: Fiber, run: Run) -> Ok | None:
     """The next step, or None when none is here."""
+    run.check_free()
     step: StepResult | None = run.next()
     return None if step is None else Ok(step)
+
+
+def take(fiber: Fiber, run: Run) -> StepResult | Pending:
+    """The next step, as soon as it is here."""
+    run.check_free()
+    return run.taken(fiber, run.next)
+
+
+def drain(fiber: Fiber, run: Run, send: Case | None) -> PendingRest:
+    """The rest, taken here."""
+    if send is None:
+        return run.drain(None)
+    forward = process_of(fiber).forward_text
+    if send.tag == "text":
+        return run.drain(forward)
+    field = checks.text(cast("str", send.value), "the field", MAX_FIELD)
+    return run.drain(lambda text, then: forward(msgspec.json.encode({field: text}).decode(), then))
 
 
 def _text(spec: SpecRecord, tokenizer: Tokenizer) -> TextStream | None:
@@ -173,8 +195,12 @@ FUNCTIONS: Mapping[str, HostFunction] = {
     "[static]run.open": open_run,
     "[method]run.id": waitable_id,
     "[method]run.next": next_step,
+    "[method]run.take": take,
+    "[method]run.drain": drain,
     "[method]run.close": method(Run.cancel),
     "[method]run.pause": method(Run.pause),
     "[method]run.resume": method(Run.resume),
     "[method]run.stats": reading(Run, lambda run: run.stats),
+    "[method]pending-rest.id": waitable_id,
+    "[method]pending-rest.get": method(PendingRest.get),
 }

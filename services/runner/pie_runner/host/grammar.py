@@ -35,9 +35,8 @@ def compile_grammar(fiber: Fiber, handle: ModelHandle, source: GrammarSource) ->
         elif error is not None:
             pending.fail(error)
 
-    process = process_of(fiber)
-    grammars = process.facilities.grammars
-    pending.on_abandon = grammars.compile(handle.model, grammar_of(source), then, process.scope.tenant)
+    grammars = process_of(fiber).facilities.grammars
+    pending.on_abandon = grammars.compile(handle.model, grammar_of(source), then)
     return pending
 
 

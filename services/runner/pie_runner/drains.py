@@ -1,0 +1,90 @@
+"""A run whose steps are taken in the program's place: the program sleeps until the last one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+from pie_wire.errors import Closed, PieError
+
+from pie_runner.waitables import Waitable
+from pie_runner.wasm.hostcall import Err, Ok
+
+if TYPE_CHECKING:
+    from pie_runner.runs import Finish, Run
+
+Forward = Callable[[str, Callable[[], None]], Callable[[], None] | None]
+"""Takes a piece of text. None when done; else how to give it up, and the second argument is called once it is done."""
+
+
+class Rest(NamedTuple):
+    """The WIT's `rest`."""
+
+    tokens: list[int]
+    text: str
+    finish: Finish
+
+
+class PendingRest(Waitable):
+    """The WIT's `pending-rest`. Its session calls `go_on` at the end of a turn in which the run got something."""
+
+    def __init__(self, run: Run, forward: Forward | None) -> None:
+        """`forward` gets the text of each step."""
+        super().__init__(run.context.owner.waitables)
+        self._run = run
+        self._forward = forward
+        self._tokens: list[int] = []
+        self._pieces: list[str] = []
+        self._answer: Ok | Err | None = None
+        self._taken = False
+        self._leave_queue: Callable[[], None] | None = None
+        """While a piece waits for room at the client."""
+
+    @property
+    def ready(self) -> bool:
+        return self._taken or self._answer is not None
+
+    def go_on(self) -> None:
+        """Take what steps there are."""
+        while self._leave_queue is None and not self.ready:
+            try:
+                step = self._run.next()
+            except PieError as exc:
+                self._end(Err(exc.info()))
+                return
+            if step is None:
+                return
+            self._tokens += step.tokens
+            self._pieces.append(step.text)
+            if step.text and self._forward is not None:
+                self._leave_queue = self._forward(step.text, self._sent)
+            if step.finish is not None:
+                self._end(Ok(Rest(self._tokens, "".join(self._pieces), step.finish)))
+
+    def get(self) -> Ok | Err | None:
+        """The rest, once."""
+        if self._taken:
+            return Err(Closed("the rest of this run was already taken").info())
+        answer = self._answer
+        if answer is not None:
+            self._taken = True
+            self._answer = None
+        return answer
+
+    def close(self) -> None:
+        """The program dropped its handle."""
+        super().close()
+        self._taken = True
+        self._answer = None
+        self._run.drained(self)
+        if self._leave_queue is not None:
+            self._leave_queue()
+
+    def _sent(self) -> None:
+        self._leave_queue = None
+        self.go_on()
+
+    def _end(self, answer: Ok | Err) -> None:
+        self._answer = answer
+        self._run.drained(self)
+        self.notify()
