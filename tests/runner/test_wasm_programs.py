@@ -332,3 +332,29 @@ def test_a_start_with_a_bad_digest_is_refused(world: World, tmp_path):
     assert answers[0].error.code == "bad_field"
     assert not world.runner.processes
     assert world.runner.live == 0
+
+
+def test_source_that_is_launched_again_is_compiled_once(wasm):
+    source = "def main(n): return [n, main.__code__.co_filename]"
+    codes = wasm.host._code_objects
+    seen = []
+    for number in range(4):
+        last = wasm.outcome(source, pid=f"p{number}", text=json.dumps({"n": number}), filename="again.py")
+        assert json.loads(last.text) == [number, "again.py"]
+        wasm.run(0.3)
+        seen.append([(name, bool(code)) for (_, name), code in codes._known.items() if name == "again.py"])
+
+    assert seen == [[("again.py", False)], *[[("again.py", True)]] * 3]
+    assert not wasm.host.driver.fibers
+
+
+@pytest.mark.parametrize("source", ["def main(:", "x = '\\d'\ndef main(): pass"])
+def test_source_that_does_not_compile_quietly_says_so_every_time(wasm, source: str):
+    ends = []
+    for pid in ("p1", "p2", "p3"):
+        last = wasm.outcome(source, pid=pid)
+        ends.append(([event.text for event in wasm.log(pid) if event.kind == "stderr"], last.kind, last.error))
+        wasm.run(0.3)
+
+    assert ends[0] == ends[1] == ends[2]
+    assert ends[0][0] or ends[0][1] == "error"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import textwrap
 
 import pytest
@@ -374,3 +375,40 @@ def test_the_garbage_collector_bears_immortal_objects(lab: Lab, python: Program)
     """
 
     assert lab.run(python, textwrap.dedent(source)).value == [True, 1, [1], "bb", True]
+
+
+def ask_for_code(lab: Lab, python: Program, source: str) -> str | None:
+    launch = lab.launch(python, json.dumps({"compile": source, "filename": "inferlet.py"}))
+    lab.drive()
+    return launch.value
+
+
+def test_code_that_was_made_before_runs_like_its_source(lab: Lab, python: Program):
+    source = "seen = [__name__]\ndef main(n: int):\n    return 10 // n\n"
+    code = ask_for_code(lab, python, source)
+    assert code is not None
+
+    def launch(n: int):
+        envelope = {"source": source, "filename": "inferlet.py", "code": code, "input": {"n": n}}
+        made = lab.launch(python, json.dumps(envelope))
+        lab.drive()
+        return made
+
+    assert launch(3).value == 3
+    failure = launch(0).error
+    assert failure is not None
+    assert 'File "inferlet.py", line 3' in failure.message
+    assert "return 10 // n" in failure.message
+
+
+@pytest.mark.parametrize("source", ["def main(:", "x = '\\d'", "a = 1 is 1", "x\0"])
+def test_of_source_that_has_something_to_say_no_code_is_made(lab: Lab, python: Program, source: str):
+    assert ask_for_code(lab, python, source) is None
+
+
+def test_to_compile_runs_nothing(lab: Lab, python: Program):
+    launch = lab.launch(python, json.dumps({"compile": "print('ran')\nraise SystemExit(3)", "filename": "inferlet.py"}))
+    lab.drive()
+
+    assert isinstance(launch.value, str)
+    assert launch.stdout == ""

@@ -15,6 +15,7 @@ import structlog
 from pie_wire.errors import BadProgram, InternalError, PieError, Unavailable, to_error
 from pie_wire.messages.common import EventKind, ProgramRef
 
+from pie_runner.code_objects import CodeObjects
 from pie_runner.engines import Offload
 from pie_runner.process import Process
 from pie_runner.programs import Outcome
@@ -41,7 +42,8 @@ class Launch:
 
     owner: WasmPrograms
     process: Process
-    envelope: Callable[[], str]
+    envelope: Callable[[Program], str]
+    """What `run` gets."""
     on_running: Callable[[], None]
     on_exit: Callable[[Outcome], None]
     fiber: Fiber | None = None
@@ -108,6 +110,7 @@ class WasmPrograms:
         self._runtime = runtime
         self._artifact_path = artifact_path
         self._limits = limits
+        self._code_objects = CodeObjects(driver, limits.memory_bytes)
         self._loaded: OrderedDict[str, Program] = OrderedDict()
         self._preparing: dict[str, Preparation] = {}
 
@@ -120,10 +123,10 @@ class WasmPrograms:
     ) -> Launch:
         ref = process.ref
         if ref.kind == "python":
-            envelope = _envelope(process, _source(artifact()))
+            envelope = partial(self._envelope, process, _source(artifact()))
         else:
-            envelope = process.input
-        launch = Launch(self, process, lambda: envelope, on_running, on_exit)
+            envelope = partial(_input, process)
+        launch = Launch(self, process, envelope, on_running, on_exit)
         key = PYTHON if ref.kind == "python" else ref.sha256
         program = self._loaded.get(key)
         if program is not None:
@@ -147,6 +150,12 @@ class WasmPrograms:
     def python_ready(self) -> bool:
         """Python source starts at once."""
         return PYTHON in self._loaded
+
+    def _envelope(self, process: Process, source: str, program: Program) -> str:
+        """What the generic component takes: the input is spliced in as it is, so that it is parsed only once."""
+        code = self._code_objects.find((process.ref.sha256, process.filename), source, program, process)
+        head = msgspec.json.encode({"source": source, "filename": process.filename}).decode()
+        return f'{head[:-1]},"code":{code},"input":{process.input or "null"}}}'
 
     def _find(self, ref: ProgramRef) -> Path:
         if ref.kind != "python":
@@ -202,12 +211,13 @@ class WasmPrograms:
         launch.on_running()
         launch.fiber = self.driver.spawn(
             program,
-            launch.envelope(),
+            launch.envelope(program),
             data=launch.process,
             on_exit=lambda _, outcome: launch.ended(outcome),
             limits=self._limits,
             on_output=lambda _, stream, data: _forward(launch, stream, data),
         )
+        self._code_objects.compile_wanted()
 
 
 async def _compiled(cache: CodeCache, wasm: Path) -> Path:
@@ -223,10 +233,8 @@ def _source(data: bytes) -> str:
         raise BadProgram(f"the Python source is not UTF-8: {exc}") from exc
 
 
-def _envelope(process: Process, source: str) -> str:
-    """What the generic component takes: the input is spliced in as it is, so that it is parsed only once."""
-    head = msgspec.json.encode({"source": source, "filename": process.filename}).decode()
-    return f'{head[:-1]},"input":{process.input or "null"}}}'
+def _input(process: Process, _program: Program) -> str:
+    return process.input
 
 
 def _forward(launch: Launch, stream: str, data: bytes) -> None:

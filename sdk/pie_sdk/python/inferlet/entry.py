@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import binascii
 import dataclasses
 import inspect
 import json
 import linecache
+import marshal
 import random
 import sys
 import traceback
 import types
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -32,21 +35,38 @@ class ProgramFailedError(Exception):
 
 
 def run_source(envelope: str) -> str:
-    """Run a program given as source. `envelope`: JSON {"source", "filename", "input"}; the result is JSON text."""
-    load, value = _unpack(envelope)
+    """Run a program given as source. `envelope`: JSON {"source", "filename", "code", "input"}; the result is JSON text.
+
+    `code` is what an envelope {"compile": source, "filename"} was answered with, or null.
+    """
+    request = json.loads(envelope)
+    if "compile" in request:
+        return compile_source(request["compile"], request["filename"])
+    load, value = _unpack(request)
     return run_program(load, value)
+
+
+def compile_source(source: str, filename: str) -> str:
+    """A program's code as JSON text; null when only the program itself can say what is to be said of its source."""
+    try:
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            code = compile(source, filename, "exec", dont_inherit=True)
+    except Exception:  # noqa: BLE001 - the program that is launched from it tells its author
+        return "null"
+    return "null" if said else json.dumps(binascii.b2a_base64(marshal.dumps(code), newline=False).decode())
 
 
 def rehearse(envelope: str) -> None:
     """Run a program that asks nothing of the host, while there is none, and leave no trace of it."""
-    _answer(*_unpack(envelope))
+    _answer(*_unpack(json.loads(envelope)))
     del sys.modules[_MODULE]
 
 
-def _unpack(envelope: str) -> tuple[Callable[[], Callable[..., Any]], Any]:
-    request = json.loads(envelope)
+def _unpack(request: dict[str, Any]) -> tuple[Callable[[], Callable[..., Any]], Any]:
     filename = request["filename"]
     source = request["source"]
+    made = request.get("code")
 
     def load() -> Callable[..., Any]:
         # Tracebacks quote the lines of a file that exists nowhere else.
@@ -54,7 +74,11 @@ def _unpack(envelope: str) -> tuple[Callable[[], Callable[..., Any]], Any]:
         module = types.ModuleType(_MODULE)
         module.__file__ = filename
         sys.modules[_MODULE] = module
-        exec(compile(source, filename, "exec", dont_inherit=True), module.__dict__)  # noqa: S102 - this is its purpose
+        if made is None:
+            code = compile(source, filename, "exec", dont_inherit=True)
+        else:
+            code = marshal.loads(binascii.a2b_base64(made))  # noqa: S302 - the runner had it made by this same module
+        exec(code, module.__dict__)  # noqa: S102 - this is its purpose
         main = getattr(module, "main", None)
         if not callable(main):
             raise ProgramFailedError(f"{filename} defines no function `main`.")

@@ -72,7 +72,9 @@ def settle() -> None:
     stdio.install()
     for _ in range(_TIMES):
         for source, value in _REHEARSALS:
-            entry.rehearse(json.dumps({"source": source, "filename": "rehearsal.py", "input": value}))
+            code = json.loads(entry.compile_source(source, "rehearsal.py"))
+            for made in (None, code):
+                entry.rehearse(json.dumps({"source": source, "filename": "rehearsal.py", "code": made, "input": value}))
     linecache.clearcache()
     gc.collect()
     immortal.list_objects()

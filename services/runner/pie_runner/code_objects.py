@@ -1,0 +1,85 @@
+"""Source that is launched again is compiled once, by the Python that runs it, and its launches begin with the code.
+
+Code is trusted by whoever unmarshals it. It is made in an instance of its own, which compiles and runs nothing: whoever
+launched a source has no way to leave other code for the next one who launches the same.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from pie_runner.wasm.fiber import Fiber, Limits, Outcome
+
+if TYPE_CHECKING:
+    from pie_runner.wasm.driver import Driver
+    from pie_runner.wasm.program import Program
+
+NONE = "null"
+MAX_KNOWN = 256
+"""Sources; those that were launched least recently are forgotten."""
+MAX_SOURCE = 256 << 10
+"""Characters of a source that is compiled ahead."""
+MAX_CODE = 1 << 20
+"""Of what is kept for one source."""
+MAX_COMPILING = 2
+CPU_SECONDS = 10.0
+
+_TEXT = re.compile(r'"[A-Za-z0-9+/=]*"')
+
+Key = tuple[str, str]
+"""Hash of a source, and the name of the file that its code says it is from."""
+
+
+class CodeObjects:
+    """Of the sources that were launched lately. Lives on the loop thread."""
+
+    def __init__(self, driver: Driver, memory_bytes: int) -> None:
+        """`memory_bytes`: what an instance may have that compiles."""
+        self._driver = driver
+        self._limits = Limits(memory_bytes=memory_bytes, cpu_seconds=CPU_SECONDS)
+        self._known: OrderedDict[Key, str | None] = OrderedDict()
+        """None: launched once."""
+        self._compiling: set[Key] = set()
+        self._wanted: Callable[[], None] | None = None
+        self._program: Program | None = None
+
+    def find(self, key: Key, source: str, program: Program, data: object) -> str:
+        """The code as JSON, or `NONE`: then the launch compiles for itself. From the second time on the source is
+        compiled for those that come later: at the next `compile_wanted`, in a fiber with this `data`."""
+        if program is not self._program:  # another Python has other code
+            self._program = program
+            self._known.clear()
+        if key not in self._known:
+            self._known[key] = NONE if len(source) > MAX_SOURCE else None
+            if len(self._known) > MAX_KNOWN:
+                self._known.popitem(last=False)
+            return NONE
+        self._known.move_to_end(key)
+        code = self._known[key]
+        if code is None and key not in self._compiling and len(self._compiling) < MAX_COMPILING:
+            self._wanted = partial(self._compile, key, source, program, data)
+        return code or NONE
+
+    def compile_wanted(self) -> None:
+        """What a launch asked for, after that launch itself."""
+        wanted, self._wanted = self._wanted, None
+        if wanted is not None:
+            wanted()
+
+    def _compile(self, key: Key, source: str, program: Program, data: object) -> None:
+        self._compiling.add(key)
+        text = msgspec.json.encode({"compile": source, "filename": key[1]}).decode()
+        on_exit = partial(self._compiled, key, program)
+        self._driver.spawn(program, text, data=data, on_exit=on_exit, limits=self._limits)
+
+    def _compiled(self, key: Key, program: Program, _fiber: Fiber, outcome: Outcome) -> None:
+        self._compiling.discard(key)
+        if program is self._program and key in self._known:
+            fits = isinstance(outcome, str) and len(outcome) <= MAX_CODE and _TEXT.fullmatch(outcome)
+            self._known[key] = outcome if isinstance(outcome, str) and fits else NONE
