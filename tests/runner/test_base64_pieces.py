@@ -1,20 +1,14 @@
-"""Base64 in pieces is the base64 of the whole, and other threads run meanwhile."""
+"""Base64 in pieces is the base64 of the whole."""
 
 from __future__ import annotations
 
 import base64
-import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pie_runner.base64_pieces import PIECE, Base64Text, decoded, decoded_pieces, encoded
 from pie_wire.errors import BadRequest
-
-MIB = 1 << 20
 
 
 @given(st.lists(st.binary(max_size=20), max_size=8))
@@ -47,34 +41,3 @@ def test_what_is_no_base64_is_refused_wherever_it_is_cut(text: str):
     for size in (3, 6, PIECE):
         with pytest.raises(BadRequest, match="the thing is not base64"):
             list(decoded_pieces(text, "the thing", size))
-
-
-@pytest.fixture
-def often() -> Iterator[None]:
-    """Threads take turns as they do in a runner."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(0.0005)
-    yield
-    sys.setswitchinterval(before)
-
-
-TEXT = "QUJD" * (16 * MIB)
-PARTS = [bytes(4 * MIB)] * 12
-LONG: dict[str, Callable[[], object]] = {
-    "decoding": lambda: decoded(TEXT, "it"),
-    "decoding parts": lambda: [*decoded_pieces(TEXT, "it")],
-    "encoding": lambda: encoded(*PARTS),
-}
-
-
-@pytest.mark.usefixtures("often")
-@pytest.mark.parametrize("work", LONG)
-def test_other_threads_go_on_meanwhile(work: str):
-    thread = threading.Thread(target=LONG[work])
-    turns, since = 0, time.perf_counter()
-    thread.start()
-    while thread.is_alive():
-        time.sleep(0.0002)
-        turns += 1
-    took = time.perf_counter() - since
-    assert turns > 8, took

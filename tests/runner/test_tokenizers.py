@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import threading
-import time
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -139,20 +137,3 @@ def test_more_tokens_than_can_be_taken_are_never_a_list(real: Model):
     assert len(real.tokenizer.encode(text, 101)) == 101
     with pytest.raises(TooLarge, match="the text has 101 tokens; at most 100"):
         real.tokenizer.encode(text, 100)
-
-
-@pytest.mark.parametrize("direction", ["encode", "decode"])
-def test_other_threads_go_on_while_a_long_text_is_worked_on(real: Model, direction: str):
-    tokenizer = real.tokenizer
-    text = "some words of a long text " * 100_000
-    ids = tokenizer.encode(text)
-    works = {"encode": lambda: tokenizer.encode(text), "decode": lambda: tokenizer.decode(ids, skip_special=True)}
-    thread = threading.Thread(target=works[direction])
-    longest, since = 0.0, time.perf_counter()
-    start = since
-    thread.start()
-    while thread.is_alive():
-        time.sleep(0.0005)
-        now = time.perf_counter()
-        longest, since = max(longest, now - since), now
-    assert longest < (since - start) / 2
