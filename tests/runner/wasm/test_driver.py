@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+import structlog
 from pie_runner.wasm import driver as module
 from pie_runner.wasm.driver import ALONE_SECONDS, Driver
 from pie_runner.wasm.fiber import RESTING, Fiber
@@ -90,6 +91,16 @@ def test_a_hog_beside_others_has_three_long_slices_and_then_one_in_a_while(lab: 
 
     assert hog.ran in (6, 7)
     assert other.ran > 1000
+
+
+def test_the_operator_is_told_who_rests(lab: Lab):
+    lab.spawn(SHORT, program="other")
+    lab.spawn(LONG)
+    with structlog.testing.capture_logs() as logs:
+        lab.run(2.0)
+
+    assert [(line["tenant"], line["program"], line["held_ms"]) for line in logs] == [("t", "a", 100)]
+    assert logs[0]["seconds"] == FELT_REST
 
 
 def test_it_does_not_matter_how_many_hogs_there_are(lab: Lab):

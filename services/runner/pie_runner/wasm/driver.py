@@ -15,7 +15,7 @@ from pie_runner.wasm.fiber import BACKGROUND, PARKED, READY, RESTING, RUNNING, F
 from pie_runner.wasm.host import Host
 from pie_runner.wasm.mappings import Mappings
 from pie_runner.wasm.program import Program
-from pie_runner.wasm.rests import LONG_SECONDS, Payer, Rests
+from pie_runner.wasm.rests import FELT_SECONDS, LONG_SECONDS, Payer, Rests
 
 log = structlog.get_logger()
 
@@ -204,8 +204,13 @@ class Driver:
             self._others_ran = now
 
     def _charge_long(self, fiber: Fiber, seconds: float, now: float) -> None:
-        until = self._rests.charge(self._payer(fiber.data), seconds, now, alone=self._is_alone(now))
+        payer, alone = self._payer(fiber.data), self._is_alone(now)
+        until = self._rests.charge(payer, seconds, now, alone=alone)
         fiber.rests_until = max(fiber.rests_until, until)
+        if until and seconds > FELT_SECONDS and not alone:
+            tenant, program = payer
+            took, rest = round(seconds * 1000), round(until - now, 1)
+            log.info("a program held up others and rests", tenant=tenant, program=program, held_ms=took, seconds=rest)
 
     def _finish(self, fiber: Fiber, outcome: Outcome) -> None:
         """End it. To free hundreds of megabytes takes long too: its program pays for that."""
