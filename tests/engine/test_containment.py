@@ -293,10 +293,10 @@ def test_a_runner_that_cannot_be_told_anything_is_given_up(bench, monkeypatch):
     bench.step()
     broken = bench.core._links._links[next(peer for peer in bench.hub.peers() if peer.name == "r1")].outbox
 
-    def take(outbox: Outbox, acked: int) -> list:
+    def take(outbox: Outbox, acked: int, *, alone: bool = True) -> list:
         if outbox is broken:
             raise BugError("take")
-        return right(outbox, acked)
+        return right(outbox, acked, alone=alone)
 
     right = Outbox.take
     monkeypatch.setattr(Outbox, "take", take)

@@ -374,6 +374,37 @@ def test_drop_in_mid_run_frees_pages(bench):
     assert bench.runner.ends[run].reason == "cancelled"
 
 
+def test_consumption_is_acknowledged_with_what_comes_of_the_pass(bench):
+    context = bench.create(prompt(6))
+    run = bench.open_run(context, 4)
+    bench.step()
+    consumed = bench.send(wire.Consume(context, run, 1))
+    bench.core.apply()
+    bench.pump()
+    assert bench.runner.acked == consumed - 1
+    bench.step()
+    assert bench.runner.acked == consumed
+
+
+def test_consumption_is_acknowledged_when_there_is_no_pass(bench):
+    context = bench.create(prompt(6))
+    run = bench.open_run(context, 4)
+    bench.settle()
+    consumed = bench.send(wire.Consume(context, run, 4))
+    bench.step()
+    assert bench.runner.acked == consumed
+
+
+def test_what_a_program_may_wait_for_is_acknowledged_before_the_pass(bench):
+    context = bench.create(prompt(6))
+    run = bench.open_run(context, 4)
+    bench.step()
+    appended = bench.send(wire.Consume(context, run, 1), wire.Create(99, "p", "local", Account()))
+    bench.core.apply()
+    bench.pump()
+    assert bench.runner.acked == appended
+
+
 @pytest.mark.parametrize("keeper", ["export", "pin"])
 def test_a_run_cannot_be_closed_below_what_was_consumed(bench, keeper):
     """An export or a pin that is still being computed holds those tokens."""

@@ -296,6 +296,27 @@ class TestBroadcasts:
         for each in (runner, other):
             assert [(m.topic, m.text, m.user) for m in each.heard] == [("news", "hello", "local")]
 
+    def test_one_tenants_subscriptions_leave_room_for_others(self, world: World, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr(topics, "MAX_SUBSCRIBED", 8)
+        world.start_kvstore()
+        runner = Runner(world, "runner-0")
+        errors = [runner.service.ask(Subscribe(f"t{n}")).error for n in range(8)]
+
+        assert [type(error) for error in errors] == [type(None)] * 4 + [Overloaded] * 4
+        assert "tenant local" in str(errors[-1])
+        assert runner.service.ask(Subscribe("t1"), tenant="acme").error is None
+        assert runner.service.ask(Subscribe("t1")).error is None, "one that there is already is known"
+        peer = runner.service.hub.peer("kvstore")
+        assert peer is not None
+        runner.service.hub.send(peer, Unsubscribe("t1"))
+        world.step(0.1)
+        assert runner.service.ask(Subscribe("t1")).error is None, "what is dropped gives its room back"
+        shares = world.core.topics.subscribed
+        assert shares.taken == 5
+        world.kill(runner.service)
+        world.step(0.5)
+        assert shares.taken == 0
+
     def test_not_any_more(self, world: World, runner: Runner):
         runner.service.ask(Subscribe("news")).value()
         peer = runner.service.hub.peer("kvstore")

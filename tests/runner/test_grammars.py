@@ -59,7 +59,7 @@ class Later:
 def compiled(model, checking, kind, text):
     """A matcher at the beginning, or the error."""
     later, got = Later(), []
-    GrammarCompiler(later, checking).compile(model, Grammar(kind, text), lambda *answer: got.append(answer))
+    GrammarCompiler(later, checking).compile(model, Grammar(kind, text), lambda *answer: got.append(answer), "local")
     later.run()
     [(matcher, error)] = got
     if error is not None:
@@ -181,35 +181,47 @@ def test_what_is_known_is_answered_at_once_and_forgotten_in_time(model, checking
     later, got = Later(), []
     compiler = GrammarCompiler(later, checking)
     note = lambda *answer: got.append(answer)  # noqa: E731
-    compiler.compile(model, Grammar("regex", "k+"), note)
-    forget = compiler.compile(model, Grammar("regex", "k+"), lambda *_: got.append("forgotten"))
+    compiler.compile(model, Grammar("regex", "k+"), note, "local")
+    forget = compiler.compile(model, Grammar("regex", "k+"), lambda *_: got.append("forgotten"), "local")
     forget()
     assert len(later.work) == 1
     later.run()
-    compiler.compile(model, Grammar("regex", "k+"), note)
-    compiler.compile(model, Grammar("regex", "(("), note)
+    compiler.compile(model, Grammar("regex", "k+"), note, "local")
+    compiler.compile(model, Grammar("regex", "(("), note, "local")
     later.run()
-    compiler.compile(model, Grammar("regex", "(("), note)
+    compiler.compile(model, Grammar("regex", "(("), note, "local")
 
     assert not later.work
     assert [type(error) for _, error in got] == [type(None), type(None), BadRequest, BadRequest]
     assert got[0][0] is got[1][0]
     for i in range(MAX_CACHED + 1):
-        compiler.compile(model, Grammar("regex", f"{i}"), note)
+        compiler.compile(model, Grammar("regex", f"{i}"), note, "local")
         later.run()
-    compiler.compile(model, Grammar("regex", "k+"), note)
+    compiler.compile(model, Grammar("regex", "k+"), note, "local")
     assert len(later.work) == 1
 
 
 def test_the_queue_is_bounded(model, checking):
     compiler = GrammarCompiler(Later(), checking)
-    for i in range(MAX_WAITING):
-        compiler.compile(model, Grammar("regex", f"{i}"), lambda *_: None)
+    for i in range(MAX_WAITING // 2):
+        compiler.compile(model, Grammar("regex", f"{i}"), lambda *_: None, "local")
 
-    with pytest.raises(Overloaded):
-        compiler.compile(model, Grammar("regex", "one more"), lambda *_: None)
+    with pytest.raises(Overloaded, match="tenant local"):
+        compiler.compile(model, Grammar("regex", "one more"), lambda *_: None, "local")
     with pytest.raises(TooLarge):
-        compiler.compile(model, Grammar("regex", "x" * 300_000), lambda *_: None)
+        compiler.compile(model, Grammar("regex", "x" * 300_000), lambda *_: None, "local")
+
+
+def test_a_tenant_with_many_grammars_leaves_room_and_turns_to_others(model, checking):
+    later, got = Later(), []
+    compiler = GrammarCompiler(later, checking)
+    for i in range(MAX_WAITING // 2):
+        compiler.compile(model, Grammar("regex", f"{i}"), lambda *_: got.append("hog"), "hog")
+    compiler.compile(model, Grammar("regex", "a"), lambda *_: got.append("other"), "other")
+    for _ in range(3):
+        later.run()
+
+    assert got == ["hog", "hog", "other"]
 
 
 def test_a_tokenizer_that_cannot_be_followed_is_unsupported(model, checking):

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pie_runner.outside import mcp_servers
 from pie_runner.outside.mcp_config import ServerConfig, read_servers
 from pie_runner.outside.mcp_servers import McpServers, McpSettings
 from pie_runner.testing import CallError
@@ -224,6 +225,39 @@ def test_calls_at_once_are_counted(make: Callable[..., World]):
 
     assert "mcp_requests = 2" in message
     assert added["isError"] is False
+
+
+def test_a_tenant_whose_calls_hang_leaves_the_server_to_others(
+    make: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+):
+    """Those of one's own that find no place end in their time, and say so."""
+    monkeypatch.setattr(mcp_servers, "PLACES", 4)
+    world = make(seconds=6.0)
+    run(world, called("add", a=1, b=1), pid="first")
+
+    async def hangs(api: Any, text: str) -> str:
+        session = await api.call("mcp", "connect", "calc")
+        asked = [await api.call("mcp", "[method]session.call-tool", session, "never", "{}") for _ in range(3)]
+        await api.call("session", "send", "asked", "wait")
+        ends: list[str] = []
+        for one in asked:
+            try:
+                await api.wait("mcp.pending-answer", one)
+            except CallError as exc:
+                ends.append(str(exc))
+        return json.dumps(ends)
+
+    world.start(hangs, capabilities=ALLOWED, tenant="hog")
+    world.run_in_real_time(lambda: len(world.log()) >= 2, 30.0)
+    added = run(world, called("add", a=1, b=1), pid="other", tenant="other")[1]
+    assert not world.ended()
+    finish(world)
+
+    assert added["content"][0]["text"] == "2"
+    ends = json.loads(world.log()[-1].text)
+    assert [("of 4 that may be" in text, "did not answer" in text) for text in ends] == [(False, True)] * 2 + [
+        (True, True)
+    ]
 
 
 @pytest.mark.slow

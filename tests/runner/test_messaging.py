@@ -12,6 +12,7 @@ from pie_kvstore.topics import _Waiter
 from pie_runner.testing import CallError
 from pie_wire.errors import PeerLost
 from pie_wire.membership import KVSTORE
+from pie_wire.messages.kvstore import Broadcast, PushMessage
 from pie_wire.messages.runner import Kill
 from runner_world import World
 
@@ -376,3 +377,78 @@ def test_pushes_without_waiting_are_bounded(bare_world: World, store: Store):
     assert error.cause == "overloaded"
     bare_world.run(0.5)
     assert store.counts[0] in (100, 256)
+
+
+@pytest.mark.parametrize("function", ["push", "broadcast"])
+def test_messages_under_way_of_one_tenant_leave_room_for_others(
+    bare_world: World, store: Store, monkeypatch: pytest.MonkeyPatch, function: str
+):
+    world = bare_world
+    monkeypatch.setattr("pie_runner.messaging.post.SENDING_BYTES", 40 * 2048)
+    world.restart_runner()
+
+    async def floods(api: Any, text: str) -> str:
+        sent = 0
+        try:
+            while True:
+                await api.call("messaging", function, "jobs", "x" * 1024)
+                sent += 1
+        except CallError as exc:
+            await api.call("session", "send", json.dumps([sent, exc.code, str(exc)]), "wait")
+        return await pulls_and_waits(api, text)
+
+    hold_store(world)
+    for pid, tenant in (("p1", "local"), ("p2", "local"), ("p3", "acme")):
+        world.start(floods, pid=pid, name="floods", tenant=tenant)
+        world.run(lambda pid=pid: len(world.log(pid)) >= 2)
+    told = [json.loads(world.log(pid)[-1].text) for pid in ("p1", "p2", "p3")]
+
+    assert [(sent, code) for sent, code, _ in told] == [(20, "overloaded"), (0, "overloaded"), (10, "overloaded")]
+    assert "tenant local" in told[1][2]
+    for pid in ("p1", "p2", "p3"):
+        world.push(Kill(pid, "enough"))
+    world.run(60.0)
+    assert world.runner.post._sending.taken == 0
+
+
+def hold_store(world: World) -> None:
+    """It takes messages and broadcasts, and says nothing."""
+    for message in (PushMessage, Broadcast):
+        world.kvstore.hub.on(message, lambda _: None)
+
+
+def test_subscriptions_and_what_they_hold_are_shared_among_tenants(
+    bare_world: World, store: Store, monkeypatch: pytest.MonkeyPatch
+):
+    world = bare_world
+    monkeypatch.setattr("pie_runner.messaging.post.MAX_ALL_SUBSCRIPTIONS", 8)
+    monkeypatch.setattr("pie_runner.messaging.post.HEARD_BYTES", 400)
+    world.restart_runner()
+
+    async def listens(api: Any, text: str) -> str:
+        opened: list[int] = []
+        try:
+            while True:
+                opened.append(await api.call("messaging", "subscribe", "news"))
+        except CallError as exc:
+            refused = [exc.code, str(exc)]
+        for _ in range(30):
+            await api.wait("futures.done", await api.call("messaging", "broadcast", "news", "x" * 10))
+        lost = [await api.call("messaging", "[method]subscription.lost", one) for one in opened]
+        await api.call("session", "send", json.dumps([len(opened), lost, *refused]), "wait")
+        return await pulls_and_waits(api, text)
+
+    for pid, tenant in (("p1", "local"), ("p2", "acme")):
+        world.start(listens, pid=pid, name="listens", tenant=tenant)
+        world.run(lambda pid=pid: len(world.log(pid)) >= 2)
+    mine, theirs = (json.loads(world.log(pid)[1].text) for pid in ("p1", "p2"))
+
+    assert (mine[0], mine[2], theirs[0]) == (4, "overloaded", 2)
+    assert "tenant local" in mine[3]
+    assert sum(mine[1]) == 4 * 30 - 20, "half of what all buffers hold"
+    assert sum(theirs[1]) == 2 * 30 - 10
+    for pid in ("p1", "p2"):
+        world.push(Kill(pid, "enough"))
+    world.run(0.5)
+    post = world.runner.post
+    assert (post._subscriptions.taken, post._heard_bytes.taken, store.topics.subscribed.taken) == (0, 0, 0)

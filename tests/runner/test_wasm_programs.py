@@ -11,6 +11,7 @@ import pytest
 from pie_bakery import prepare_python_runtime
 from pie_runner.disk_cache import DiskCache
 from pie_runner.service import find_python_runtime
+from pie_runner.turns import Turns
 from pie_runner.wasm.cache import CodeCache
 from pie_runner.wasm.driver import Driver
 from pie_runner.wasm.fiber import Fiber, Limits
@@ -249,7 +250,7 @@ TINY = """(component (core module $m
 def test_who_waits_for_a_compilation_is_told(wasm, tmp_path):
     """Once, also one who comes while it goes on; with the code kept there is nothing to tell. Others do not wait."""
     compilations = []
-    wasm.host._compiling = lambda work, then: compilations.append((work, then))
+    wasm.host._compiling = Turns(lambda work, then: compilations.append((work, then)), 1)
     wasm.host._code = CodeCache(tmp_path / "code", wasm.host.driver.host.engine.settings)
     ref = wasm.store("tiny", TINY.encode(), "component")
     for pid in ("p1", "p2", "p3"):

@@ -20,7 +20,7 @@ import zmq
 from pie_wire import transport
 from pie_wire.codec import Buffer, Header, encode, encode_body
 from pie_wire.errors import BadRequest, PeerLost, PieError, Unavailable
-from pie_wire.hub import Answer, Hub, Peer
+from pie_wire.hub import Answer, Hub, Incoming, Peer
 from pie_wire.messages.base import Done
 from pie_wire.messages.client import Replaced
 from pie_wire.messages.gateway import Detach, Terminate
@@ -374,6 +374,49 @@ def test_ticks_come_by_themselves(stack: ExitStack):
 
     assert 2 <= len(ticks) <= 6
     assert all(b - a > TICK * 0.5 for a, b in itertools.pairwise(ticks))
+
+
+def test_asyncio_reads_what_comes_while_it_sends(monkeypatch: pytest.MonkeyPatch, stack: ExitStack, ipc: str):
+    """Sending can take away the signal that something has come; no tick is there to look once more."""
+    rounds, each = 150, 4
+    heard: dict[str, int] = {"gateway": 0, "client": 0}
+
+    async def scenario() -> None:
+        hubs = {kind: Hub(identity(kind, kind), time.monotonic) for kind in heard}
+        ends = {kind: AsyncTransport(hub) for kind, hub in hubs.items()}
+        up, news = ({kind: asyncio.Event() for kind in heard} for _ in range(2))
+        for kind, end in ends.items():
+            stack.callback(end.close)
+
+            def hear(incoming: Incoming[Replaced], kind: str = kind) -> None:
+                heard[kind] += 1
+                news[kind].set()
+
+            hubs[kind].on(Replaced, hear)
+            hubs[kind].on_up(lambda peer, kind=kind: up[kind].set())
+        ends["gateway"].bind("clients", ipc)
+        ends["client"].dial("gateway", ipc)
+        for end in ends.values():
+            end.start()
+
+        async def speak(kind: str, other: str) -> None:
+            for number in range(rounds):
+                for _ in range(each):
+                    hubs[kind].send(hubs[kind].peers()[0], Replaced("p"))
+                ends[kind].soon() if number % 2 else ends[kind].flush()
+                while heard[other] < (number + 1) * each:
+                    news[other].clear()
+                    await news[other].wait()
+
+        async with asyncio.timeout(20):
+            await asyncio.gather(*(event.wait() for event in up.values()))
+            monkeypatch.setattr(transport, "TICK", 3600.0)
+            await asyncio.sleep(2 * TICK)
+            await asyncio.gather(speak("gateway", "client"), speak("client", "gateway"))
+
+    asyncio.run(scenario())
+
+    assert heard == {"gateway": rounds * each, "client": rounds * each}
 
 
 def test_asyncio_sees_a_death(stack: ExitStack, ipc: str):

@@ -50,6 +50,8 @@ log = structlog.get_logger("pie.transport")
 # longer than sending or receiving the parts.
 _NOBLOCK = int(zmq.NOBLOCK)
 _MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
+_EVENTS = int(zmq.EVENTS)
+_READABLE = int(zmq.POLLIN)
 
 
 def _receive_parts(socket: zmq.Socket[bytes]) -> list[Any]:
@@ -60,6 +62,11 @@ def _receive_parts(socket: zmq.Socket[bytes]) -> list[Any]:
         frame = socket.recv(_NOBLOCK, copy=False)
         parts.append(frame.bytes)
     return parts
+
+
+def _is_readable(socket: zmq.Socket[bytes]) -> bool:
+    """Whether a message waits. Asking is a quarter of the work of trying in vain to receive."""
+    return bool(int(socket.getsockopt(_EVENTS)) & _READABLE)
 
 
 def _send_parts(socket: zmq.Socket[bytes], parts: Sequence[Buffer]) -> None:
@@ -260,6 +267,8 @@ class Transport:
         """Take in up to BATCH messages; True if the socket was drained."""
         router = port in self._routers
         for _ in range(BATCH):
+            if not _is_readable(socket):
+                return True
             try:
                 parts = _receive_parts(socket)
             except zmq.Again:
@@ -286,6 +295,10 @@ class Transport:
                 pass  # the fuse blew: the link's numbers find and repair the gap
             except zmq.ZMQError as exc:
                 log.warning("send failed", port=item.port, reason=str(exc))
+            self._touched(item.port)
+
+    def _touched(self, port: str) -> None:
+        """Something was sent on a port."""
 
     def _drain_wake(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -329,13 +342,16 @@ class AsyncTransport(Transport):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._scheduled = False
+        self._turning = False
+        self._unread: set[str] = set()
+        """Ports whose sockets must be looked at: their file descriptor has signalled, or something was sent."""
         super().__init__(hub, context)
 
     def start(self) -> None:
         """Attach to the running loop."""
         self._loop = asyncio.get_running_loop()
-        for socket in self._sockets.values():
-            self._attach(socket)
+        for port, socket in self._sockets.items():
+            self._attach(port, socket)
         for fd, callback in self._fds.items():
             self._loop.add_reader(fd, self._on_fd, callback)
         self._turn()
@@ -364,7 +380,7 @@ class AsyncTransport(Transport):
 
     def soon(self) -> None:
         """Send what is outgoing in this turn of the loop, together with what else comes up in it."""
-        if self._loop is not None and not self._scheduled:
+        if self._loop is not None and not self._scheduled and not self._turning:
             self._scheduled = True
             self._loop.call_soon(self._turn)
 
@@ -392,35 +408,70 @@ class AsyncTransport(Transport):
     def _add(self, port: str, socket: zmq.Socket[bytes]) -> None:
         super()._add(port, socket)
         if self._loop is not None:
-            self._attach(socket)
+            self._attach(port, socket)
 
     def _remove(self, port: str, socket: zmq.Socket[bytes]) -> None:
         if self._loop is not None:
             self._loop.remove_reader(_fd(socket))
+        self._unread.discard(port)
         super()._remove(port, socket)
 
-    def _attach(self, socket: zmq.Socket[bytes]) -> None:
+    def _attach(self, port: str, socket: zmq.Socket[bytes]) -> None:
         if self._loop is not None:
-            self._loop.add_reader(_fd(socket), self.soon)
+            self._loop.add_reader(_fd(socket), self._signalled, port)
+            self._unread.add(port)
             self.soon()
+
+    def _signalled(self, port: str) -> None:
+        self._unread.add(port)
+        if not self._scheduled:
+            self._turn()
+
+    def _touched(self, port: str) -> None:
+        self._unread.add(port)
+        self.soon()
 
     def _on_fd(self, callback: Callable[[], None]) -> None:
         callback()
         self.soon()
 
     def _turn(self) -> None:
-        # A ZeroMQ file descriptor signals edges: every socket must be read until empty, also after each send.
+        # A ZeroMQ file descriptor signals edges: a socket must be read until empty, also after each send.
         self._scheduled = False
         if self._loop is None:
             return
-        again = False
-        for port, socket in list(self._sockets.items()):
-            again |= not self._receive(port, socket)
-        self.flush()
-        for socket in self._sockets.values():
-            again |= bool(int(socket.getsockopt(zmq.EVENTS)) & int(zmq.POLLIN))
-        if again:
+        self._turning = True
+        try:
+            for port in [port for port in self._sockets if port in self._unread]:
+                socket = self._sockets.get(port)
+                if socket is None or self._receive(port, socket):
+                    self._unread.discard(port)
+            self.flush()
+            self._unread = {
+                port for port in self._unread if port in self._sockets and _is_readable(self._sockets[port])
+            }
+        finally:
+            self._turning = False
+        if self._unread:
             self.soon()
+        self._watch_clock()
+
+    def _watch_clock(self) -> None:
+        """Have a turn at the next tick. The timer is left alone unless it would be late: most turns move the tick on,
+        and one that comes too early does nothing but wait again."""
+        if self._loop is None:
+            return
+        wait = max(0.001, self._next_tick - self.hub.clock())
+        due = self._loop.time() + wait
+        if self._timer is not None and self._timer.when() <= due + 0.001:
+            return
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._loop.call_later(max(0.001, self._next_tick - self.hub.clock()), self._turn)
+        self._timer = self._loop.call_later(wait, self._on_time)
+
+    def _on_time(self) -> None:
+        self._timer = None
+        if self.hub.clock() >= self._next_tick:
+            self._turn()
+        else:
+            self._watch_clock()

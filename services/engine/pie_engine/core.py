@@ -115,7 +115,7 @@ class EngineCore:
                     message.fail(InternalError(f"a bug of the engine ended this request: {type(exc).__name__}"))
             else:
                 self._carry_out(peer, *message)
-        self._links.send()
+        self._links.send(before_pass=True)
 
     def patience(self) -> float:
         """Seconds to wait for more operations before plan(): programs that go step by step are about to come back. 0

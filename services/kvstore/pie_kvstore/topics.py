@@ -20,6 +20,8 @@ from pie_kvstore.queues import Queues, Topic
 
 MAX_WAITERS = 262_144
 """Pulls of all programs that wait for a message, shared among tenants."""
+MAX_SUBSCRIBED = 262_144
+"""Topics that runners want the broadcasts of, each once for each runner, shared among tenants."""
 SLOW_BYTES = 4 << 20
 """Owed to a runner beyond which broadcasts for it are dropped, and messages wait: they must not cost it its link."""
 
@@ -55,6 +57,8 @@ class Topics:
         """Of those who wait, by tenant."""
         self._subscribed: dict[Topic, dict[Peer, int]] = {}
         """Runners that want the broadcasts of a topic, and how many of them each has missed since the last one."""
+        self.subscribed = Shares(MAX_SUBSCRIBED)
+        """Of these, by tenant."""
         self._pending: dict[Topic, None] = {}
         """Topics in which a message and a waiter may not have met yet."""
         self._outages = queues.outages
@@ -169,7 +173,15 @@ class Topics:
         return Done()
 
     def _subscribe(self, incoming: Incoming[kv.Subscribe]) -> Done:
-        self._subscribed.setdefault(_topic(incoming), {}).setdefault(incoming.peer, 0)
+        topic = _topic(incoming)
+        if incoming.peer in self._subscribed.get(topic, ()):
+            return Done()
+        if not self.subscribed.take(topic.tenant):
+            raise Overloaded(
+                f"runners have {self.subscribed.of(topic.tenant)} subscriptions of tenant {topic.tenant}, its share of "
+                f"{MAX_SUBSCRIBED}: try again when some have been dropped"
+            )
+        self._subscribed.setdefault(topic, {})[incoming.peer] = 0
         return Done()
 
     def _unsubscribe(self, incoming: Incoming[kv.Unsubscribe]) -> None:
@@ -177,7 +189,8 @@ class Topics:
 
     def _leave(self, topic: Topic, peer: Peer) -> None:
         runners = self._subscribed.get(topic, {})
-        runners.pop(peer, None)
+        if runners.pop(peer, None) is not None:
+            self.subscribed.give_back(topic.tenant)
         if not runners:
             self._subscribed.pop(topic, None)
 

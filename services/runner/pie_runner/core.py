@@ -31,6 +31,7 @@ from pie_runner.process import Process
 from pie_runner.programs import ProgramHost
 from pie_runner.tenants import Tenants
 from pie_runner.timers import Timers
+from pie_runner.turns import Turns
 from pie_runner.uplink import PORT as GATEWAY
 from pie_runner.uplink import Uplink
 
@@ -66,9 +67,9 @@ class RunnerCore:
         backend: str = "",
         grammars: GrammarCompiler | None = None,
     ) -> None:
-        """`backend` names what runs the programs, for the member list. Without `grammars` they are compiled by way of
-        `offload`. Programs of other tenants than `dedicated` are refused, if it names any; so are all when `check_room`
-        raises Overloaded."""
+        """`backend` names what runs the programs, for the member list. `offload` has one thread. Without `grammars`
+        they are compiled by way of it. Programs of other tenants than `dedicated` are refused, if it names any; so are
+        all when `check_room` raises Overloaded."""
         self.hub = hub
         self.host = host
         self.capacity = capacity
@@ -97,7 +98,7 @@ class RunnerCore:
             children=self.children,
             post=self.post,
             timers=self.timers,
-            offload=offload,
+            threads=Turns(offload, 1),
             grammars=grammars or GrammarCompiler(offload),
             wall=wall,
             window=window,

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pie_wire.hub import Hub
 
 from pie_runner.children import Children
-from pie_runner.engines import Engines, Offload
+from pie_runner.engines import Engines
 from pie_runner.grammars.compiler import GrammarCompiler
 from pie_runner.limits import ProcessLimits
 from pie_runner.messaging.post import Post
 from pie_runner.outside.process_outside import OutsideFacilities
 from pie_runner.tenants import Tenants
 from pie_runner.timers import Timers
+from pie_runner.turns import Turns
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class Facilities:
     children: Children
     post: Post
     timers: Timers
-    offload: Offload
+    threads: Turns
+    """For work that would hold up the loop."""
     grammars: GrammarCompiler
     wall: Callable[[], float]
     """Unix seconds."""

@@ -83,6 +83,8 @@ class Process:
         self.mailbox = Mailbox(self.waitables)
         self.files = FileBox(self.waitables, facilities.limits.file_bytes, facilities.hub.clock)
         self.outside = ProcessOutside(start, scope, facilities.outside, self.waitables, facilities.hub)
+        self.offload = facilities.threads.of(scope.tenant)
+        """For work beside the loop."""
         self.draws = Draws(key)
         self.usage = Usage(facilities.limits, facilities.hub.clock, facilities.tenants.enter(scope.tenant))
         self.contexts: dict[ContextState, None] = {}

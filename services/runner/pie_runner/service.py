@@ -147,7 +147,8 @@ class RunnerService:
         self.core.observe_lag(self._clock() - began)
 
     def _send(self) -> None:
-        self.core.flush(busy=True)
+        """What programs have to say leaves before those run that are in nobody's way."""
+        self.core.flush()
         self._transport.flush()
 
     def close(self) -> None:

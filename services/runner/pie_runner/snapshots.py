@@ -53,7 +53,7 @@ def save(fiber: Fiber, context: Context, name: str) -> Pending:
         if parts is None:
             pending.fail(error or Unavailable("the engine gave no export"))
         elif not pending.done:
-            process.facilities.offload(lambda: _sealed(parts), lambda result, exc: sealed(tokens, result, exc))
+            process.offload(lambda: _sealed(parts), lambda result, exc: sealed(tokens, result, exc))
 
     def sealed(tokens: list[int], result: object, exc: Exception | None) -> None:
         if pending.done:
@@ -100,7 +100,7 @@ def prefetch(fiber: Fiber, model: Model, name: str) -> Pending:
             begin(snapshot.tokens, [])
 
     def read(data: bytes) -> None:
-        process.facilities.offload(lambda: unpack(data), unpacked)
+        process.offload(lambda: unpack(data), unpacked)
 
     def unpacked(archive: object, exc: Exception | None) -> None:
         if pending.done:
@@ -194,7 +194,7 @@ class _Opening:
         return context
 
     def _read(self, snapshot: Snapshot, data: bytes) -> None:
-        offload = self._process.facilities.offload
+        offload = self._process.offload
         offload(lambda: unpack(data), lambda archive, exc: self._unpacked(snapshot, archive, exc))
 
     def _unpacked(self, snapshot: Snapshot, archive: object, exc: Exception | None) -> None:

@@ -23,8 +23,9 @@ ANNOUNCE_TIMEOUT = 10.0
 RETRY_AFTER = 1.0
 EVENT_PAUSE = 0.002
 """Seconds between two pushes: what comes up meanwhile travels together."""
-BUSY_PAUSE = 0.01
-"""The same while more programs are ready to run, which are about to add something."""
+BUSY_PAUSE = 0.025
+"""What the first event of a message waits at most while more programs are ready to run, which are about to add
+something: a step of the engine wakes many at once."""
 MESSAGE_BYTES = 1 << 20
 FAIR_SHARE = 256 << 10
 """Bytes of one process in one message."""
@@ -59,6 +60,8 @@ class Uplink:
         self._dirty: dict[str, Process] = {}
         self._in_flight = 0
         self._last_push = 0.0
+        self._waiting_since: float | None = None
+        """When the end of a loop turn first met the events that wait now."""
         self._announced: set[str] = set()
         self._announce_at: float | None = None
         """When to announce again, after the gateway refused."""
@@ -116,11 +119,15 @@ class Uplink:
 
     def flush(self, now: float, *, busy: bool = False) -> None:
         """End of a loop turn: push what is there, if the pause is over. `busy`: more programs are ready to run."""
-        due = self._last_push + (BUSY_PAUSE if busy else EVENT_PAUSE)
-        while self._dirty and self._recovered and not self._is_stopped and now >= due:
-            if not self._push():
-                self._last_push = now
-                break
+        if not self._dirty or not self._recovered or self._is_stopped:
+            return
+        if self._waiting_since is None:
+            self._waiting_since = now
+        if now < (self._waiting_since + BUSY_PAUSE if busy else self._last_push + EVENT_PAUSE):
+            return
+        while self._push():
+            pass
+        self._last_push, self._waiting_since = now, None
 
     @property
     def _is_stopped(self) -> bool:

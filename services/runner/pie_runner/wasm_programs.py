@@ -19,6 +19,7 @@ from pie_runner.code_objects import CodeObjects
 from pie_runner.engines import Offload
 from pie_runner.process import Process
 from pie_runner.programs import Outcome
+from pie_runner.turns import Turns
 from pie_runner.wasm.cache import CodeCache, sha256_of
 from pie_runner.wasm.compiler import Compiler
 from pie_runner.wasm.driver import Driver
@@ -66,6 +67,8 @@ class Preparation:
     """A program that is not in memory yet, and who waits for it."""
 
     wasm: Path
+    tenant: str
+    """Whose turn it takes."""
     launches: list[Launch]
     compiles: bool = False
 
@@ -102,11 +105,12 @@ class WasmPrograms:
         limits: Limits,
     ) -> None:
         """`runtime` finds the generic Python component. `look_up` runs what takes milliseconds, `compiling` what takes
-        seconds: programs that are compiled already do not wait for those that are not."""
+        seconds: programs that are compiled already do not wait for those that are not. Each has one thread, on which
+        tenants take turns."""
         self.driver = driver
         self._code = code
-        self._look_up = look_up
-        self._compiling = compiling
+        self._look_up = Turns(look_up, 1)
+        self._compiling = Turns(compiling, 1)
         self._runtime = runtime
         self._artifact_path = artifact_path
         self._limits = limits
@@ -135,7 +139,7 @@ class WasmPrograms:
         elif key in self._preparing:
             self._preparing[key].add(launch)
         else:
-            self._prepare(key, Preparation(self._find(ref), [launch]))
+            self._prepare(key, Preparation(self._find(ref), process.scope.tenant, [launch]))
         return launch
 
     def warm_up(self) -> None:
@@ -144,7 +148,7 @@ class WasmPrograms:
         if wasm is None:
             log.warning("the component that runs Python source is not prepared: run `python -m pie_bakery runtime`")
         elif PYTHON not in self._preparing:
-            self._prepare(PYTHON, Preparation(wasm, []))
+            self._prepare(PYTHON, Preparation(wasm, "", []))
 
     @property
     def python_ready(self) -> bool:
@@ -169,7 +173,8 @@ class WasmPrograms:
 
     def _prepare(self, key: str, preparation: Preparation) -> None:
         self._preparing[key] = preparation
-        self._look_up(lambda: self._load(preparation.wasm), partial(self._looked_up, key))
+        look_up = self._look_up.of(preparation.tenant)
+        look_up(lambda: self._load(preparation.wasm), partial(self._looked_up, key))
 
     def _load(self, wasm: Path) -> Program | None:
         """On a worker thread: what is compiled already."""
@@ -189,7 +194,8 @@ class WasmPrograms:
             return
         preparation = self._preparing[key]
         preparation.compiling()
-        self._compiling(lambda: self._compile(preparation.wasm), partial(self._prepared, key))
+        compiling = self._compiling.of(preparation.tenant)
+        compiling(lambda: self._compile(preparation.wasm), partial(self._prepared, key))
 
     def _prepared(self, key: str, result: object, error: Exception | None) -> None:
         waiting = self._preparing.pop(key).launches

@@ -10,6 +10,7 @@ import pytest
 from pie_bakery import prepare_python_runtime
 from pie_runner.wasm.driver import Driver
 from pie_runner.wasm.fiber import Limits
+from pie_runner.wasm.rests import Rests
 from pie_wire.config import pie_home
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -30,6 +31,7 @@ def attack(world: World, wasm_driver: Driver, tmp_path: Path) -> Iterator[Attack
     """After the test nothing may be left, and the next program must run."""
     prepare_python_runtime(pie_home())
     world.keep_files(tmp_path)
+    wasm_driver._rests = Rests()  # what other tests have used up
     with_programs(world, wasm_driver, tmp_path, Limits(memory_bytes=64 << 20, cpu_seconds=1.0), Slices)
     made = Attack(world)
     yield made

@@ -35,7 +35,7 @@ def _texts(port: int) -> dict[str, bytes]:
     }
 
 
-def _place(port: int) -> str:
+def place(port: int) -> str:
     """The data of all texts; notes where each lies."""
     at, lines = 8192, list[str]()
     for name, text in _texts(port).items():
@@ -45,102 +45,123 @@ def _place(port: int) -> str:
     return "".join(lines)
 
 
-def _text(name: str) -> str:
+def text_at(name: str) -> str:
     at, text = _TEXTS[name]
     return f"(i32.const {at}) (i32.const {len(text)})"
 
 
-def _held(name: str) -> str:
+def held(name: str) -> str:
     return f"(global.get ${name})"
 
 
-def _setup() -> list[tuple[str, str]]:
+def setup() -> list[tuple[str, str]]:
     """What makes a resource of every kind: (name, call). Calls that end with `RET` return a result."""
-    model, context, ret = _held("model"), _held("context"), f"(i32.const {RET})"
+    model, context, ret = held("model"), held("context"), f"(i32.const {RET})"
     zeros = "(i32.const 0) "
-    request = f"{_text('method')} {_text('url')} {zeros * 5} {zeros} (i64.const 0) {zeros}"
+    request = f"{text_at('method')} {text_at('url')} {zeros * 5} {zeros} (i64.const 0) {zeros}"
     return [
         ("model", f"(call $model/model.load {zeros * 2} {ret})"),
         ("tokenizer", f"(call $model/model.tokenizer {model})"),
-        ("detokenizer", f"(call $model/tokenizer.detokenizer {_held('tokenizer')})"),
+        ("detokenizer", f"(call $model/tokenizer.detokenizer {held('tokenizer')})"),
         ("conversation", f"(call $chat/conversation.new {model})"),
         ("context", f"(call $context/context.create {model} {ret})"),
         ("", f"(call $context/context.append {context} (i32.const {_TEXTS['tokens'][0]}) (i32.const 4) {ret})"),
         ("forked", f"(call $context/context.fork {context} {ret})"),
-        ("", f"(i32.store (i32.const {_SPEC}) {_held('forked')}) (i32.store (i32.const {_GUESSES}) {context})"),
+        ("", f"(i32.store (i32.const {_SPEC}) {held('forked')}) (i32.store (i32.const {_GUESSES}) {context})"),
         ("run", f"(call $generation/run.open (i32.const {_SPEC}) {ret})"),
-        ("pending-rest", f"(call $generation/run.drain {_held('run')} {zeros * 4} {ret})"),
+        ("pending-rest", f"(call $generation/run.drain {held('run')} {zeros * 4} {ret})"),
         ("pending-output", f"(call $forward/execute {context} {zeros * 9} (i32.const {_PROBE}) (i32.const 1) {ret})"),
         ("pending-export", f"(call $context/context.export {context} {ret})"),
-        ("logits", f"(call $logits/logits.from-bytes {_text('base64')} {ret})"),
-        ("grammar", f"(call $grammar/grammar.compile {model} (i32.const 1) {_text('regex')} {ret})"),
-        ("matcher", f"(call $grammar/grammar.matcher {_held('grammar')} {ret})"),
+        ("logits", f"(call $logits/logits.from-bytes {text_at('base64')} {ret})"),
+        ("grammar", f"(call $grammar/grammar.compile {model} (i32.const 1) {text_at('regex')} {ret})"),
+        ("matcher", f"(call $grammar/grammar.matcher {held('grammar')} {ret})"),
         ("decoder", f"(call $decoders/decoder.create {model} (i32.const 1) (i32.const 1) {zeros * 2})"),
         ("done", f"(call $clocks/sleep (i64.const {NEVER}))"),
         ("pending-message", "(call $session/receive)"),
         ("pending-file", "(call $session/receive-file)"),
         ("pending-response", f"(call $http/send {request} {ret})"),
         ("upload", f"(call $http/begin {request} {zeros} (i64.const 0) {ret})"),
-        ("child", f"(call $children/launch {_text('role')} {_text('tools')} {zeros * 4} {ret})"),
-        ("pending-pull", f"(call $messaging/pull {_text('role')} {ret})"),
-        ("subscription", f"(call $messaging/subscribe {_text('role')} {ret})"),
-        ("session", f"(call $mcp/connect {_text('server')} {ret})"),
-        ("pending-answer", f"(call $mcp/session.list-tools {_held('session')} {ret})"),
+        ("child", f"(call $children/launch {text_at('role')} {text_at('tools')} {zeros * 4} {ret})"),
+        ("pending-pull", f"(call $messaging/pull {text_at('role')} {ret})"),
+        ("subscription", f"(call $messaging/subscribe {text_at('role')} {ret})"),
+        ("session", f"(call $mcp/connect {text_at('server')} {ret})"),
+        ("pending-answer", f"(call $mcp/session.list-tools {held('session')} {ret})"),
     ]
 
 
-def _given(interface: str, function: str, params: list[str], results: list[str]) -> str:
+def given(interface: str, function: str, params: list[str], results: list[str]) -> str:
     """Arguments that a function accepts, or that it refuses itself."""
     ret = f"(i32.const {RET})"
-    model = _held("model")
+    model = held("model")
     own = {
         "futures/wait-any": f"(i32.const {RET + 512}) (i32.const 1) {ret}",
-        "log/write": f"(i32.const 1) {_text('letter')}",
-        "session/send": f"{_text('letter')} (i32.const 0) {ret}",
-        "session/send-bytes": f"{_text('letter')} (i32.const 0) {ret}",
-        "session/send-file": f"{_text('letter')} {_text('base64')} {ret}",
-        "chat/render": f"{model} {_text('turns')} (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 1) {ret}",
-        "chat/conversation.turn": f"{_held('conversation')} {_text('turn')} {ret}",
-        "chat/conversation.with-tools": f"{model} {_text('tools')} {ret}",
-        "decoders/call-grammar": f"{model} {_text('tools')} {ret}",
+        "log/write": f"(i32.const 1) {text_at('letter')}",
+        "session/send": f"{text_at('letter')} (i32.const 0) {ret}",
+        "session/send-bytes": f"{text_at('letter')} (i32.const 0) {ret}",
+        "session/send-file": f"{text_at('letter')} {text_at('base64')} {ret}",
+        "chat/render": f"{model} {text_at('turns')} (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 1) {ret}",
+        "chat/conversation.turn": f"{held('conversation')} {text_at('turn')} {ret}",
+        "chat/conversation.with-tools": f"{model} {text_at('tools')} {ret}",
+        "decoders/call-grammar": f"{model} {text_at('tools')} {ret}",
         "scheduling/when-pressure": f"{model} (i32.const 2) (i32.const 1) {ret}",
         "generation/run.open": f"(i32.const {_SPEC}) {ret}",
-        "forward/compute": f"{_held('context')} {'(i32.const 0) ' * 9} (i32.const {_PROBE}) (i32.const 1) {ret}",
+        "forward/compute": f"{held('context')} {'(i32.const 0) ' * 9} (i32.const {_PROBE}) (i32.const 1) {ret}",
         "forward/verify": f"(i32.const {_GUESSES}) {ret}",
-        "filesystem/read": f"{_text('path')} (i64.const 0) (i64.const 100) {ret}",
-        "filesystem/write": f"{_text('path')} {_text('base64')} {ret}",
-        "filesystem/append": f"{_text('path')} {_text('base64')} {ret}",
-        "http/upload.write": f"{_held('upload')} {_text('base64')} {ret}",
+        "filesystem/read": f"{text_at('path')} (i64.const 0) (i64.const 100) {ret}",
+        "filesystem/write": f"{text_at('path')} {text_at('base64')} {ret}",
+        "filesystem/append": f"{text_at('path')} {text_at('base64')} {ret}",
+        "http/upload.write": f"{held('upload')} {text_at('base64')} {ret}",
     }
     name = f"{interface}/{function}"
     if name in own:
         return own[name]
-    for _, call in _setup():
+    for _, call in setup():
         if call.startswith(f"(call ${name} "):
             return call.removeprefix(f"(call ${name} ").removesuffix(")")
     resource = function.partition(".")[0] if "." in function else function.removesuffix("_drop")
     wanted = list(params)
-    given: list[str] = []
+    made: list[str] = []
     static = name.startswith("context/context.") and function.partition(".")[2] in (
         *("open", "take", "delete", "import", "unpin", "prefetch"),
     )
     drops = function.endswith("_drop")
     if static or (not drops and interface in ("adapters", "decoders", "scheduling") and "." not in function and wanted):
         of_context = interface == "scheduling" and function in ("bid", "idle", "suspend", "rent", "balance", "receipts")
-        given.append(_held("context") if of_context else model)
+        made.append(held("context") if of_context else model)
     elif "." in function or drops:
-        given.append(_held(resource))
+        made.append(held(resource))
     if drops:
-        return given[0]
-    wanted = wanted[len(given) :]
+        return made[0]
+    wanted = wanted[len(made) :]
     if not results and wanted and (len(wanted) % 2 or wanted[-2] != "i32" or interface not in ("log", "runtime")):
         wanted, tail = wanted[:-1], [ret]
     else:
         tail = []
     for at, kind in enumerate(wanted):
         pointer = kind == "i32" and at % 2 == 0 and wanted[at + 1 : at + 2] == ["i32"]
-        given.append(f"(i32.const {_TEXTS['letter'][0]})" if pointer else f"({kind}.const 1)")
-    return " ".join([*given, *tail])
+        made.append(f"(i32.const {_TEXTS['letter'][0]})" if pointer else f"({kind}.const 1)")
+    return " ".join([*made, *tail])
+
+
+def made_of_all() -> tuple[str, str]:
+    """What calls `setup`, and prints where that fails; the globals that keep what it makes."""
+    steps: list[str] = []
+    for name, call in setup():
+        if not name:
+            steps.append(call)
+        elif call.endswith(f"(i32.const {RET}))"):
+            steps.append(f"{call} (if (i32.load8_u (i32.const {RET})) (then (call $log/stdout {text_at('path')})))")
+            steps.append(f"(global.set ${name} (i32.load (i32.const {RET + 4})))")
+        else:
+            steps.append(f"(global.set ${name} {call})")
+    return " ".join(steps), "".join(f"(global ${name} (mut i32) (i32.const 0))" for name, _ in setup() if name)
+
+
+def data_of_all() -> str:
+    """What `setup` and `given` refer to, behind `place`."""
+    return f"""{segment(_SPEC + 8, _SAMPLER)} {segment(_GUESSES + 24, _SAMPLER)}
+  {segment(_GUESSES + 8, struct.pack("<4I", _TEXTS["letter"][0], 1, _TEXTS["parent"][0], 1))}
+  {segment(_PROBE, struct.pack("<IIfI", 0, 4, 0.0, 0))}"""
 
 
 def functions() -> list[str]:
@@ -151,7 +172,7 @@ def functions() -> list[str]:
 
 def panicking(port: int) -> bytes:
     """Its input is a string of two numbers, `"FUNCTION MODE"`: of `functions` and of `MODES`."""
-    data = _place(port)
+    data = place(port)
     every = [i for i in imports() if not name_of(i[0], i[1]).startswith(("http/response.", "http/response_"))]
     lines: list[str] = []
     arms: list[str] = []
@@ -160,18 +181,9 @@ def panicking(port: int) -> bytes:
         gives = f"(result {' '.join(results)})" if results else ""
         name = name_of(module, function)
         lines.append(f'(import "{module}" "{function}" (func ${name} {takes} {gives}))')
-        call = f"(call ${name} {_given(*name.split('/', 1), list(params), list(results))})"
+        call = f"(call ${name} {given(*name.split('/', 1), list(params), list(results))})"
         arms.append(f") {f'(drop {call})' if results else call} (return)")
-    setup: list[str] = []
-    for name, call in _setup():
-        if not name:
-            setup.append(call)
-        elif call.endswith(f"(i32.const {RET}))"):
-            setup.append(f"{call} (if (i32.load8_u (i32.const {RET})) (then (call $log/stdout {_text('path')})))")
-            setup.append(f"(global.set ${name} (i32.load (i32.const {RET + 4})))")
-        else:
-            setup.append(f"(global.set ${name} {call})")
-    holders = "".join(f"(global ${name} (mut i32) (i32.const 0))" for name, _ in _setup() if name)
+    steps, holders = made_of_all()
     blocks = "(block " * len(arms)
     table = " ".join(str(i) for i in range(len(arms)))
     return component(f"""(module {" ".join(lines)}
@@ -179,9 +191,7 @@ def panicking(port: int) -> bytes:
   (global $top (mut i32) (i32.const 65536))
   (global $mode (mut i32) (i32.const 0))
   (global $armed (mut i32) (i32.const 0))
-  {holders} {data} {segment(_SPEC + 8, _SAMPLER)} {segment(_GUESSES + 24, _SAMPLER)}
-  {segment(_GUESSES + 8, struct.pack("<4I", _TEXTS["letter"][0], 1, _TEXTS["parent"][0], 1))}
-  {segment(_PROBE, struct.pack("<IIfI", 0, 4, 0.0, 0))}
+  {holders} {data} {data_of_all()}
   (func (export "cm32p2_realloc") (param i32 i32 i32) (param $size i32) (result i32) (local $at i32)
     (if (i32.and (global.get $armed) (i32.eq (global.get $mode) (i32.const 2))) (then (unreachable)))
     (local.set $at (i32.and (i32.add (global.get $top) (i32.const 7)) (i32.const -8)))
@@ -203,7 +213,7 @@ def panicking(port: int) -> bytes:
   (func (export "cm32p2||run") (param $text i32) (param $size i32) (result i32) (local $which i32)
     (local.set $which (call $digits (i32.add (local.get $text) (i32.const 3))))
     (global.set $mode (i32.sub (i32.load8_u (i32.add (local.get $text) (i32.const 1))) (i32.const 48)))
-    {" ".join(setup)}
+    {steps}
     (i32.store (i32.const {RET + 512}) (call $forward/pending-output.id (global.get $pending-output)))
     (global.set $armed (i32.const 1))
     (call $call (local.get $which))

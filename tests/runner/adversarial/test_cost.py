@@ -12,6 +12,7 @@ import runner_world
 from attacks import Attack
 from costs import BEYOND, CASES, program
 from pie_runner.wasm.fiber import Fiber, Limits, Outcome
+from pie_wire.capabilities import Capabilities, Grants
 from runner_world import World
 
 REPEATS = 2
@@ -32,7 +33,10 @@ LARGE = {
     "logits/logits.penalize": 0.15,
     "forward/execute 64 rows": 0.15,
 }
-"""Calls that pass megabytes cannot be cut: those who make them again and again rest (`Driver`)."""
+"""Calls that pass megabytes cannot be cut: those who make them again and again rest (`Rests`)."""
+
+
+FILES = Capabilities(*[Grants(filesystem=["scratch"])] * 2)
 
 
 class Watch:
@@ -100,7 +104,7 @@ def test_no_call_holds_up_the_loop(roomy: Attack, monkeypatch: pytest.MonkeyPatc
         artifact, times = program(case), list[float]()
         for _ in range(REPEATS):
             watch.start()
-            pid = roomy.launch(artifact)
+            pid = roomy.launch(artifact, capabilities=FILES)
             world.run(lambda pid=pid: world.ended(pid), limit=600.0)
             assert roomy.end(pid) == "return", (name, world.log(pid)[-1])
             times.append(watch.longest)

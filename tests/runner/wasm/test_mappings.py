@@ -175,7 +175,8 @@ MEMORY = """(core module $m{0} (memory 3) (data (i32.const 0) "a") (data (i32.co
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts what Linux shows")
 def test_programs_have_as_many_as_is_said(tinies: Callable[..., Tinies]):
-    for memories, least, most in [(0, LEAST - 0.5, LEAST + 0.5), (7, LEAST, MOST)]:
+    """Fewer where the kernel could join some with what others have left."""
+    for memories, least, most in [(0, LEAST - 2, LEAST + 0.5), (7, LEAST, MOST)]:
         tiny = tinies(more=" ".join(MEMORY.format(number) for number in range(memories)))
         before = count_mappings()
 
@@ -191,7 +192,7 @@ def test_who_finds_no_room_is_told_and_the_others_go_on(tinies: Callable[..., Ti
     mappings = mappings_of_this_process(lambda work, then: answers.append(lambda: then(work(), None)))
     assert mappings is not None
     tiny = tinies(mappings)
-    mappings.allowed = count_mappings() + RESERVE + 20 * MOST + MOST // 2
+    mappings.allowed = mappings._counted + RESERVE + 20 * MOST + MOST // 2
 
     tiny.spawn(30)
 

@@ -81,11 +81,12 @@ class Outbox:
             self._exports.append(Exported(op, part, len(buffers), len(self._buffers) - 1))
             self._weigh(_ENTRY + len(buffer))
 
-    def take(self, acked: int) -> list[tuple[Step, list[bytes]]]:
-        """The messages with their buffers, in order; empties the box."""
+    def take(self, acked: int, *, alone: bool = True) -> list[tuple[Step, list[bytes]]]:
+        """The messages with their buffers, in order; empties the box. Unless `alone`, there is none for the sake of
+        the acknowledgement."""
         news = self._failed or self._flushed or self._tokens or self._ends or self._outputs or self._receipts
         news = news or self._exports or self._pressure is not None
-        if acked == self._acked and not news and not self._parcels:
+        if (acked == self._acked or not alone) and not news and not self._parcels:
             return []
         last = self._step(
             acked,

@@ -24,6 +24,8 @@ class RunnerLink:
     outbox: Outbox = field(default_factory=Outbox)
     last: int = 0
     """Number of the last operation received."""
+    awaits: bool = False
+    """Has sent something since the last message to it that a program may wait to be acknowledged."""
     waiting: int = 0
     """What waits in the lines of its contexts, weighed (see `Line`)."""
     open: dict[int, None] = field(default_factory=dict[int, None])

@@ -8,7 +8,7 @@ from typing import TypeAlias
 import structlog
 from pie_wire.errors import InternalError, Overloaded, PieError, ProtocolError
 from pie_wire.hub import Hub, Incoming, Peer
-from pie_wire.messages.engine import GetStanding, Ops
+from pie_wire.messages.engine import Consume, GetStanding, Ops
 from pie_wire.messages.runner import Pressure
 
 from pie_engine.links.inbox import Inbox
@@ -60,6 +60,7 @@ class RunnerLinks:
         if ops.first != link.last + 1:
             self._hub.lost(peer, ProtocolError(f"operations from {ops.first} on, but {link.last + 1} comes next"))
             return None
+        link.awaits = link.awaits or not all(isinstance(op, Consume) for op in ops.ops)
         return link
 
     def remove(self, peer: Peer) -> RunnerLink | None:
@@ -71,15 +72,18 @@ class RunnerLinks:
         for link in self._links.values():
             link.outbox.pressure(pressure)
 
-    def send(self) -> None:
-        """One message to each runner that the step has something for, more only where one would be too large."""
+    def send(self, *, before_pass: bool = False) -> None:
+        """One message to each runner that the step has something for, more only where one would be too large.
+        `before_pass`: whoever waits for nothing is acknowledged with what comes of the pass, or when there is none."""
         for peer, link in self._links.items():
             try:
-                steps = link.outbox.take(link.acked)
+                steps = link.outbox.take(link.acked, alone=link.awaits or not before_pass)
             except Exception as exc:
                 log.error("a bug, contained: it ended the link of one runner", runner=peer.name, exc_info=exc)
                 self._hub.lost(peer, InternalError(f"a bug of the engine ended this link: {type(exc).__name__}"))
                 continue
+            if steps:
+                link.awaits = False
             for step, buffers in steps:
                 self._hub.send(peer, step, buffers=buffers)
 

@@ -31,6 +31,7 @@ from pie_runner.outside.process_outside import OutsideFacilities
 from pie_runner.process import Process
 from pie_runner.tenants import Tenants
 from pie_runner.timers import Timers
+from pie_runner.turns import Turns
 from pie_runner.waitables import Waitable
 from pie_runner.wasm.driver import Driver
 from pie_runner.wasm.engine import WasmEngine
@@ -100,7 +101,7 @@ class Stand:
             children=Children(hub, lambda: None, lambda: ""),
             post=Post(hub, timers),
             timers=timers,
-            offload=_no_offload,
+            threads=Turns(_no_offload, 1),
             grammars=GrammarCompiler(_no_offload),
             wall=time.time,
             window=32,

@@ -15,16 +15,18 @@ from pie_wire.errors import BadRequest, Overloaded, PieError, TooLarge, Unsuppor
 from pie_wire.grammar_check import CheckingProcess
 from pie_wire.grammars import allowed_bits, new_matcher
 from pie_wire.messages.engine import Grammar
+from pie_wire.shares import Shares
 
 from pie_runner.engines import Offload
 from pie_runner.models import Model
+from pie_runner.turns import Turns
 
 CHECKER = "pie_wire.grammars"
 MAX_TEXT = 256 << 10
 MAX_CACHED = 64
 MAX_CACHED_TEXT = 4 << 20
-MAX_WAITING = 64
-"""Grammars on their way; each may take seconds."""
+MAX_WAITING = 128
+"""Grammars on their way, shared among tenants; each may take seconds."""
 
 Then = Callable[[LLMatcher | None, PieError | None], None]
 
@@ -42,14 +44,15 @@ class GrammarCompiler:
 
     def __init__(self, offload: Offload, checking: CheckingProcess | None = None) -> None:
         """`offload` runs one call after the other, and none that anything urgent waits for."""
-        self._offload = offload
+        self._turns = Turns(offload, 1)
         self._checking = checking or CheckingProcess(CHECKER)
         self._entries: OrderedDict[tuple[Model, str, str], _Entry] = OrderedDict()
-        self._under_way = 0
+        self._under_way = Shares(MAX_WAITING)
+        """Of those on their way, by tenant."""
 
-    def compile(self, model: Model, source: Grammar, then: Then) -> Callable[[], None]:
-        """Call with a matcher at the beginning, which must be copied, or with the error; at once if it is known.
-        Returns how to forget the question.
+    def compile(self, model: Model, source: Grammar, then: Then, tenant: str) -> Callable[[], None]:
+        """Call with a matcher at the beginning, which must be copied, or with the error; at once if it is known, else
+        when it is the tenant's turn. Returns how to forget the question.
 
         Raises:
             TooLarge: the text is. Overloaded: too many grammars wait.
@@ -59,12 +62,15 @@ class GrammarCompiler:
         key = (model, source.kind, source.text)
         entry = self._entries.get(key)
         if entry is None:
-            if self._under_way >= MAX_WAITING:
-                raise Overloaded(f"{MAX_WAITING} grammars wait to be compiled: try again")
+            if not self._under_way.take(tenant):
+                raise Overloaded(
+                    f"{self._under_way.of(tenant)} grammars of tenant {tenant} wait to be compiled, its share of "
+                    f"{MAX_WAITING}: try again"
+                )
             entry = self._entries[key] = _Entry()
-            self._under_way += 1
-            self._offload(
-                lambda: self._compiled(model, source), lambda result, error: self._finished(key, result, error)
+            self._turns.of(tenant)(
+                lambda: self._compiled(model, source),
+                lambda result, error: self._finished(key, tenant, result, error),
             )
         self._entries.move_to_end(key)
         if entry.done:
@@ -77,9 +83,9 @@ class GrammarCompiler:
         """End the process; what is under way fails."""
         self._checking.close()
 
-    def _finished(self, key: tuple[Model, str, str], result: object, error: Exception | None) -> None:
+    def _finished(self, key: tuple[Model, str, str], tenant: str, result: object, error: Exception | None) -> None:
         entry = self._entries[key]
-        self._under_way -= 1
+        self._under_way.give_back(tenant)
         entry.done = True
         entry.matcher = result if isinstance(result, LLMatcher) else None
         entry.error = None if error is None else to_error(error)

@@ -35,8 +35,9 @@ def compile_grammar(fiber: Fiber, handle: ModelHandle, source: GrammarSource) ->
         elif error is not None:
             pending.fail(error)
 
-    grammars = process_of(fiber).facilities.grammars
-    pending.on_abandon = grammars.compile(handle.model, grammar_of(source), then)
+    process = process_of(fiber)
+    grammars = process.facilities.grammars
+    pending.on_abandon = grammars.compile(handle.model, grammar_of(source), then, process.scope.tenant)
     return pending
 
 

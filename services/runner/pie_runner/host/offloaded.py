@@ -30,7 +30,7 @@ def offloaded(fiber: Fiber, work: Callable[[], object], offload: Offload | None 
         else:
             pending.fail(error)
 
-    (offload or process_of(fiber).facilities.offload)(work, then)
+    (offload or process_of(fiber).offload)(work, then)
     return pending
 
 

@@ -61,7 +61,7 @@ def send_file(fiber: Fiber, name: str, content: str) -> Ok | Pending:
         else:
             process.emit_file(fiber, name, cast("list[bytes]", parts), pending)
 
-    process.facilities.offload(lambda: [*decoded_pieces(content, what, PART_BYTES)], decoded)
+    process.offload(lambda: [*decoded_pieces(content, what, PART_BYTES)], decoded)
     return pending
 
 

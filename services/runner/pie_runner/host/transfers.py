@@ -28,7 +28,7 @@ def export(fiber: Fiber, context: Context) -> PendingExport:
         if parts is None:
             pending.fail(error or InternalError("the engine gave no export"))
         else:
-            process.facilities.offload(lambda: encode(parts), encoded)
+            process.offload(lambda: encode(parts), encoded)
 
     def encoded(text: object, exc: Exception | None) -> None:
         if isinstance(text, bytes):
@@ -72,5 +72,5 @@ def import_context(fiber: Fiber, handle: ModelHandle, data: str) -> Pending:
         else:
             bring_in(fiber, pending, session, archive, lambda context: pending.resolve(Ok(context)))
 
-    process.facilities.offload(lambda: decode(data), decoded)
+    process.offload(lambda: decode(data), decoded)
     return pending

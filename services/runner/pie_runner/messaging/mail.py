@@ -30,8 +30,8 @@ class Mail:
         self.process = process
         self.pulls: dict[int, PendingPull] = {}
         self.got: dict[int, str] = {}
-        self.pushing = 0
-        """Pushes that are not stored yet."""
+        self.sending = 0
+        """Messages that are not stored, or not sent on, yet."""
         self.subscriptions = 0
         """Open, or not in force yet."""
         self._numbers = 0

@@ -29,12 +29,20 @@ from pie_runner.waitables import Completion
 
 WITHIN = 30.0
 """Seconds until a push, an acknowledgement or a subscription is given up."""
-MAX_PUSHES = 256
-"""Of one process, not stored yet."""
+MAX_SENDING = 256
+"""Messages of one process that are not stored, or not sent on, yet."""
+SENDING_BYTES = 64 << 20
+"""Of all processes, shared among tenants: a link that owes much more is given up."""
+MESSAGE_COST = 1024
+"""Of a message beside its text."""
 MAX_PULLS = 64
 """Of one process, waiting or not got yet: each may bring a message of the largest size."""
 MAX_SUBSCRIPTIONS = 64
 """Of one process: each has a buffer."""
+MAX_ALL_SUBSCRIPTIONS = 16_384
+"""Of all processes, shared among tenants."""
+HEARD_BYTES = 256 << 20
+"""Broadcasts in all buffers, shared among tenants; what finds no room is lost to its subscriber, and counted."""
 MAX_SETTLING = 65_536
 """Of all processes, while kvstore is away, shared among tenants. What is left out is settled when this runner ends."""
 
@@ -53,6 +61,9 @@ class Post:
         self._mail: dict[str, Mail] = {}
         self._settling = Shares(MAX_SETTLING)
         """Of what is being settled, by tenant."""
+        self._sending = Shares(SENDING_BYTES)
+        self._subscriptions = Shares(MAX_ALL_SUBSCRIPTIONS)
+        self._heard_bytes = Shares(HEARD_BYTES)
         self._listening: dict[Channel, dict[Subscription, None]] = {}
         self._entering: Counter[Channel] = Counter()
         """Subscriptions that are not in force yet."""
@@ -69,20 +80,32 @@ class Post:
         Raises:
             TooLarge: the message. Overloaded: too many are not stored yet.
         """
-        _check_size(text)
-        mail = self._of(process)
-        if mail.pushing >= MAX_PUSHES:
-            raise Overloaded(f"{MAX_PUSHES} pushes are not stored yet: wait for some to complete")
-        mail.pushing += 1
-        done = Completion(process.waitables)
+        done, ended = self._begin_to_send(process, text)
+        request = PushMessage(topic, text, f"{process.pid}/{self._of(process).next_number()}")
+        self._repeat(request, process.scope, ended, within=WITHIN)
+        return done
 
-        def stored(error: PieError | None) -> None:
-            mail.pushing -= 1
+    def _begin_to_send(self, process: Process, text: str) -> tuple[Completion, Callable[[PieError | None], None]]:
+        """What the program gets, and what is to be called when its message is out. Raises TooLarge, Overloaded."""
+        cost = MESSAGE_COST + _checked_size(text)
+        mail, tenant = self._of(process), process.scope.tenant
+        if mail.sending >= MAX_SENDING:
+            raise Overloaded(f"{MAX_SENDING} messages are not stored yet: wait for some to complete")
+        done = Completion(process.waitables)
+        if not self._sending.take(tenant, cost):
+            done.close()
+            raise Overloaded(
+                f"messages of tenant {tenant} that are not stored yet take {self._sending.of(tenant)} bytes, its share "
+                f"of {SENDING_BYTES}: wait for some to complete"
+            )
+        mail.sending += 1
+
+        def ended(error: PieError | None) -> None:
+            mail.sending -= 1
+            self._sending.give_back(tenant, cost)
             done.complete(error)
 
-        request = PushMessage(topic, text, f"{process.pid}/{mail.next_number()}")
-        self._repeat(request, process.scope, stored, within=WITHIN)
-        return done
+        return done, ended
 
     def pull(self, process: Process, topic: str) -> PendingPull:
         """The next message; acknowledges those of the topic that the program has. Raises Overloaded."""
@@ -189,17 +212,21 @@ class Post:
     # -- broadcasts
 
     def broadcast(self, process: Process, topic: str, text: str) -> Completion:
-        """Complete when it was sent. Raises TooLarge."""
-        _check_size(text)
-        done = Completion(process.waitables)
+        """Complete when it was sent. Raises TooLarge, Overloaded."""
+        done, ended = self._begin_to_send(process, text)
 
         def sent(answer: Answer[Done]) -> None:
             error = answer.error
             if isinstance(error, Unavailable):
                 error = StoreUnavailable(f"it may not have been sent: {error.message}", cause=error.code)
-            done.complete(error)
+            ended(error)
 
-        self._hub.request(KVSTORE, Broadcast(topic, text), sent, timeout=WITHIN, scope=process.scope)
+        try:
+            self._hub.request(KVSTORE, Broadcast(topic, text), sent, timeout=WITHIN, scope=process.scope)
+        except PieError as exc:
+            done.close()
+            ended(exc)
+            raise
         return done
 
     def subscribe(
@@ -217,23 +244,33 @@ class Post:
         mail = self._of(process)
         if mail.subscriptions >= MAX_SUBSCRIPTIONS:
             raise Overloaded(f"{MAX_SUBSCRIPTIONS} subscriptions are open: drop some")
-        channel: Channel = (process.scope.tenant, process.scope.user, topic)
+        tenant = process.scope.tenant
+        if not self._subscriptions.take(tenant):
+            raise Overloaded(
+                f"{self._subscriptions.of(tenant)} subscriptions of tenant {tenant} are open on this runner, its share "
+                f"of {MAX_ALL_SUBSCRIPTIONS}: drop some"
+            )
+        channel: Channel = (tenant, process.scope.user, topic)
         mail.subscriptions += 1
         self._entering[channel] += 1
 
-        def leave(subscription: Subscription) -> None:
+        def closed() -> None:
             mail.subscriptions -= 1
+            self._subscriptions.give_back(tenant)
+
+        def leave(subscription: Subscription) -> None:
+            closed()
             self._listening[channel].pop(subscription, None)
             self._unsubscribe_if_unused(channel)
 
         def entered(error: PieError | None) -> None:
             self._entering[channel] -= 1
             if error is None and is_wanted():
-                subscription = Subscription(process.waitables, leave)
+                subscription = Subscription(process.waitables, leave, self._heard_bytes, tenant)
                 self._listening.setdefault(channel, {})[subscription] = None
                 then(subscription)
                 return
-            mail.subscriptions -= 1
+            closed()
             self._unsubscribe_if_unused(channel)
             if error is not None and is_wanted():
                 then(error)
@@ -290,6 +327,9 @@ class Post:
         return Repeated(self._hub, self._timers, request, scope, then, within=within)
 
 
-def _check_size(text: str) -> None:
-    if len(text) > MAX_QUEUED_BYTES or len(text.encode()) > MAX_QUEUED_BYTES:
+def _checked_size(text: str) -> int:
+    """In bytes. Raises TooLarge."""
+    size = len(text) if len(text) > MAX_QUEUED_BYTES else len(text.encode())
+    if size > MAX_QUEUED_BYTES:
         raise TooLarge(f"a message of a topic has at most {MAX_QUEUED_BYTES} bytes: send a reference to larger data")
+    return size

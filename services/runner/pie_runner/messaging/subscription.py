@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
+from pie_wire.shares import Shares
+
 from pie_runner.waitables import Waitable, Waitables
 from pie_runner.wasm.hostcall import Ok
 
@@ -15,11 +17,14 @@ MAX_BYTES = 1 << 20
 class Subscription(Waitable):
     """The WIT's `subscription`."""
 
-    def __init__(self, table: Waitables, leave: Callable[[Subscription], None]) -> None:
+    def __init__(self, table: Waitables, leave: Callable[[Subscription], None], room: Shares, tenant: str) -> None:
+        """`room` is for the text in all buffers."""
         super().__init__(table)
         self.lost = 0
-        """Messages that came while the buffer was full."""
+        """Messages for which there was no room."""
         self._leave = leave
+        self._room = room
+        self._tenant = tenant
         self._messages: deque[str] = deque()
         self._size = 0
 
@@ -29,7 +34,8 @@ class Subscription(Waitable):
 
     def give(self, text: str) -> None:
         """A broadcast; lost if there is no room."""
-        if len(self._messages) >= MAX_MESSAGES or self._size + len(text) > MAX_BYTES:
+        full = len(self._messages) >= MAX_MESSAGES or self._size + len(text) > MAX_BYTES
+        if full or not self._room.take(self._tenant, len(text)):
             self.lost += 1
             return
         self._messages.append(text)
@@ -42,8 +48,12 @@ class Subscription(Waitable):
             return None
         text = self._messages.popleft()
         self._size -= len(text)
+        self._room.give_back(self._tenant, len(text))
         return Ok(text)
 
     def close(self) -> None:
         super().close()
+        self._messages.clear()
+        self._room.give_back(self._tenant, self._size)
+        self._size = 0
         self._leave(self)

@@ -21,8 +21,8 @@ from pie_wire.hub import Scope
 from pie_wire.messages.common import ProgramRef
 
 from pie_runner.engines import Offload
-from pie_runner.outside.disk_turns import DiskTurns
 from pie_runner.outside.tree import Tree, TreeLimits
+from pie_runner.turns import Turns
 
 log = structlog.get_logger("pie.files")
 
@@ -47,7 +47,7 @@ class FileRooms:
     def __init__(self, home: Path, member: str, settings: FileSettings, offload: Offload, threads: int = 1) -> None:
         """`member` is unique to this incarnation of the runner. What takes the disk's time runs by `offload`, which has
         so many threads. Removes what dead runners have left."""
-        self._turns = DiskTurns(offload, threads)
+        self._turns = Turns(offload, threads)
         self._settings = settings
         self._data = home / "data"
         self._scratch = home / "scratch" / member

@@ -18,10 +18,13 @@ from pie_wire.errors import DeadlineExceeded, NotFound, PieError, Unavailable
 
 from pie_runner.outside.mcp_config import ServerConfig
 from pie_runner.outside.mcp_connection import PING_SECONDS, McpConnection, opened
+from pie_runner.outside.turnstile import Turnstile
 
 START_SECONDS = 20.0
 FIRST_PAUSE, LAST_PAUSE = 0.5, 30.0
 CLOSE_SECONDS = 10.0
+PLACES = 64
+"""Calls of one server at once, shared among tenants: more wait for their turn, within their time."""
 
 log = structlog.get_logger("pie.mcp")
 
@@ -53,9 +56,9 @@ class McpServers:
         """Start it, if need be. Raises NotFound, Unavailable."""
         await self._server(name).connected()
 
-    async def ask(self, name: str, method: str, params: str) -> str:
+    async def ask(self, name: str, method: str, params: str, tenant: str) -> str:
         """A call's result as JSON text. Raises PieError."""
-        return await self._server(name).ask(method, params, self.settings)
+        return await self._server(name).ask(method, params, self.settings, tenant)
 
     def _server(self, name: str) -> _Server:
         server = self._servers.get(name)
@@ -71,6 +74,7 @@ class _Server:
         self._connection: McpConnection | None = None
         self._pause = 0.0
         self._retry_at = 0.0
+        self._turnstile = Turnstile(PLACES)
 
     async def connected(self) -> McpConnection:
         """A connection that is up. Raises Unavailable."""
@@ -84,14 +88,14 @@ class _Server:
         await asyncio.shield(connection.session)
         return connection
 
-    async def ask(self, method: str, params: str, settings: McpSettings) -> str:
+    async def ask(self, method: str, params: str, settings: McpSettings, tenant: str) -> str:
         """Make a call. Raises PieError."""
         from mcp.types import PaginatedRequestParams
 
         mcp_calls.checked_params(method, params)
         connection: McpConnection | None = None
         try:
-            async with asyncio.timeout(settings.seconds):
+            async with asyncio.timeout(settings.seconds), self._turnstile.place(tenant):
                 connection = await self.connected()
                 answer = await mcp_calls.ask(
                     connection.session.result(),
@@ -102,6 +106,10 @@ class _Server:
                 )
         except TimeoutError as exc:
             late = f"{self._name} did not answer within {settings.seconds:g} s (`mcp_seconds`)"
+            if connection is None:
+                late += (
+                    f"; {self._turnstile.held(tenant)} calls of tenant {tenant} are with it, of {PLACES} that may be"
+                )
             if connection is not None and await connection.hangs(settings.seconds):
                 self._end(connection, "it hangs")
                 late += ", and hangs: its connection is closed, and a later call starts it again"

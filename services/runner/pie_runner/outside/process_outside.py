@@ -47,7 +47,7 @@ class ProcessOutside:
         self._waitables = waitables
         relay = ClientRelay(hub, start.pid, scope, shared.mcp.settings.seconds)
         self.files = ProcessFiles(capabilities, shared.files, start.pid, scope, start.program)
-        self.tools = ProcessTools(capabilities, shared.mcp, shared.aside, waitables, start.mcp, relay.ask)
+        self.tools = ProcessTools(capabilities, shared.mcp, shared.aside, waitables, start.mcp, relay.ask, scope.tenant)
         self._requests = 0
         self._total = 0
 

@@ -69,6 +69,7 @@ class ProcessTools:
         waitables: Waitables,
         of_client: list[str],
         ask_client: Callable[[str, str, str, Told], Callable[[], None]],
+        tenant: str,
     ) -> None:
         self._capabilities = capabilities
         self._servers = servers
@@ -76,6 +77,7 @@ class ProcessTools:
         self._waitables = waitables
         self._of_client = of_client
         self._ask_client = ask_client
+        self._tenant = tenant
         self._under_way = 0
 
     def names(self) -> list[str]:
@@ -111,7 +113,7 @@ class ProcessTools:
         self._under_way += 1
         answer = ToolAnswer(self._waitables, self._ended)
         if name not in self._of_client:
-            answer.cancel = self._start(self._servers.ask(name, method, params), answer.tell)
+            answer.cancel = self._start(self._servers.ask(name, method, params, self._tenant), answer.tell)
             return answer
         try:
             answer.cancel = self._ask_client(name, method, params, answer.tell)

@@ -18,8 +18,8 @@ FELT_SECONDS = 0.025
 """What 99 of 100 steps of others may be delayed by."""
 FELT_REST = 8.0
 """Seconds that a longer one costs at least: of steps that take up to 80 ms, one of a hundred meets it."""
-FREE = 3 * FELT_REST
-"""Seconds of rest that a tenant is spared: with large files slices are too long, and by chance."""
+FREE = 5 * FELT_REST
+"""Seconds of rest that a tenant is spared: a file of 64 MiB costs four or five such slices."""
 MAX_KNOWN = 4096
 """Of tenants, or programs: beyond so many, those whose time has passed are forgotten."""
 

@@ -1,4 +1,4 @@
-"""The disk's worker threads, which tenants share: work that waits for one takes turns."""
+"""Worker threads that tenants share: work that waits for one takes turns."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class _Work:
     then: Then
 
 
-class DiskTurns:
+class Turns:
     """Of `threads` threads behind `offload`, one tenant keeps no more busy than are left for others. Everything happens
     on the loop, where `offload` answers."""
 

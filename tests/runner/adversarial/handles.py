@@ -1,0 +1,103 @@
+"""A program that holds a resource of every kind and misuses the handle of one."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+
+from costs import name_of
+from hostile import component, imports
+from panics import RET, data_of_all, given, held, made_of_all, place
+from pie_runner.wasm.world import offered_world
+
+WAYS = ("dropped twice", "used after its drop", "of another kind", "dropped as another kind", "made up", "none")
+_FUNCTIONS = {name_of(module, function): (params, results) for module, function, params, results in imports()}
+
+
+@cache
+def kinds() -> list[str]:
+    """Every kind of resource in the world, as `interface.name`."""
+    found = {kind for types in offered_world().values() for kind in re.findall(r"(?:own|borrow)<([^>]+)>", types)}
+    return sorted(found)
+
+
+def _method(kind: str) -> str:
+    """A function that takes a handle of that kind first, before anything else can be wrong with its arguments."""
+    interface, _, resource = kind.partition(".")
+    named = [name for name in _FUNCTIONS if name.startswith(f"{interface}/{resource}.") and not name.endswith(".new")]
+    takes = f"(borrow<{kind}>"
+    offered = {name_of(interface, function): types for (interface, function), types in offered_world().items()}
+    return next(name for name in named if offered[name].startswith(takes))
+
+
+def _call(kind: str, handle: str) -> str:
+    """A method of that kind, on this handle."""
+    name = _method(kind)
+    params, results = _FUNCTIONS[name]
+    interface, _, function = name.partition("/")
+    own = held(kind.partition(".")[2])
+    call = f"(call ${name} {given(interface, function, list(params), list(results)).replace(own, handle, 1)})"
+    return f"(drop {call})" if results else call
+
+
+def _misuse(kind: str, way: str) -> str:
+    interface, _, resource = kind.partition(".")
+    own = held(resource)
+    other = held("done" if resource == "model" else "model")
+    drop = f"(call ${interface}/{resource}_drop {{}})".format
+    return {
+        "dropped twice": drop(own) + drop(own),
+        "used after its drop": drop(own) + _call(kind, own),
+        "of another kind": _call(kind, other),
+        "dropped as another kind": drop(other),
+        "made up": _call(kind, "(i32.const 12345)"),
+        "none": _call(kind, "(i32.const 0)"),
+    }[way]
+
+
+def misusing(port: int) -> bytes:
+    """Its input is a string of a number: of a kind, and of one in `WAYS` times how many kinds there are. HTTP
+    is asked at this port, where a server must answer."""
+    data = place(port)
+    lines: list[str] = []
+    for module, function, params, results in imports():
+        takes = f"(param {' '.join(params)})" if params else ""
+        gives = f"(result {' '.join(results)})" if results else ""
+        lines.append(f'(import "{module}" "{function}" (func ${name_of(module, function)} {takes} {gives}))')
+    arms = [f") {_misuse(kind, way)} (return)" for way in WAYS for kind in kinds()]
+    steps, holders = made_of_all()
+    blocks = "(block " * len(arms)
+    table = " ".join(str(i) for i in range(len(arms)))
+    return component(f"""(module {" ".join(lines)}
+  (memory $memory (export "cm32p2_memory") 4)
+  (global $top (mut i32) (i32.const 65536))
+  (global $response (mut i32) (i32.const 0))
+  {holders} {data} {data_of_all()}
+  (func (export "cm32p2_realloc") (param i32 i32 i32) (param $size i32) (result i32) (local $at i32)
+    (local.set $at (i32.and (i32.add (global.get $top) (i32.const 7)) (i32.const -8)))
+    (global.set $top (i32.add (local.get $at) (local.get $size)))
+    (local.get $at))
+  (func $call (param $which i32) {blocks} (br_table {table} (local.get $which)) {" ".join(arms)})
+  (func $digits (param $at i32) (result i32) (local $value i32) (local $digit i32)
+    (block $done (loop $more
+      (local.set $digit (i32.sub (i32.load8_u (local.get $at)) (i32.const 48)))
+      (br_if $done (i32.gt_u (local.get $digit) (i32.const 9)))
+      (local.set $value (i32.add (i32.mul (local.get $value) (i32.const 10)) (local.get $digit)))
+      (local.set $at (i32.add (local.get $at) (i32.const 1)))
+      (br $more)))
+    (local.get $value))
+  (func (export "cm32p2||run") (param $text i32) (param $size i32) (result i32) (local $which i32)
+    (local.set $which (call $digits (i32.add (local.get $text) (i32.const 1))))
+    {steps}
+    (i32.store (i32.const {RET + 512}) (call $http/pending-response.id {held("pending-response")}))
+    (call $futures/wait-any (i32.const {RET + 512}) (i32.const 1) (i32.const {RET}))
+    (call $http/pending-response.get {held("pending-response")} (i32.const {RET}))
+    (if (i32.load8_u (i32.const {RET + 4})) (then (call $log/stdout (i32.const 8192) (i32.const 1))))
+    (global.set $response (i32.load (i32.const {RET + 8})))
+    (call $log/stdout (i32.const 8192) (i32.const 1))
+    (call $call (local.get $which))
+    (i32.store8 (i32.const 512) (i32.const 0))
+    (i32.store (i32.const 516) (i32.const 528))
+    (i32.store (i32.const 520) (i32.const 4))
+    (i32.store (i32.const 528) (i32.const 0x6c6c756e))
+    (i32.const 512)))""")
