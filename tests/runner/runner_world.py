@@ -344,7 +344,7 @@ class World:
         self.aside = Aside(lambda: None)
         self.addresses: dict[str, list[str]] = {}
         """What names mean to programs."""
-        self.http = HttpShared(http or HttpSettings(), self._resolve)
+        self.http = HttpShared(http or HttpSettings(), lambda _: self._resolve)
         self.mcp = mcp or McpServers({}, McpSettings())
         self.rooms: FileRooms | None = None
         self._disks = 0

@@ -122,7 +122,7 @@ def test_the_address_that_was_checked_is_the_one_connected_to(world: World, web:
         asked.append(host)
         return [__import__("ipaddress").ip_address("127.0.0.1" if len(asked) == 1 else "10.0.0.1")]
 
-    world.http.resolve = rebinding
+    world.http.resolve_of = lambda _: rebinding
     capabilities = allowing("api.example.com:*", granted=("api.example.com:*", "127.0.0.1:*"))
 
     assert run(world, ask(web.url("/echo", "api.example.com")), capabilities=capabilities)["status"] == 200

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import http.cookiejar
 import ssl
-from collections.abc import AsyncIterable, Sequence
+from collections.abc import AsyncIterable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,7 +18,8 @@ import structlog
 from pie_wire.errors import BadRequest, DeadlineExceeded, LimitExceeded, PieError, Unavailable, to_error
 
 from pie_runner.outside.http_rights import HttpRights
-from pie_runner.outside.http_transport import CheckedTransport, Resolve, system_resolve
+from pie_runner.outside.http_transport import CheckedTransport, Resolve
+from pie_runner.outside.resolver import Resolver
 from pie_runner.outside.turnstile import Turnstile
 
 _DEFAULTS = {"user-agent": "pie", "accept": "*/*", "accept-encoding": "identity"}
@@ -79,9 +80,10 @@ class Receiver(Protocol):
 class HttpShared:
     """What all processes of a runner share. The room belongs to the loop aside."""
 
-    def __init__(self, settings: HttpSettings, resolve: Resolve = system_resolve) -> None:
+    def __init__(self, settings: HttpSettings, resolve_of: Callable[[str], Resolve] | None = None) -> None:
+        """`resolve_of` finds addresses for a tenant, else the system's resolver."""
         self.settings = settings
-        self.resolve = resolve
+        self.resolve_of = resolve_of or Resolver().of
         self.room = Turnstile(settings.all_requests)
         self._tls: ssl.SSLContext | None = None
 
@@ -177,7 +179,9 @@ class HttpClient:
         if client is None:
             settings = self._shared.settings
             client = self._client = httpx.AsyncClient(
-                transport=CheckedTransport(self.rights, self._shared.resolve, self._shared.tls, settings.requests),
+                transport=CheckedTransport(
+                    self.rights, self._shared.resolve_of(self._tenant), self._shared.tls, settings.requests
+                ),
                 cookies=http.cookiejar.CookieJar(http.cookiejar.DefaultCookiePolicy(allowed_domains=[])),
                 trust_env=False,
                 timeout=None,

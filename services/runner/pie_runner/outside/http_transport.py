@@ -4,8 +4,6 @@ name that means something else a moment later (DNS rebinding) leads nowhere."""
 from __future__ import annotations
 
 import asyncio
-import ipaddress
-import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import cast
@@ -23,13 +21,6 @@ Resolve = Callable[[str, int], Awaitable[list[Address]]]
 KEEP_SECONDS = 15.0
 KEEP_CONNECTIONS = 8
 MAX_ADDRESSES = 16
-
-
-async def system_resolve(host: str, port: int) -> list[Address]:
-    """As this machine resolves names."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    texts = dict.fromkeys(str(item[4][0]).partition("%")[0] for item in found)
-    return [ipaddress.ip_address(text) for text in texts]
 
 
 class CheckedBackend(httpcore.AsyncNetworkBackend):

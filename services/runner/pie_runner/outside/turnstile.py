@@ -24,13 +24,14 @@ class Turnstile:
     @asynccontextmanager
     async def place(self, tenant: str) -> AsyncGenerator[None]:
         """Wait for a place of the tenant's share, and have it as long as the block runs."""
-        await self._enter(tenant)
+        await self.enter(tenant)
         try:
             yield
         finally:
-            self._leave(tenant)
+            self.leave(tenant)
 
-    async def _enter(self, tenant: str) -> None:
+    async def enter(self, tenant: str) -> None:
+        """Wait for a place, which the caller gives back with `leave`."""
         if tenant not in self._lines and self._shares.take(tenant):
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -40,10 +41,11 @@ class Turnstile:
         except asyncio.CancelledError:
             self._lines.discard(tenant, turn)
             if turn.done() and not turn.cancelled():
-                self._leave(tenant)  # it was given a place at that very moment
+                self.leave(tenant)  # it was given a place at that very moment
             raise
 
-    def _leave(self, tenant: str) -> None:
+    def leave(self, tenant: str) -> None:
+        """Give a place back."""
         self._shares.give_back(tenant)
         while (admitted := self._lines.take(self._shares.taker)) is not None:
             turn, owner = admitted
