@@ -92,7 +92,10 @@ def test_the_tour_sees_something(answer: Any):
     assert found["closed"] == [True] * 4
     assert found["errors"] == ["not_found", "forbidden", "forbidden", "forbidden", "bad_request"]
     assert found["session"] == ["hi", [0, 255]]
-    assert [kind for kind, _ in heard] == ["stdout", "stderr", "message", "binary"]
+    pieces = [text for kind, text in heard[4:]]
+    assert [kind for kind, _ in heard] == ["stdout", "stderr", "message", "binary", *["message"] * len(pieces)]
+    assert found["sent"] == ["".join(msgspec.json.decode(piece)["piece"] for piece in pieces), "length"]
+    assert pieces
 
 
 @pytest.mark.slow

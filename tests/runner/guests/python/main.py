@@ -34,6 +34,7 @@ async def main(word: str) -> dict:
         "chat": turns(model),
         "context": await contexts(model),
         "streams": await streams(),
+        "sent": await sent(),
         "closed": await closed(),
         "pass": await passes(),
         "sharing": await sharing(model),
@@ -117,6 +118,11 @@ async def streams() -> list:
         return [await generator.tokens(), generator.finish_reason]
 
     return await asyncio.gather(*(one(count) for count in (3, 5)))
+
+
+async def sent() -> list:
+    generator = Context().append(range(10, 30)).generate(Sampler.argmax(), max_tokens=4, stop=[])
+    return [await generator.send("piece"), generator.finish_reason]
 
 
 async def closed() -> list[bool]:

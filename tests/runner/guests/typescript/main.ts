@@ -25,6 +25,7 @@ export async function main(input: { word: string }) {
     chat: turns(model),
     context: await contexts(model),
     streams: await streams(),
+    sent: await sent(),
     closed: await closed(),
     pass: await passes(),
     sharing: await sharing(model),
@@ -104,6 +105,12 @@ async function streams() {
     return [await generator.tokens(), generator.finish];
   };
   return Promise.all([3, 5].map(one));
+}
+
+async function sent() {
+  using context = Context.create().append(range(10, 30));
+  const generator = context.generate({ sampler: greedy, maxTokens: 4, stop: [] });
+  return [await generator.send("piece"), generator.finish];
 }
 
 /** Iterations that are closed while somebody waits for what comes next end. */

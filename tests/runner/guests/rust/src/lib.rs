@@ -7,7 +7,7 @@ use inferlet::children::{launch, LaunchRequest};
 use inferlet::context::Context;
 use inferlet::forward::{execute, Draw, Pass, Probe};
 use inferlet::filesystem as files;
-use inferlet::generation::{DistributionSpec, Finish, ProbeKind, ProbeOutput, Run, Sampler, Spec};
+use inferlet::generation::{DistributionSpec, Finish, ProbeKind, ProbeOutput, Run, Sampler, SentAs, Spec};
 use inferlet::http;
 use inferlet::json::{parse, Value};
 use inferlet::log::{write, Level};
@@ -33,6 +33,7 @@ async fn main(input: Value) -> Result<Value> {
         ("chat", turns(&model)?),
         ("context", contexts(&model).await?),
         ("streams", streams(&model).await?),
+        ("sent", sent(&model).await?),
         ("closed", list![true, true, true, true]), // what somebody waits for cannot be closed here: it is borrowed
         ("pass", passes(&model).await?),
         ("sharing", sharing(&model).await?),
@@ -144,6 +145,17 @@ async fn streams(model: &Model) -> Result<Value> {
     };
     let done: Vec<Result<Value>> = join_all([3, 5].map(one)).await;
     Ok(Value::Array(done.into_iter().collect::<Result<_>>()?))
+}
+
+async fn sent(model: &Model) -> Result<Value> {
+    let context = filled(model, 10..30)?;
+    let spec = Spec { sampler: Sampler::greedy(), max_tokens: Some(4), ..Spec::default() };
+    let run = Run::open(&context, &spec)?;
+    let rest = run.drain(Some(&SentAs::Field("piece".into())))?.wait().await?;
+    match rest.finish {
+        Finish::Length => Ok(list![rest.text, "length"]),
+        other => Err(format!("it ended by {:?}", other).into()),
+    }
 }
 
 async fn passes(model: &Model) -> Result<Value> {
