@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 from ctypes import c_int, c_int64
 from pathlib import Path
@@ -196,6 +197,17 @@ def test_parallel_loops_of_several_callers(kernels):
         sums = list(callers.map(lambda _: total(3, 100), range(200)))
 
     assert set(sums) == {4950}
+
+
+def test_who_waits_for_the_pieces_of_others_leaves_them_the_core(kernels):
+    nap = kernels.function("pie_pool_nap", c_int, c_int64, c_int64)
+    nap(3, 3, 1)
+    began, computed = time.perf_counter(), time.thread_time()
+
+    for _ in range(5):
+        nap(3, 5, 40)  # in turns 2 + 2 + 1: whoever is through first waits for the others
+
+    assert time.thread_time() - computed < 0.25 * (time.perf_counter() - began)
 
 
 def test_parallel_loops_after_a_fork(kernels):

@@ -18,6 +18,8 @@ namespace {
 constexpr int kMostThreads = 256;
 // How long a helper looks for the next loop before it sleeps: a pass is hundreds of loops, a few microseconds apart.
 constexpr auto kSpin = std::chrono::microseconds(50);
+// Looks of the caller at pieces that helpers have begun, before it sleeps until they are done: longer than a piece takes.
+constexpr int kSpinsForPieces = 2000;
 constexpr uint64_t kClosed = 0xffffffffu;
 
 inline void relax() {
@@ -32,7 +34,7 @@ inline void relax() {
 struct Pool {
     std::atomic<uint64_t> ticket{kClosed};
     std::atomic<uint32_t> signal{0};
-    std::atomic<int64_t> finished{0};
+    std::atomic<uint32_t> finished{0};
     std::atomic<int64_t> pieces{0};
     std::atomic<int> helpers{0};
     std::atomic<Piece> piece{nullptr};
@@ -63,8 +65,9 @@ void work(Pool& p) {
             continue;
         }
         piece(body, static_cast<int64_t>(index));
-        // Told at once: the caller may be waiting for this very piece.
-        p.finished.fetch_add(1, std::memory_order_acq_rel);
+        // Told at once: the caller may be waiting for this very piece. It costs no call of the system unless that sleeps.
+        p.finished.fetch_add(1, std::memory_order_seq_cst);
+        p.finished.notify_one();
         ticket = p.ticket.load(std::memory_order_acquire);
     }
 }
@@ -124,13 +127,17 @@ void run_pieces(int threads, int64_t pieces, Piece piece, void* body) {
     p.signal.fetch_add(1, std::memory_order_acq_rel);
     p.signal.notify_all();
     work(p);
-    // Pieces that helpers have begun. One of them may have lost its core: let it have this one.
-    for (int spins = 0; p.finished.load(std::memory_order_acquire) < pieces; spins++) {
-        if (spins < 2000) {
+    // Pieces that helpers have begun. One of them may have lost its core, and gets this one if nobody else runs on it. That
+    // is asleep, not yielding: who yields again and again pays with its share of the core for what others do to it.
+    const auto all = static_cast<uint32_t>(pieces);
+    uint32_t finished = p.finished.load(std::memory_order_acquire);
+    for (int spins = 0; finished < all; spins++) {
+        if (spins < kSpinsForPieces) {
             relax();
         } else {
-            std::this_thread::yield();
+            p.finished.wait(finished, std::memory_order_acquire);
         }
+        finished = p.finished.load(std::memory_order_acquire);
     }
     p.taken.store(false, std::memory_order_release);
 }
@@ -142,4 +149,9 @@ PIE_API int64_t pie_pool_sum(int threads, int64_t pieces) {
     std::atomic<int64_t> sum{0};
     pie::parallel_for(threads, pieces, [&](int64_t i) { sum.fetch_add(i, std::memory_order_relaxed); });
     return sum.load();
+}
+
+// A parallel loop whose pieces take so long and no processor: for tests of those who wait for them.
+PIE_API void pie_pool_nap(int threads, int64_t pieces, int64_t milliseconds) {
+    pie::parallel_for(threads, pieces, [&](int64_t) { std::this_thread::sleep_for(std::chrono::milliseconds(milliseconds)); });
 }
