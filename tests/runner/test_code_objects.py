@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import cast
 
 import pytest
-from pie_runner.code_objects import MAX_CODE, MAX_COMPILING, MAX_KNOWN, MAX_SOURCE, CodeObjects
+from pie_runner.code_objects import MAX_CODE, MAX_COMPILING, MAX_KEPT, MAX_KNOWN, MAX_SOURCE, CodeObjects
 from pie_runner.wasm.driver import Driver
 from pie_runner.wasm.fiber import Fiber, Outcome
 from pie_runner.wasm.program import Program
@@ -100,6 +100,17 @@ def test_the_least_recently_launched_are_forgotten(world: World):
 
     assert world.launch("kept") == '"QUJD"'
     assert world.launch("old") == "null"
+
+
+def test_what_is_kept_is_bounded_in_bytes(world: World):
+    code = '"' + "A" * (MAX_CODE - 2) + '"'
+    names = [str(number) for number in range(MAX_KEPT // MAX_CODE + 2)]
+    for name in names:
+        world.launch(name)
+        world.launch(name)
+        world.answer(code)
+
+    assert [world.launch(name) == code for name in names] == [False] * 2 + [True] * (len(names) - 2)
 
 
 def test_another_python_gets_none_of_the_code(world: World):

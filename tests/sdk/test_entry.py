@@ -412,3 +412,36 @@ def test_to_compile_runs_nothing(lab: Lab, python: Program):
 
     assert isinstance(launch.value, str)
     assert launch.stdout == ""
+
+
+def test_parameters_are_those_that_inspect_finds(lab: Lab, python: Program):
+    source = """
+    import functools, inspect
+    from inferlet import entry
+
+    def wrapped(main):
+        @functools.wraps(main)
+        def outer(*args):
+            return main(*args)
+        return outer
+
+    class Made:
+        def method(self, a, b: int = 1): pass
+        def __call__(self, c): pass
+
+    def one(): pass
+    def two(a, b: int, c: "str" = "x", d=None) -> int: pass
+    def three(a, /, b, c=2, *, d, e: float = 1.5): local = a
+    def four(*rest: int): pass
+    def five(a=1, /, *rest, k: bool = True, **more: str): x = y = z = 0
+    async def six(input, *, n: int): return [each for each in input]
+
+    def main():
+        every = [one, two, three, four, five, six, wrapped(two), Made().method, Made(), Made, functools.partial(two, 1),
+                 lambda a, b=2: a]
+        def told(params):
+            return [(each.name, each.kind, each.default, each.annotation) for each in params]
+        return [told(entry.parameters(each)) == told(inspect.signature(each).parameters.values()) for each in every]
+    """
+
+    assert lab.run(python, textwrap.dedent(source)).value == [True] * 12

@@ -26,7 +26,9 @@ MAX_KNOWN = 256
 MAX_SOURCE = 256 << 10
 """Characters of a source that is compiled ahead."""
 MAX_CODE = 1 << 20
-"""Of what is kept for one source."""
+"""Bytes kept for one source."""
+MAX_KEPT = 32 << 20
+"""For all together."""
 MAX_COMPILING = 2
 CPU_SECONDS = 10.0
 
@@ -44,7 +46,8 @@ class CodeObjects:
         self._driver = driver
         self._limits = Limits(memory_bytes=memory_bytes, cpu_seconds=CPU_SECONDS)
         self._known: OrderedDict[Key, str | None] = OrderedDict()
-        """None: launched once."""
+        """None: launched once. Empty: there is none to be had."""
+        self._kept = 0
         self._compiling: set[Key] = set()
         self._wanted: Callable[[], None] | None = None
         self._program: Program | None = None
@@ -55,10 +58,10 @@ class CodeObjects:
         if program is not self._program:  # another Python has other code
             self._program = program
             self._known.clear()
+            self._kept = 0
         if key not in self._known:
-            self._known[key] = NONE if len(source) > MAX_SOURCE else None
-            if len(self._known) > MAX_KNOWN:
-                self._known.popitem(last=False)
+            self._known[key] = "" if len(source) > MAX_SOURCE else None
+            self._forget_oldest()
             return NONE
         self._known.move_to_end(key)
         code = self._known[key]
@@ -82,4 +85,11 @@ class CodeObjects:
         self._compiling.discard(key)
         if program is self._program and key in self._known:
             fits = isinstance(outcome, str) and len(outcome) <= MAX_CODE and _TEXT.fullmatch(outcome)
-            self._known[key] = outcome if isinstance(outcome, str) and fits else NONE
+            code = self._known[key] = outcome if isinstance(outcome, str) and fits else ""
+            self._kept += len(code)
+            self._forget_oldest()
+
+    def _forget_oldest(self) -> None:
+        while len(self._known) > MAX_KNOWN or self._kept > MAX_KEPT:
+            _, code = self._known.popitem(last=False)
+            self._kept -= len(code or "")

@@ -15,7 +15,7 @@ import traceback
 import types
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from wit_world.imports import random as host_random
 from wit_world.imports import runtime
@@ -59,8 +59,19 @@ def compile_source(source: str, filename: str) -> str:
 
 def rehearse(envelope: str) -> None:
     """Run a program that asks nothing of the host, while there is none, and leave no trace of it."""
-    _answer(*_unpack(json.loads(envelope)))
-    del sys.modules[_MODULE]
+    global host_random  # noqa: PLW0603 - of the host only its random numbers are asked for, which are drawn again
+    real, host_random = host_random, _NoHost
+    try:
+        run_source(envelope)
+    finally:
+        host_random = real
+        del sys.modules[_MODULE]
+
+
+class _NoHost:
+    @staticmethod
+    def get_bytes(count: int) -> bytes:
+        return bytes(count)
 
 
 def _unpack(request: dict[str, Any]) -> tuple[Callable[[], Callable[..., Any]], Any]:
@@ -132,7 +143,7 @@ def _bind(main: Callable[..., Any], value: Any) -> tuple[list[Any], dict[str, An
     main takes the input whole when it is no object, or when main has one parameter and that is called `input` or is not
     among the keys of the object.
     """
-    params = list(inspect.signature(main).parameters.values())
+    params = parameters(main)
     if not params:
         return [], {}
     kinds = inspect.Parameter
@@ -155,7 +166,36 @@ def _bind(main: Callable[..., Any], value: Any) -> tuple[list[Any], dict[str, An
     return [], {key: _fit(known[key], item) if key in known else item for key, item in value.items()}
 
 
-def _fit(param: inspect.Parameter, value: Any) -> Any:
+class _Param(NamedTuple):
+    """As much of an `inspect.Parameter` as is looked at here."""
+
+    name: str
+    kind: Any
+    default: Any
+    annotation: Any
+
+
+def parameters(main: Callable[..., Any]) -> list[Any]:
+    """Those of `inspect.signature`, which takes many times as long; a plain function says everything itself."""
+    if type(main) is not types.FunctionType or main.__dict__:
+        return list(inspect.signature(main).parameters.values())
+    code, kinds, empty = main.__code__, inspect.Parameter, inspect.Parameter.empty
+    names, count, end = code.co_varnames, code.co_argcount, code.co_argcount + code.co_kwonlyargcount
+    defaults: dict[str, Any] = dict(zip(names[:count][::-1], (main.__defaults__ or ())[::-1], strict=False))
+    defaults |= main.__kwdefaults__ or {}
+    annotations = main.__annotations__
+    found = [(name, kinds.POSITIONAL_ONLY) for name in names[: code.co_posonlyargcount]]
+    found += [(name, kinds.POSITIONAL_OR_KEYWORD) for name in names[code.co_posonlyargcount : count]]
+    if code.co_flags & inspect.CO_VARARGS:
+        found.append((names[end], kinds.VAR_POSITIONAL))
+        end += 1
+    found += [(name, kinds.KEYWORD_ONLY) for name in names[count : count + code.co_kwonlyargcount]]
+    if code.co_flags & inspect.CO_VARKEYWORDS:
+        found.append((names[end], kinds.VAR_KEYWORD))
+    return [_Param(name, kind, defaults.get(name, empty), annotations.get(name, empty)) for name, kind in found]
+
+
+def _fit(param: inspect.Parameter | _Param, value: Any) -> Any:
     """A value for a parameter, checked if that is annotated as string, integer, number or bool. A number or bool for a
     string is its text: a command line cannot tell `5` from `"5"`."""
     wanted = getattr(param.annotation, "__name__", param.annotation)
@@ -182,6 +222,8 @@ def _abridged(text: str) -> str:
 
 
 def _encode(result: Any) -> str:
+    if result is None:
+        return "null"
     if hasattr(result, "model_dump"):
         result = result.model_dump()
     try:
