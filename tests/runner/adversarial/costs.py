@@ -339,6 +339,139 @@ CASES["http/send"] = Case(
     f"(i64.const 0) (i32.const 0) (i32.const {RET}))"
 )
 
+# What takes a name, with more text than any name has; what stands behind that argument.
+_LONG = filled(b"a/b c", 15 * MIB)
+_WITH_MODEL = ("delete", "open", "prefetch", "take", "unpin")
+for _function, _behind in {
+    **{f"context/context.{each}": "" for each in (*_WITH_MODEL, "save")},
+    "context/context.pin": "(i64.const 1)",
+    **{f"filesystem/{each}": "" for each in ("list", "make-folder", "stat")},
+    "filesystem/remove": "(i32.const 1)",
+    "filesystem/rename": _PATH_GIVEN,
+    "mcp/connect": "",
+    "messaging/pull": "",
+    "messaging/subscribe": "",
+    "model/model.load": "",
+    "runtime/set-cause": None,
+}.items():
+    _self = "(global.get $it)" if _function.startswith("context/") else ""
+    _ret = "" if _behind is None or _function == "messaging/none" else f"(i32.const {RET})"
+    CASES[_function] = _simple(
+        f"${_function} {_self} ARG {_behind or ''} {_ret}",
+        _LONG,
+        _MODEL if _function.partition(".")[2] in _WITH_MODEL else CONTEXT,
+        _PATH,
+    )
+
+_SHORT_TURN = filled(b"words in a message ", MIB // 2, b'{"role":"user","content":"', b'"}')
+_INPUT = filled(b'"some text", ', 4 * MIB - 16, b"[", b"0]")
+_ARGUMENTS = filled(b'{"a":[1,"b"]},', MIB // 4 - 16, b'{"a":[', b"0]}")
+_SERVER, _SERVER_GIVEN = short("house")
+_SESSION = f"(call $mcp/connect {_SERVER_GIVEN} (i32.const {RET})) {_OWN}"
+_ADAPTERS = filled(bytes(12), 12 * 4096, each=12)
+_MASK = filled(b"/w8A", 4 * (MIB // 3) // 4 * 4)
+_REQUEST = (
+    f"(i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const {BUF}) (i32.const {MOST_ITEMS // 3}) "
+    "(i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i64.const 0) (i32.const 0)"
+)
+_METHOD, _METHOD_GIVEN = short("GET")
+_URL = "http://127.0.0.1:9/"
+_URL_DATA = segment(NAME + 64, _URL.encode())
+_UPLOAD = (
+    f"(call $http/begin {_METHOD_GIVEN} (i32.const {NAME + 64}) (i32.const {len(_URL)}) "
+    + "(i32.const 0) " * 6
+    + f"(i64.const 0) (i32.const 0) (i32.const 0) (i64.const 0) (i32.const {RET})) {_OWN}"
+)
+_SAMPLER = struct.pack("<ffIfffff", 0.0, 1.0, 0, 0.0, 1.0, 1.0, 0.0, 0.0)
+_STOPS = segment(TAIL, struct.pack("<2I", BUF2, 1000) * 64)
+_SPEC = 2048
+_GUESSED = numbers(1 << 16, values=(5, 900, 17, 30))
+
+
+def _run(data: bytes, segments: str, before: str) -> Case:
+    """A run whose record, behind the context's handle and the numbers of the sampler, goes on with `data`."""
+    return Case(
+        f"(call $generation/run.open (i32.const {_SPEC}) (i32.const {RET}))",
+        f"{FULL} (i32.store (i32.const {_SPEC}) (global.get $it)) {before}",
+        segment(_SPEC + 8, _SAMPLER + data) + segments + _CONTEXT_FULL.data,
+    )
+
+
+CASES |= {
+    "chat/conversation.turn": _simple(
+        f"$chat/conversation.turn (global.get $it) ARG (i32.const {RET})", _SHORT_TURN, CONVERSATION
+    ),
+    "children/launch": _simple(
+        f"$children/launch {_NAMED_GIVEN} ARG {'(i32.const 0) ' * 4} (i32.const {RET})",
+        _INPUT,
+        data=_NAMED,
+    ),
+    "context/context.set-adapters": taking("context/context.set-adapters", _ADAPTERS, CONTEXT),
+    "filesystem/append": _simple(f"$filesystem/append {_PATH_GIVEN} ARG (i32.const {RET})", _PIECE, data=_PATH),
+    "log/stderr": _simple("$log/stderr ARG", _TEXT),
+    "logits/logits.mask": _row_taking("mask", _MASK),
+    "messaging/broadcast": _simple(
+        f"$messaging/broadcast {_NAMED_GIVEN} ARG (i32.const {RET})", filled(b"abcd", MIB // 4), data=_NAMED
+    ),
+    "mcp/session.call-tool": _simple(
+        f"$mcp/session.call-tool (global.get $it) {_NAMED_GIVEN} ARG (i32.const {RET})", _ARGUMENTS, _SESSION, _SERVER
+    ),
+    "mcp/session.get-prompt": _simple(
+        f"$mcp/session.get-prompt (global.get $it) {_NAMED_GIVEN} ARG (i32.const {RET})", _ARGUMENTS, _SESSION, _SERVER
+    ),
+    "mcp/session.read-resource": taking("mcp/session.read-resource", _LONG, _SESSION),
+    "http/begin": Case(f"(call $http/begin {_REQUEST} (i32.const 0) (i64.const 0) (i32.const {RET}))"),
+    "http/upload.write": _simple(
+        f"$http/upload.write (global.get $it) ARG (i32.const {RET})", _FILE, _UPLOAD, _METHOD + _URL_DATA
+    ),
+    "forward/verify": Case(
+        f"(call $forward/verify (i32.const {_SPEC}) (i32.const {RET}))",
+        f"{CONTEXT} (i32.store (i32.const {_SPEC}) (global.get $it)) {_GUESSED.before}",
+        segment(_SPEC + 8, struct.pack("<4I", BUF, 1 << 16, BUF, 1 << 16) + _SAMPLER) + _GUESSED.data,
+    ),
+    "generation/run.open stops": _run(
+        bytes(52) + struct.pack("<4I", BUF, 1000, TAIL, 64),
+        _STOPS + numbers(1000).data,
+        numbers(1000).before,
+    ),
+    "generation/run.open mask": _run(
+        bytes(8) + struct.pack("<4I", 1, 0, BUF, _MASK.count) + bytes(4), _MASK.data, _MASK.before
+    ),
+}
+CASES["mcp/session.read-resource"] = Case(
+    CASES["mcp/session.read-resource"].call, CASES["mcp/session.read-resource"].before, _LONG.data + _SERVER
+)
+
+# What takes handles and numbers only, and has much to do where there is much.
+_THOUSAND = CASES["chat/conversation.message 1000"]
+for _function, _given in {
+    "truncate": "(i32.const 1)",
+    "drop-tokens": "(i32.const 64) (i32.const 7000)",
+    "flush": None,
+    "reserve": "(i32.const 100)",
+    "pages": "",
+    "export": "",
+}.items():
+    CASES[f"context/context.{_function}"] = Case(
+        f"(drop (call $context/context.{_function} (global.get $it)))"
+        if _given is None
+        else f"(call $context/context.{_function} (global.get $it) {_given} (i32.const {RET}))",
+        FULL,
+        _CONTEXT_FULL.data,
+    )
+CASES["context/context_drop"] = Case("(call $context/context_drop (global.get $it))", FULL, _CONTEXT_FULL.data)
+CASES["chat/conversation.cue"] = Case(
+    f"(call $chat/conversation.cue (global.get $it) (i32.const {RET}))", _THOUSAND.before, _THOUSAND.data
+)
+CASES["chat/conversation.fork"] = Case(
+    "(drop (call $chat/conversation.fork (global.get $it)))", _THOUSAND.before, _THOUSAND.data
+)
+CASES["chat/conversation.rewind"] = Case(
+    f"(call $chat/conversation.rewind (global.get $it) (i32.const 1) (i32.const {RET}))",
+    _THOUSAND.before,
+    _THOUSAND.data,
+)
+
 BEYOND: dict[str, Case] = {
     "numbers": _simple(
         f"$logits/logits.allow (global.get $it) ARG (i32.const {RET})", numbers(MOST_NUMBERS + 4), ROW, _ROW.data
@@ -346,6 +479,10 @@ BEYOND: dict[str, Case] = {
     "bytes": _simple(f"$session/send-bytes ARG (i32.const 0) (i32.const {RET})", filled(b"abcd", 3 * MIB)),
     "pairs": _row_taking("bias", filled(bytes(range(4)) * 2, 8 * (MOST_ITEMS + 1), each=8)),
     "draws": _draws(MOST_ITEMS + 1),
+    "a name": _simple(
+        f"$context/context.open (global.get $it) ARG (i32.const {RET})", filled(b"a/b c", 120 * MIB), _MODEL
+    ),
+    "a path": _simple(f"$filesystem/stat ARG (i32.const {RET})", filled(b"a/b c", 120 * MIB)),
     "a text to print": _simple("$log/stdout ARG", filled(b"abcd", MOST_TEXT + 4)),
     "a line to log": _simple("$log/write (i32.const 0) ARG", filled(b"abcd", MOST_TEXT + 4)),
 }

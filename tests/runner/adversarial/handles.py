@@ -7,7 +7,7 @@ from functools import cache
 
 from costs import name_of
 from hostile import component, imports
-from panics import RET, data_of_all, given, held, made_of_all, place
+from panics import data_of_all, given, held, made_of_all, place, response
 from pie_runner.wasm.world import offered_world
 
 WAYS = ("dropped twice", "used after its drop", "of another kind", "dropped as another kind", "made up", "none")
@@ -89,11 +89,7 @@ def misusing(port: int) -> bytes:
   (func (export "cm32p2||run") (param $text i32) (param $size i32) (result i32) (local $which i32)
     (local.set $which (call $digits (i32.add (local.get $text) (i32.const 1))))
     {steps}
-    (i32.store (i32.const {RET + 512}) (call $http/pending-response.id {held("pending-response")}))
-    (call $futures/wait-any (i32.const {RET + 512}) (i32.const 1) (i32.const {RET}))
-    (call $http/pending-response.get {held("pending-response")} (i32.const {RET}))
-    (if (i32.load8_u (i32.const {RET + 4})) (then (call $log/stdout (i32.const 8192) (i32.const 1))))
-    (global.set $response (i32.load (i32.const {RET + 8})))
+    {response()}
     (call $log/stdout (i32.const 8192) (i32.const 1))
     (call $call (local.get $which))
     (i32.store8 (i32.const 512) (i32.const 0))

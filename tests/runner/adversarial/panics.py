@@ -164,16 +164,33 @@ def data_of_all() -> str:
   {segment(_PROBE, struct.pack("<IIfI", 0, 4, 0.0, 0))}"""
 
 
-def functions() -> list[str]:
+def functions(*, answered: bool = False) -> list[str]:
     """Names of all, in the order of the program's numbers. Those of HTTP responses need a server that answers."""
     found = [name_of(module, function) for module, function, _, _ in imports()]
-    return [name for name in found if not name.startswith(("http/response.", "http/response_"))]
+    return [name for name in found if answered or not name.startswith(("http/response.", "http/response_"))]
 
 
-def panicking(port: int) -> bytes:
-    """Its input is a string of two numbers, `"FUNCTION MODE"`: of `functions` and of `MODES`."""
+def response() -> str:
+    """Makes the resource that `setup` leaves out: waits for the answer of a server. `$response` must be a global."""
+    asked = held("pending-response")
+    return f"""(i32.store (i32.const {RET + 512}) (call $http/pending-response.id {asked}))
+    (call $futures/wait-any (i32.const {RET + 512}) (i32.const 1) (i32.const {RET}))
+    (call $http/pending-response.get {asked} (i32.const {RET}))
+    (global.set $response (i32.load (i32.const {RET + 8})))"""
+
+
+_REST = f"""(global.set $rest (call $clocks/sleep (i64.const 100000000)))
+    (i32.store (i32.const {RET + 520}) (call $futures/done.id (global.get $rest)))
+    (call $futures/wait-any (i32.const {RET + 520}) (i32.const 1) (i32.const {RET + 528}))
+    (call $futures/done_drop (global.get $rest))"""
+
+
+def panicking(port: int, *, rests: bool = False) -> bytes:
+    """Its input is a string of two numbers, `"MODE FUNCTION"`: of `MODES` and of `functions`. `rests`: HTTP is answered
+    at that port, and before and behind the call it rests."""
     data = place(port)
-    every = [i for i in imports() if not name_of(i[0], i[1]).startswith(("http/response.", "http/response_"))]
+    names = functions(answered=rests)
+    every = [i for i in imports() if name_of(i[0], i[1]) in names]
     lines: list[str] = []
     arms: list[str] = []
     for module, function, params, results in every:
@@ -191,6 +208,8 @@ def panicking(port: int) -> bytes:
   (global $top (mut i32) (i32.const 65536))
   (global $mode (mut i32) (i32.const 0))
   (global $armed (mut i32) (i32.const 0))
+  (global $response (mut i32) (i32.const 0))
+  (global $rest (mut i32) (i32.const 0))
   {holders} {data} {data_of_all()}
   (func (export "cm32p2_realloc") (param i32 i32 i32) (param $size i32) (result i32) (local $at i32)
     (if (i32.and (global.get $armed) (i32.eq (global.get $mode) (i32.const 2))) (then (unreachable)))
@@ -214,9 +233,11 @@ def panicking(port: int) -> bytes:
     (local.set $which (call $digits (i32.add (local.get $text) (i32.const 3))))
     (global.set $mode (i32.sub (i32.load8_u (i32.add (local.get $text) (i32.const 1))) (i32.const 48)))
     {steps}
+    {f"{response()} {_REST}" if rests else ""}
     (i32.store (i32.const {RET + 512}) (call $forward/pending-output.id (global.get $pending-output)))
     (global.set $armed (i32.const 1))
     (call $call (local.get $which))
+    {_REST if rests else ""}
     (block $out
       (br_if $out (i32.eqz (global.get $mode)))
       (br_if $out (i32.eq (global.get $mode) (i32.const 5)))

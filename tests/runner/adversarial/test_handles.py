@@ -3,10 +3,7 @@ does it ends with a trap, whatever it holds is freed, and the others go on."""
 
 from __future__ import annotations
 
-import http.server
 import re
-import threading
-from collections.abc import Iterator
 
 import pytest
 from attacks import Attack
@@ -32,23 +29,9 @@ async def main():
 """
 
 
-class _Answers(http.server.BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        self.send_response(200)
-        self.send_header("content-length", "1")
-        self.end_headers()
-        self.wfile.write(b"a")
-
-    def log_message(self, *_: object) -> None:
-        """Nothing."""
-
-
 @pytest.fixture(scope="module")
-def program() -> Iterator[bytes]:
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Answers) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield misusing(server.server_port)
-        server.shutdown()
+def program(answering: int) -> bytes:
+    return misusing(answering)
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,9 @@ class _NoHandles:
     def take(self, room: int) -> None:
         """One number costs nothing."""
 
+    def take_text(self, size: int) -> None:
+        """Not called."""
+
 
 class _Now:
     """`monotonic-now`, which this measurement does not call."""

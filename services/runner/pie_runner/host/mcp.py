@@ -17,7 +17,7 @@ from pie_runner.wasm.hostcall import Err, HostFunction, Ok, Pending
 if TYPE_CHECKING:
     from pie_runner.wasm.fiber import Fiber
 
-MAX_ARGUMENTS = 1 << 20
+MAX_ARGUMENTS = 256 << 10
 
 
 class ToolSession:
@@ -91,9 +91,12 @@ def _ask(fiber: Fiber, session: ToolSession, method: str, params: dict[str, obje
     return process_of(fiber).outside.tools.ask(session.name, method, msgspec.json.encode(params).decode())
 
 
-def _object(text: str) -> dict[str, object]:
+def _object(text: str) -> dict[str, msgspec.Raw]:
+    """Looked at, and handed on as it is."""
     try:
-        return msgspec.json.decode(checks.text(text, "the arguments", MAX_ARGUMENTS) or "{}", type=dict[str, object])
+        return msgspec.json.decode(
+            checks.text(text, "the arguments", MAX_ARGUMENTS) or "{}", type=dict[str, msgspec.Raw]
+        )
     except (msgspec.MsgspecError, RecursionError) as exc:
         raise BadRequest(f"the arguments must be a JSON object: {exc}") from exc
 

@@ -92,7 +92,7 @@ class _Server:
         """Make a call. Raises PieError."""
         from mcp.types import PaginatedRequestParams
 
-        mcp_calls.checked_params(method, params)
+        mcp_calls.check_params(method, params)
         connection: McpConnection | None = None
         try:
             async with asyncio.timeout(settings.seconds), self._turnstile.place(tenant):

@@ -7,7 +7,7 @@ from typing import Any
 
 from pie_wire.capabilities import Capabilities, Grants
 from pie_wire.errors import Closed, ErrorInfo, Forbidden, LimitExceeded, NotFound, PieError, to_error
-from pie_wire.mcp_calls import checked_params
+from pie_wire.mcp_calls import check_params
 
 from pie_runner.outside.aside import Aside
 from pie_runner.outside.mcp_servers import McpServers
@@ -103,7 +103,7 @@ class ProcessTools:
 
     def ask(self, name: str, method: str, params: str) -> ToolAnswer:
         """Begin a call. Raises BadRequest, Unsupported, LimitExceeded, TooLarge, Overloaded."""
-        checked_params(method, params)
+        check_params(method, params)
         limit = self._servers.settings.requests
         if self._under_way >= limit:
             raise LimitExceeded(

@@ -16,7 +16,7 @@ from pie_runner.wasm.ffi import WasmError
 from pie_runner.wasm.hostcall import Err, Pending
 from pie_runner.wasm.program import RUN, Program
 from pie_runner.wasm.resources import ResourceTable
-from pie_runner.wasm.values import Codec
+from pie_runner.wasm.values import LONGEST_TEXT, Codec
 
 if TYPE_CHECKING:
     from pie_runner.wasm.driver import Driver
@@ -189,6 +189,7 @@ class Fiber:
 
     def _outcome(self) -> Outcome:
         lift = _RUN.lift_result
+        self.resources.most_text = LONGEST_TEXT
         answer = lift(self._result.at, self.resources) if lift is not None else None
         if isinstance(answer, Err):
             return ProgramError(str(answer.error))

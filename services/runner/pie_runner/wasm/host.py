@@ -12,7 +12,7 @@ from pie_runner.wasm import ffi
 from pie_runner.wasm.engine import WasmEngine
 from pie_runner.wasm.hostcall import HostTable, Pending, TooMuchError
 from pie_runner.wasm.types import base_name
-from pie_runner.wasm.values import ROOM
+from pie_runner.wasm.values import LONGEST_TEXT, MOST_TEXT, ROOM
 from pie_runner.wasm.wasi import shadowed_wasi
 
 if TYPE_CHECKING:
@@ -20,6 +20,21 @@ if TYPE_CHECKING:
     from pie_runner.wasm.program import Program
     from pie_runner.wasm.values import Codec, Lower
 
+LONG_TEXTS = frozenset(
+    {
+        ("session", "send-file"),
+        ("filesystem", "write"),
+        ("filesystem", "append"),
+        ("context", "[static]context.import"),
+        ("http", "send"),
+        ("http", "begin"),
+        ("http", "[method]upload.write"),
+        ("log", "stdout"),
+        ("log", "stderr"),
+        ("log", "write"),
+    }
+)
+"""Functions that take files and the like as one text."""
 PACKAGE = "pie:inferlet"
 VERSION = "0.1.0"
 
@@ -84,11 +99,12 @@ def _resources(interface: str, functions: Mapping[str, object]) -> set[str]:
 class _Entry:
     """One host function as the trampoline calls it."""
 
-    __slots__ = ("_codec", "_function", "_host", "_key", "_program")
+    __slots__ = ("_codec", "_function", "_host", "_key", "_most_text", "_program")
 
     def __init__(self, host: Host, key: tuple[str, str], function: Callable[..., object]) -> None:
         self._host = host
         self._key = key
+        self._most_text = LONGEST_TEXT if (key[0].rpartition("/")[2], key[1]) in LONG_TEXTS else MOST_TEXT
         self._function = function
         # Of the program that called last, which calls next as a rule.
         self._program: Program | None = None
@@ -100,6 +116,7 @@ class _Entry:
         resources = fiber.resources
         try:
             if codec.lift_params:
+                resources.most_text = self._most_text
                 if codec.has_lists:
                     resources.room = ROOM
                 lifted = [lift(args + offset, resources) for lift, offset in codec.lift_params]

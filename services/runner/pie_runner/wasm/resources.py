@@ -9,7 +9,7 @@ import structlog
 
 from pie_runner.wasm import ffi
 from pie_runner.wasm.hostcall import HostResource, TooMuchError
-from pie_runner.wasm.values import ROOM_IN_WORDS
+from pie_runner.wasm.values import MOST_TEXT, ROOM_IN_WORDS
 
 log = structlog.get_logger()
 
@@ -20,7 +20,7 @@ class ResourceTable:
     wasmtime runs no destructors for a guest that trapped or was killed, so whoever ends a fiber calls `close_all`.
     """
 
-    __slots__ = ("_context", "_last", "_objects", "_type_ids", "room")
+    __slots__ = ("_context", "_last", "_objects", "_type_ids", "most_text", "room")
 
     def __init__(self, context: int, type_ids: Mapping[str, int]) -> None:
         self._context = context
@@ -29,6 +29,8 @@ class ResourceTable:
         self._last = 0
         self.room = 0
         """What the lists of the call under way may still cost."""
+        self.most_text = MOST_TEXT
+        """Bytes that a text of this call may have."""
 
     def __len__(self) -> int:
         return len(self._objects)
@@ -52,6 +54,11 @@ class ResourceTable:
         self.room -= room
         if self.room < 0:
             raise TooMuchError(ROOM_IN_WORDS)
+
+    def take_text(self, size: int) -> None:
+        """The call passes a text of so many bytes. Raises TooMuchError."""
+        if size > self.most_text:
+            raise TooMuchError(f"a text of {size:,} bytes, and {self.most_text:,} are the most here")
 
     def drop(self, rep: int) -> None:
         """The guest dropped its handle."""

@@ -53,6 +53,10 @@ class Handles(Protocol):
         """The call passes lists of this cost. Raises TooMuchError beyond what one call may."""
         ...
 
+    def take_text(self, size: int) -> None:
+        """The call passes a text of so many bytes. Raises TooMuchError beyond what this one may."""
+        ...
+
 
 # What the elements of lists cost of the room of a call: the loop stands still while they are converted.
 BYTES_FOR_ONE = 4
@@ -64,6 +68,13 @@ ROOM_IN_WORDS = (
     f"one call passes at most {ROOM // NUMBER_COST:,} numbers, {ROOM * BYTES_FOR_ONE >> 20} MiB as a list of bytes, "
     f"or {ROOM // ITEM_COST:,} elements of other lists"
 )
+
+SHORT_TEXT = 1 << 16
+"""Bytes that nobody looks at."""
+MOST_TEXT = 16 << 20
+"""Bytes of a text that is no file, body, export or output."""
+LONGEST_TEXT = 128 << 20
+"""Of these: as many as the library passes."""
 
 Lift = Callable[[int, Handles], Any]
 Lower = Callable[[Any, int, Handles], None]
@@ -218,7 +229,9 @@ def _lift_prim(name: str) -> Lift:
     return lambda at, _: view[at + PAYLOAD >> shift]
 
 
-def _lift_string(at: int, _: Handles) -> str:
+def _lift_string(at: int, handles: Handles) -> str:
+    if memory.u64[at + PAYLOAD >> 3] > SHORT_TEXT:
+        handles.take_text(memory.u64[at + PAYLOAD >> 3])
     return memory.text(at + PAYLOAD)
 
 
