@@ -383,7 +383,7 @@ _UPLOAD = (
     + f"(i64.const 0) (i32.const 0) (i32.const 0) (i64.const 0) (i32.const {RET})) {_OWN}"
 )
 _SAMPLER = struct.pack("<ffIfffff", 0.0, 1.0, 0, 0.0, 1.0, 1.0, 0.0, 0.0)
-_STOPS = segment(TAIL, struct.pack("<2I", BUF2, 1000) * 64)
+_STOPS = segment(TAIL, struct.pack("<2I", TAIL + 4096, 1000) * 64) + segment(TAIL + 4096, b"stop here " * 100)
 _SPEC = 2048
 _GUESSED = numbers(1 << 16, values=(5, 900, 17, 30))
 
@@ -430,7 +430,7 @@ CASES |= {
         segment(_SPEC + 8, struct.pack("<4I", BUF, 1 << 16, BUF, 1 << 16) + _SAMPLER) + _GUESSED.data,
     ),
     "generation/run.open stops": _run(
-        bytes(52) + struct.pack("<4I", BUF, 1000, TAIL, 64),
+        bytes(48) + struct.pack("<4I", BUF, 1000, TAIL, 64),
         _STOPS + numbers(1000).data,
         numbers(1000).before,
     ),
@@ -438,6 +438,18 @@ CASES |= {
         bytes(8) + struct.pack("<4I", 1, 0, BUF, _MASK.count) + bytes(4), _MASK.data, _MASK.before
     ),
 }
+_RUN = (
+    f"{FULL} (i32.store (i32.const {_SPEC}) (global.get $it))"
+    f"(call $generation/run.open (i32.const {_SPEC}) (i32.const {RET})) {_OWN}"
+)
+CASES["generation/run.drain"] = Case(
+    f"(call $generation/run.drain (global.get $it) (i32.const 1) (i32.const 1) {_LONG.given} (i32.const {RET}))",
+    _RUN + _LONG.before,
+    segment(_SPEC + 8, _SAMPLER) + _CONTEXT_FULL.data + _LONG.data,
+)
+CASES["forward/compute draws"] = Case(
+    CASES["forward/execute draws"].call.replace("execute", "compute"), CASES["forward/execute draws"].before
+)
 CASES["mcp/session.read-resource"] = Case(
     CASES["mcp/session.read-resource"].call, CASES["mcp/session.read-resource"].before, _LONG.data + _SERVER
 )

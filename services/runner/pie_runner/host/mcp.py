@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from pie_runner.wasm.fiber import Fiber
 
 MAX_ARGUMENTS = 256 << 10
+MAX_NAME = 16 << 10
+"""Characters of the name of a tool or prompt, and of the address of a resource."""
 
 
 class ToolSession:
@@ -56,7 +58,7 @@ def list_tools(fiber: Fiber, session: ToolSession) -> ToolAnswer:
 
 def call_tool(fiber: Fiber, session: ToolSession, name: str, arguments: str) -> ToolAnswer:
     """Call one."""
-    return _ask(fiber, session, "tools/call", {"name": name, "arguments": _object(arguments)})
+    return _ask(fiber, session, "tools/call", _named(name, arguments))
 
 
 def list_resources(fiber: Fiber, session: ToolSession) -> ToolAnswer:
@@ -66,7 +68,7 @@ def list_resources(fiber: Fiber, session: ToolSession) -> ToolAnswer:
 
 def read_resource(fiber: Fiber, session: ToolSession, uri: str) -> ToolAnswer:
     """What it holds."""
-    return _ask(fiber, session, "resources/read", {"uri": uri})
+    return _ask(fiber, session, "resources/read", {"uri": checks.text(uri, "the address", MAX_NAME)})
 
 
 def list_prompts(fiber: Fiber, session: ToolSession) -> ToolAnswer:
@@ -76,7 +78,7 @@ def list_prompts(fiber: Fiber, session: ToolSession) -> ToolAnswer:
 
 def get_prompt(fiber: Fiber, session: ToolSession, name: str, arguments: str) -> ToolAnswer:
     """Its messages."""
-    return _ask(fiber, session, "prompts/get", {"name": name, "arguments": _object(arguments)})
+    return _ask(fiber, session, "prompts/get", _named(name, arguments))
 
 
 def answer_get(_fiber: Fiber, answer: ToolAnswer) -> Ok | Err | None:
@@ -89,6 +91,10 @@ def answer_get(_fiber: Fiber, answer: ToolAnswer) -> Ok | Err | None:
 
 def _ask(fiber: Fiber, session: ToolSession, method: str, params: dict[str, object]) -> ToolAnswer:
     return process_of(fiber).outside.tools.ask(session.name, method, msgspec.json.encode(params).decode())
+
+
+def _named(name: str, arguments: str) -> dict[str, object]:
+    return {"name": checks.text(name, "the name", MAX_NAME), "arguments": _object(arguments)}
 
 
 def _object(text: str) -> dict[str, msgspec.Raw]:
