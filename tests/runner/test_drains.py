@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pie_runner.testing import CallError
 from pie_runner.wasm.hostcall import Case
 from pie_wire.errors import Terminated
-from runner_programs import context_of, draw, output_of, pass_, probe, sampler, spec, steps_of
+from runner_programs import context_of, draw, forever, output_of, pass_, probe, sampler, spec, steps_of
 from runner_world import World
 
 PROMPT = [1, 2, 3]
@@ -234,6 +234,25 @@ def test_where_output_is_dropped_the_draining_goes_on(world: World):
 
     assert world.log()[-1].text == "30"
     assert [event.kind for event in world.log()[-2:]] == ["gap", "return"]
+
+
+def test_a_piece_that_finds_room_behind_others_is_written_after_them_and_told_later(world: World):
+    world.start(forever)
+    world.run(lambda: "p1" in world.runner.processes and world.runner.processes["p1"].state == "running")
+    process = world.runner.processes["p1"]
+    process.usage.spend_output(0)
+    process.usage._spent_until = world.wires.now + 1.0
+    told: list[str] = []
+    for piece in ("a", "b"):
+        leave = process.forward_text(piece, lambda piece=piece: told.append(piece))
+        assert leave is not None
+        assert told == []
+        world.wires.now += 2.0  # the rate allows it again, and no timer has gone off
+
+    world.run(0.1)
+
+    assert messages(world) == told == ["a", "b"]
+    process.kill(Terminated("enough"))
 
 
 @pytest.mark.parametrize("way", ["drain", "take", "compute"])

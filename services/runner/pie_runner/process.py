@@ -274,9 +274,12 @@ class Process:
         return pending
 
     def _queue(self, events: deque[_Output], then: Callable[[], None]) -> Callable[[], None]:
+        """Write this behind what waits already, never at once: `then` is not called before the caller has the answer,
+        which is how to give it up."""
         parked = _Parked(events, then)
         self._parked.append(parked)
-        self._unpark()
+        if len(self._parked) == 1 and not self.events.is_full:
+            self.facilities.timers.at(self.usage.output_resumes_at, self._unpark)
 
         def leave() -> None:
             if parked in self._parked:
