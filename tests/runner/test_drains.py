@@ -244,8 +244,7 @@ def test_a_piece_that_finds_room_behind_others_is_written_after_them_and_told_la
     process.usage._spent_until = world.wires.now + 1.0
     told: list[str] = []
     for piece in ("a", "b"):
-        leave = process.forward_text(piece, lambda piece=piece: told.append(piece))
-        assert leave is not None
+        assert not process.forward_text(piece, lambda piece=piece: told.append(piece))
         assert told == []
         world.wires.now += 2.0  # the rate allows it again, and no timer has gone off
 

@@ -13,8 +13,8 @@ from pie_runner.wasm.hostcall import Err, Ok
 if TYPE_CHECKING:
     from pie_runner.runs import Finish, Run
 
-Forward = Callable[[str, Callable[[], None]], Callable[[], None] | None]
-"""Takes a piece of text. None when done; else how to give it up, and the second argument is called once it is done."""
+Forward = Callable[[str, Callable[[], None]], bool]
+"""Takes a piece of text. False: it waits for room, and the second argument is called once it is written."""
 
 
 class Rest(NamedTuple):
@@ -36,9 +36,12 @@ class PendingRest(Waitable):
         self._tokens: list[int] = []
         self._pieces: list[str] = []
         self._answer: Ok | Err | None = None
+        self._last: Ok | None = None
+        """The answer, while the last piece waits for room."""
         self._taken = False
-        self._leave_queue: Callable[[], None] | None = None
-        """While a piece waits for room at the client."""
+        self._waits = False
+        """A piece waits for room at the client."""
+        self._is_going = False
 
     @property
     def ready(self) -> bool:
@@ -46,20 +49,35 @@ class PendingRest(Waitable):
 
     def go_on(self) -> None:
         """Take what steps there are."""
-        while self._leave_queue is None and not self.ready:
-            try:
-                step = self._run.next()
-            except PieError as exc:
-                self._end(Err(exc.info()))
-                return
-            if step is None:
-                return
-            self._tokens += step.tokens
-            self._pieces.append(step.text)
-            if step.text and self._forward is not None:
-                self._leave_queue = self._forward(step.text, self._sent)
-            if step.finish is not None:
-                self._end(Ok(Rest(self._tokens, "".join(self._pieces), step.finish)))
+        if self._is_going:  # the run tells of its own end while a step is taken
+            return
+        self._is_going = True
+        try:
+            while not self._waits and not self.ready and self._take():
+                pass
+        finally:
+            self._is_going = False
+
+    def _take(self) -> bool:
+        """One step. False when none is here."""
+        try:
+            step = self._run.next()
+        except PieError as exc:
+            self._end(Err(exc.info()))
+            return False
+        if step is None:
+            return False
+        self._tokens += step.tokens
+        self._pieces.append(step.text)
+        if step.text and self._forward is not None:
+            self._waits = not self._forward(step.text, self._sent)
+        if step.finish is not None:
+            last = Ok(Rest(self._tokens, "".join(self._pieces), step.finish))
+            if self._waits:
+                self._last = last
+            else:
+                self._end(last)
+        return True
 
     def get(self) -> Ok | Err | None:
         """The rest, once."""
@@ -72,17 +90,18 @@ class PendingRest(Waitable):
         return answer
 
     def close(self) -> None:
-        """The program dropped its handle."""
+        """The program dropped its handle. A piece that waits for room is on its way: its tokens are in the context."""
         super().close()
         self._taken = True
         self._answer = None
         self._run.drained(self)
-        if self._leave_queue is not None:
-            self._leave_queue()
 
     def _sent(self) -> None:
-        self._leave_queue = None
-        self.go_on()
+        self._waits = False
+        if self._last is not None and not self._taken:
+            self._end(self._last)
+        else:
+            self.go_on()
 
     def _end(self, answer: Ok | Err) -> None:
         self._answer = answer

@@ -145,7 +145,14 @@ class Process:
             except (msgspec.DecodeError, RecursionError) as exc:
                 self.end(ProgramError(f"the program's result is not JSON: {exc}"))
             else:
+                self._write_what_waits()
                 self._finish("return", outcome or "null", None)
+
+    def _write_what_waits(self) -> None:
+        """The last pieces of drained runs that nobody waited for: one of each, whether there is room or not."""
+        while self._parked and self.state != "ended":
+            for output in self._parked.popleft().events:
+                self._put_out(*output)
 
     def kill(self, reason: PieError) -> None:
         """End it from outside, in whatever state it is. Repeats are harmless."""
@@ -231,16 +238,17 @@ class Process:
             return None
         return self._park(fiber, parts, pending)
 
-    def forward_text(self, text: str, then: Callable[[], None]) -> Callable[[], None] | None:
-        """Write a message as `emit` does, but for nobody who is parked. None when done; else how to give it up, and
-        `then` is called once it is written."""
+    def forward_text(self, text: str, then: Callable[[], None]) -> bool:
+        """Write a message as `emit` does, but for nobody who is parked. False: it waits for room, and `then` is called
+        once it is written; what waits when the program returns is written before its result."""
         if self._is_free:
             self._put_out("message", text)
-            return None
-        if self._drops:
+        elif self._drops:
             self.events.drop()
-            return None
-        return self._queue(deque([("message", text, b"")]), then)
+        else:
+            self._queue(deque([("message", text, b"")]), then)
+            return False
+        return True
 
     def write_output(self, kind: EventKind, text: str) -> None:
         """Output from where the program cannot be parked: dropped while the limit is reached."""

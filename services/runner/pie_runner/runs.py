@@ -177,11 +177,9 @@ class Run(Waitable):
             raise BadRequest("a run with probes cannot be drained: their answers are read step by step")
         if forward is not None and (self.spec.text is None or not self.spec.text.shown):
             raise BadRequest("the run has no text to send: open it with `text`")
-        drain = self._drain = PendingRest(self, forward)
-        if self.context.session.error is not None:
-            drain.go_on()
-        elif self.ready:
-            self.context.session.drains[drain] = None
+        self._drain = drain = PendingRest(self, forward)
+        if self.ready:
+            self.notify()
         return drain
 
     def drained(self, drain: PendingRest) -> None:
@@ -190,8 +188,11 @@ class Run(Waitable):
             self._drain = None
 
     def notify(self) -> None:
-        if self._drain is not None:
-            self.context.session.drains[self._drain] = None
+        drain, session = self._drain, self.context.session
+        if drain is not None and session.error is None:
+            session.drains[drain] = None
+        elif drain is not None:  # nobody looks after a session that has ended
+            drain.go_on()
         super().notify()
 
     def pause(self) -> None:
@@ -220,6 +221,7 @@ class Run(Waitable):
         """The context is being dropped: nothing needs to be said to the engine."""
         self._closed = True
         self._detach()
+        self.notify()
 
     @property
     def is_behind(self) -> bool:

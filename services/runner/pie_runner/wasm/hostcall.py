@@ -124,8 +124,9 @@ class Pending:
         return self.result if self.convert is None else self.convert(self.result)
 
     def abandon(self) -> None:
-        """The fiber is gone: nobody will read the answer. One that has come, and is a resource, is closed."""
-        if not self.done:
+        """The fiber is gone: nobody will read the answer. One that has come, and is a resource, is closed; one that is
+        still to be made (`convert`) never is."""
+        if not self.done or self.convert is not None:
             self.done = True
             if self.on_abandon is not None:
                 self.on_abandon()
