@@ -235,26 +235,36 @@ def test_a_tenant_whose_calls_hang_leaves_the_server_to_others(
     world = make(seconds=6.0)
     run(world, called("add", a=1, b=1), pid="first")
 
-    async def hangs(api: Any, text: str) -> str:
-        session = await api.call("mcp", "connect", "calc")
-        asked = [await api.call("mcp", "[method]session.call-tool", session, "never", "{}") for _ in range(3)]
-        await api.call("session", "send", "asked", "wait")
-        ends: list[str] = []
-        for one in asked:
-            try:
-                await api.wait("mcp.pending-answer", one)
-            except CallError as exc:
-                ends.append(str(exc))
-        return json.dumps(ends)
+    def hangs(calls: int) -> Any:
+        async def main(api: Any, text: str) -> str:
+            session = await api.call("mcp", "connect", "calc")
+            asked = [await api.call("mcp", "[method]session.call-tool", session, "never", "{}") for _ in range(calls)]
+            await api.call("session", "send", "asked", "wait")
+            ends: list[str] = []
+            for one in asked:
+                try:
+                    await api.wait("mcp.pending-answer", one)
+                except CallError as exc:
+                    ends.append(str(exc))
+            return json.dumps(ends)
 
-    world.start(hangs, capabilities=ALLOWED, tenant="hog")
-    world.run_in_real_time(lambda: len(world.log()) >= 2, 30.0)
+        return main
+
+    def start(pid: str, calls: int) -> None:
+        world.start(hangs(calls), pid=pid, capabilities=ALLOWED, tenant="hog")
+        world.run_in_real_time(lambda: len(world.log(pid)) >= 2, 30.0)
+
+    start("p1", 2)
+    world.mcp.settings = McpSettings(seconds=3.0)  # who finds no place gives up while the others still have theirs
+    start("p2", 1)
     added = run(world, called("add", a=1, b=1), pid="other", tenant="other")[1]
-    assert not world.ended()
+    assert not world.ended("p1")
+    assert not world.ended("p2")
+    finish(world, "p2")
     finish(world)
 
     assert added["content"][0]["text"] == "2"
-    ends = json.loads(world.log()[-1].text)
+    ends = json.loads(world.log()[-1].text) + json.loads(world.log("p2")[-1].text)
     assert [("of 4 that may be" in text, "did not answer" in text) for text in ends] == [(False, True)] * 2 + [
         (True, True)
     ]
