@@ -221,6 +221,35 @@ def test_a_client_that_does_not_read_stops_the_draining_until_it_does(world: Wor
     assert held == len(PROMPT) + 60
 
 
+@pytest.mark.parametrize("waited", [True, False], ids=["waited for", "given up"])
+def test_the_last_piece_is_not_lost_when_it_waits_for_room(world: World, waited: bool):
+    async def main(api, text):
+        for _ in range(FULL):
+            await api.call("session", "send", "x" * 500_000, "wait")
+        context, run = await opened(api, max_tokens=1)
+        pending = await api.call("generation", "[method]run.drain", run, AS_TEXT)
+        if not waited:
+            await api.wait("futures.done", await api.call("clocks", "sleep", 500_000_000))
+            api.drop(pending)
+            return json.dumps(len(context.tokens))
+        rest = await api.wait("generation.pending-rest", pending)
+        api.drop(pending)
+        await api.call("session", "send", "END", "wait")
+        return json.dumps(rest.text)
+
+    world.gateway.consumes = False
+    world.start(main)
+    world.run(2.0)
+    assert len(messages(world)) == FULL + (not waited)
+    world.gateway.consumes = True
+    world.gateway.credit("p1")
+    world.run(world.ended)
+
+    answer = json.loads(world.log()[-1].text)
+    sent = messages(world)[FULL:]
+    assert sent == [answer, "END"] if waited else (len(sent), answer) == (1, len(PROMPT) + 1)
+
+
 def test_where_output_is_dropped_the_draining_goes_on(world: World):
     async def main(api, text):
         for _ in range(FULL):
@@ -252,6 +281,26 @@ def test_a_piece_that_finds_room_behind_others_is_written_after_them_and_told_la
 
     assert messages(world) == told == ["a", "b"]
     process.kill(Terminated("enough"))
+
+
+def test_a_draining_whose_context_and_engine_go_ends(world: World):
+    async def main(api, text):
+        context, run = await opened(api, max_tokens=400)
+        pending = await api.call("generation", "[method]run.drain", run, None)
+        await api.wait("futures.done", await api.call("clocks", "sleep", 100_000_000))
+        api.drop(context)
+        return json.dumps(await code_of(api.wait("generation.pending-rest", pending)))
+
+    world.start(main)
+    world.run(0.05)
+    world.engine.paused = True
+    world.run(0.04)
+    world.wires.cut.add("engine")
+    world.run(0.1)
+    world.wires.kill("engine")
+    world.run(world.ended)
+
+    assert world.log()[-1].text in ('"closed"', '"engine_lost"')
 
 
 @pytest.mark.parametrize("way", ["drain", "take", "compute"])

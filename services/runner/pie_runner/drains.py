@@ -36,8 +36,7 @@ class PendingRest(Waitable):
         self._tokens: list[int] = []
         self._pieces: list[str] = []
         self._answer: Ok | Err | None = None
-        self._last: Ok | None = None
-        """The answer, while the last piece waits for room."""
+        """Not told while the last piece waits for room."""
         self._taken = False
         self._waits = False
         """A piece waits for room at the client."""
@@ -45,7 +44,7 @@ class PendingRest(Waitable):
 
     @property
     def ready(self) -> bool:
-        return self._taken or self._answer is not None
+        return self._taken or (self._answer is not None and not self._waits)
 
     def go_on(self) -> None:
         """Take what steps there are."""
@@ -72,21 +71,17 @@ class PendingRest(Waitable):
         if step.text and self._forward is not None:
             self._waits = not self._forward(step.text, self._sent)
         if step.finish is not None:
-            last = Ok(Rest(self._tokens, "".join(self._pieces), step.finish))
-            if self._waits:
-                self._last = last
-            else:
-                self._end(last)
+            self._end(Ok(Rest(self._tokens, "".join(self._pieces), step.finish)))
         return True
 
     def get(self) -> Ok | Err | None:
         """The rest, once."""
         if self._taken:
             return Err(Closed("the rest of this run was already taken").info())
-        answer = self._answer
-        if answer is not None:
-            self._taken = True
-            self._answer = None
+        if not self.ready:
+            return None
+        self._taken = True
+        answer, self._answer = self._answer, None
         return answer
 
     def close(self) -> None:
@@ -98,12 +93,13 @@ class PendingRest(Waitable):
 
     def _sent(self) -> None:
         self._waits = False
-        if self._last is not None and not self._taken:
-            self._end(self._last)
-        else:
+        if self._answer is None:
             self.go_on()
+        else:
+            self._end(self._answer)
 
     def _end(self, answer: Ok | Err) -> None:
         self._answer = answer
-        self._run.drained(self)
-        self.notify()
+        if not self._waits:
+            self._run.drained(self)
+            self.notify()
