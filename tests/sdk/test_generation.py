@@ -198,3 +198,32 @@ def test_the_rest_may_be_collected_after_some_steps(lab: Lab, python: Program):
     """
 
     assert run(lab, python, body) == ["bc", "defg", 6]
+
+
+def test_a_collection_that_is_cancelled_leaves_the_conversation_as_it_stands(lab: Lab, python: Program):
+    body = """
+        with Context().user("q").cue() as ctx:
+            generation = ctx.generate(max_tokens=50, stop=[])
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(generation.text(), 0.001)
+            generation.close()
+            written = ctx.seq_len
+            ctx.user("next")
+            return [generation.tokens_generated > 0, ctx.text()[written:]]
+    """
+
+    assert run(lab, python, "import contextlib\n" + textwrap.dedent(body)) == [
+        True,
+        run(
+            lab,
+            python,
+            """
+        with Context().user("q").cue() as ctx:
+            async for step in ctx.generate(max_tokens=2, stop=[]):
+                pass
+            written = ctx.seq_len
+            ctx.user("next")
+            return ctx.text()[written:]
+    """,
+        ),
+    ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -217,23 +218,18 @@ class Generator:
         return (await self._rest(sent))[1]
 
     async def _rest(self, sent: raw.SentAs | None = None) -> tuple[list[int], str]:
-        if self._closed:
-            return [], ""
-        if self._probes:
-            return await self._rest_by_steps(sent)
-        context = self._context
+        if self._closed or self._probes or not loop.is_alone():
+            return await self._rest_by_steps(sent)  # another task may close it, cancel this one, or use the context
         run = self._run or self._open()
-        length = context.seq_len
+        length = self._context.seq_len
         try:
             with host_errors():
                 pending = run.drain(sent)
             with pending:
                 rest = unwrap(await loop.result(pending))
         except PieError:
-            taken = context.tokens[length:]
-            self._took(taken)
-            if self._closed:
-                return taken, context.model.tokenizer().decode(taken, skip_special=True)
+            with suppress(PieError):  # of a context that is dead nothing can be asked
+                self._took(self._context.tokens[length:])
             raise
         self._took(rest.tokens)
         self.finish_reason = _REASONS[rest.finish]

@@ -4,8 +4,9 @@ import { type Finish, type GrammarSource, type Rest, Run, type SentAs, type Spec
 
 import type { Context } from "./context";
 import { call, unwrap } from "./errors";
-import { dispose, ready, resultOnce } from "./reactor";
+import { dispose, isAlone, ready, resultOnce } from "./reactor";
 import { sampler, type SamplerOptions } from "./sampler";
+import { send } from "./session";
 
 export interface GenerateOptions {
   sampler?: SamplerOptions;
@@ -99,7 +100,9 @@ export class Generator implements AsyncIterableIterator<Step> {
   }
 
   private async rest(sent: SentAs | null): Promise<{ tokens: number[]; text: string }> {
-    if (this.closed) return { tokens: [], text: "" };
+    await Promise.resolve(); // whoever called has run on by now
+    // Others might close it, or use the context.
+    if (this.closed || !isAlone()) return this.restBySteps(sent);
     const { context } = this;
     const run = (this.run ??= this.open());
     const length = context.length;
@@ -107,15 +110,26 @@ export class Generator implements AsyncIterableIterator<Step> {
     try {
       rest = await resultOnce<Rest>(call(() => run.drain(sent)));
     } catch (error) {
-      const tokens = context.tokens.slice(length);
-      context.wrote(tokens);
-      if (!this.closed) throw error;
-      return { tokens, text: context.model.tokenizer.decode(tokens, { skipSpecial: true }) };
+      try {
+        context.wrote(context.tokens.slice(length));
+      } catch {
+        // Of a context that is dead nothing can be asked.
+      }
+      throw error;
     }
     context.wrote(rest.tokens);
     this.finish = rest.finish;
     this.close();
     return rest;
+  }
+
+  private async restBySteps(sent: SentAs | null): Promise<{ tokens: number[]; text: string }> {
+    const all: Step[] = [];
+    for await (const step of this) {
+      all.push(step);
+      if (sent !== null && step.text !== "") send(sent.tag === "field" ? { [sent.val]: step.text } : step.text);
+    }
+    return { tokens: all.flatMap((step) => step.tokens), text: all.map((step) => step.text).join("") };
   }
 
   private open(): Run {

@@ -24,6 +24,11 @@ export function drainJobs(): void {
   jobs.length = head = 0;
 }
 
+/** Whether something could run. */
+export function hasJobs(): boolean {
+  return head < jobs.length;
+}
+
 export function enqueueJob(job: Job): void {
   jobs.push(job);
 }

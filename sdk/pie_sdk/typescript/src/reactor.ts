@@ -4,7 +4,7 @@ import { waitAny } from "pie:inferlet/futures@0.1.0";
 import { sleep as startSleep } from "pie:inferlet/clocks@0.1.0";
 
 import { unwrap } from "./errors";
-import { drainJobs } from "./promise";
+import { drainJobs, hasJobs } from "./promise";
 
 /** A resource of the host that will have something to get. */
 export interface Waitable {
@@ -23,6 +23,11 @@ export function ready(waitable: Waitable): Promise<void> {
     if (others === undefined) waiting.set(id, [resolve]);
     else others.push(resolve);
   });
+}
+
+/** Whether the code that runs is all there is: nothing else could run while it sleeps, or waits for the host. */
+export function isAlone(): boolean {
+  return waiting.size === 0 && !hasJobs();
 }
 
 /** What a waitable gets, waiting until it is there. Throws a PieError when it is an error. */
