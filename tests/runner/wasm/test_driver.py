@@ -175,6 +175,31 @@ def test_who_waited_to_be_started_and_is_no_hog_counts_as_one_of_the_others(lab:
     assert hog.ran <= before + 3
 
 
+def test_other_programs_launched_one_after_the_other_wait_too_while_their_tenant_pays(lab: Lab):
+    lab.spawn(SHORT, program="other", tenant="another")
+    launched: list[Fake] = []
+    for number in range(100):
+        launched.append(lab.spawn(LONG, slices=1, program=str(number)))
+        lab.run(0.9)
+
+    ran = sum(fiber.ran for fiber in launched)
+    assert SPARED + 8 <= ran <= SPARED + 1 + 100 / FELT_REST
+
+
+def test_a_program_that_is_known_starts_at_once_while_its_tenant_pays(lab: Lab):
+    lab.spawn(SHORT, program="other")
+    lab.spawn(LONG)
+    lab.run(2.0)
+
+    known, new = lab.spawn(SHORT, slices=1, program="other"), lab.spawn(SHORT, slices=1, program="new")
+    lab.run(0.1)
+
+    assert known.finished
+    assert not new.ran
+    lab.run(FELT_REST)
+    assert new.finished, "whatever those do that rested"
+
+
 def test_another_tenant_is_not_touched(lab: Lab):
     lab.spawn(LONG)
     lab.run(20.0)

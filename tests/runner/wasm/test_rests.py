@@ -5,7 +5,17 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pie_runner.wasm.rests import FELT_REST, FELT_SECONDS, FREE, LONG_SECONDS, MAX_KNOWN, REST, Rests
+from pie_runner.wasm.rests import (
+    FELT_REST,
+    FELT_SECONDS,
+    FREE,
+    LONG_SECONDS,
+    MAX_PAYING,
+    MAX_PROGRAMS,
+    MAX_TENANTS,
+    REST,
+    Rests,
+)
 
 A, B = ("tenant", "a"), ("tenant", "b")
 OTHER = ("another", "a")
@@ -71,21 +81,93 @@ def test_what_is_free_comes_back_after_the_rest():
 
 def test_nobody_starts_a_program_that_rests():
     rests = exhausted()
-    assert rests.of(A, NOW) == 0.0
+    assert rests.start(A, NOW) == rests.start(B, NOW) == 0.0
     until = rests.charge(A, 0.1, NOW)
 
-    assert rests.of(A, NOW) == until
-    assert rests.of(A, until) == 0.0
-    assert rests.of(B, NOW) == rests.of(OTHER, NOW) == 0.0
+    assert rests.start(A, NOW) == until
+    assert rests.start(A, until) == 0.0
+    assert rests.start(B, NOW) == rests.start(OTHER, NOW) == 0.0
 
 
-def test_what_is_past_is_forgotten():
+def test_programs_that_a_tenant_has_not_launched_before_start_one_at_a_time_while_it_pays():
+    rests = exhausted()
+    for _ in range(3):
+        rests.charge(A, 0.1, NOW)
+    first, second = ("tenant", "first"), ("tenant", "second")
+
+    assert rests.start(first, NOW) == rests.start(second, NOW) == NOW + FELT_REST
+    assert rests.start(first, NOW + FELT_REST) == 0.0
+    assert rests.start(second, NOW + FELT_REST) == NOW + 2 * FELT_REST
+    assert rests.start(first, NOW + FELT_REST) == 0.0, "it is known now"
+    assert rests.start(("another", "new"), NOW) == 0.0
+
+
+def test_when_a_tenant_has_paid_it_starts_what_it_likes():
+    rests = exhausted()
+    until = rests.charge(A, 0.1, NOW)
+
+    assert [rests.start(("tenant", str(number)), until) for number in range(5)] == [0.0] * 5
+
+
+def test_who_is_alone_starts_what_is_not_known():
+    rests = exhausted()
+    rests.charge(A, 0.1, NOW)
+
+    assert rests.start(B, NOW, alone=True) == 0.0
+    assert rests.start(A, NOW, alone=True) == NOW + FELT_REST
+
+
+def test_other_source_at_each_launch_does_not_help():
+    """One launch a second, each with a slice of 100 ms: those wait their turn, and what is felt stays small."""
+    rests, now, waiting, felt = Rests(), NOW, list[str](), 0
+    ready: list[tuple[float, str]] = []
+    for number in range(1200):
+        now += 1.0
+        waiting.append(f"source {number}")
+        started = [name for name in waiting if rests.start(("hog", name), now) == 0.0]
+        waiting = [name for name in waiting if name not in started]
+        rested = [name for at, name in ready if at <= now]
+        ready = [(at, name) for at, name in ready if at > now]
+        for name in started + rested:
+            felt += 1
+            ready.append((rests.charge(("hog", name), 0.1, now), name))
+
+    assert felt * 0.1 <= 1200 / 50 * 1.25 + 6 * 0.1
+
+
+def test_what_one_tenant_owes_another_does_not_wait_for():
     rests = Rests()
-    for number in range(MAX_KNOWN + 2):
-        payer = (str(number), "a")
-        rests.charge(payer, 10.0, NOW + number * 1000)
+    for number in range(600):
+        rests.charge(("hog", str(number)), 0.1, NOW)
 
-    assert len(rests._whole) == len(rests._programs) <= 2
+    rest = max(rests.charge(OTHER, 0.03, NOW) for _ in range(6)) - NOW
+
+    assert rest == 2 * FELT_REST
+
+
+def test_tenants_that_pay_take_turns_so_that_they_take_no_more_together():
+    rests = Rests()
+    tenants = [(str(number), "a") for number in range(MAX_PAYING + 2)]
+    for payer in tenants:
+        for _ in range(int(FREE / FELT_REST)):
+            rests.charge(payer, 0.1, NOW)
+
+    until = [rests.charge(payer, 0.1, NOW) - NOW for payer in tenants]
+
+    assert until == [FELT_REST * min(number + 1, MAX_PAYING) for number in range(len(tenants))]
+
+
+def test_what_is_remembered_is_bounded():
+    rests = Rests()
+    for number in range(MAX_TENANTS + 10):
+        rests.charge((str(number), "a"), 10.0, NOW)
+        rests.start((str(number), "b"), NOW)
+    for number in range(MAX_PROGRAMS + 10):
+        rests.charge(("last", str(number)), 10.0, NOW)
+        rests.start(("last", f"other {number}"), NOW)
+
+    assert len(rests._tenants) == MAX_TENANTS
+    assert len(rests._tenants["last"].programs) == MAX_PROGRAMS
 
 
 @given(

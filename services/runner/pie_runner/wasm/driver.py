@@ -79,7 +79,7 @@ class Driver:
         """
         fiber = Fiber(self, program, text, data, on_exit, limits or Limits(), on_output)
         self.fibers.add(fiber)
-        fiber.rests_until = self._rests.of(self._payer(data), time.perf_counter())
+        fiber.rests_until = self._start(fiber)
         self.make_ready(fiber)
         return fiber
 
@@ -147,9 +147,13 @@ class Driver:
             self.host.engine.stop_clock()
         return self.has_work
 
+    def _start(self, fiber: Fiber) -> float:
+        now = time.perf_counter()
+        return self._rests.start(self._payer(fiber.data), now, alone=self._is_alone(now))
+
     def _end_rest(self, fiber: Fiber) -> None:
-        if not fiber.cpu_seconds:  # not started yet: another of its program may have come first, and made it wait again
-            fiber.rests_until = self._rests.of(self._payer(fiber.data), time.perf_counter())
+        if not fiber.cpu_seconds:  # not started yet: another may have come first, and made it wait again
+            fiber.rests_until = self._start(fiber)
             if fiber.rests_until and not self._is_rested(fiber):
                 insort(self._resting, fiber, key=_rests_until)
                 return

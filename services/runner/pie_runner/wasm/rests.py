@@ -2,13 +2,15 @@
 one.
 
 A slice beyond `LONG_SECONDS` is paid for by rest. Each tenant has some of that free, which comes back with time. Then
-the program rests, and those who rest go on one after the other. Who starts a program while it rests waits too:
-otherwise it would end after each call, to be launched again.
+the program rests, and those of the tenant who rest go on one after the other. Who starts a program while it rests waits
+too: otherwise it would end after each call, to be launched again. Nor does it help to launch another one each time:
+while a tenant pays, those that it has not launched before start one at a time.
 """
 
 from __future__ import annotations
 
-from typing import TypeVar
+from collections import OrderedDict
+from dataclasses import dataclass, field
 
 LONG_SECONDS = 0.015
 """Of processor time in one slice: longer ones have a host call in them that could not be cut."""
@@ -20,52 +22,89 @@ FELT_REST = 8.0
 """Seconds that a longer one costs at least: of steps that take up to 80 ms, one of a hundred meets it."""
 FREE = 5 * FELT_REST
 """Seconds of rest that a tenant is spared: a file of 64 MiB costs four or five such slices."""
-MAX_KNOWN = 4096
-"""Of tenants, or programs: beyond so many, those whose time has passed are forgotten."""
+MAX_PAYING = 8
+"""Tenants that take turns with one another: beyond so many, each costs others as much as one alone does."""
+MAX_TENANTS = 1024
+"""That are remembered; who was seen longest ago is forgotten first."""
+MAX_PROGRAMS = 64
+"""That are remembered of a tenant; those used longest ago are unknown again."""
 
 Payer = tuple[str, str]
 """Tenant and program."""
-K = TypeVar("K")
+
+
+@dataclass(eq=False, slots=True)
+class _Tenant:
+    whole: float = 0.0
+    """When it has all again that is free."""
+    until: float = 0.0
+    """When the last of those who rest may go on: it pays until then."""
+    next_start: float = 0.0
+    """While it pays: when the next unknown program may start."""
+    pause: float = 0.0
+    """What its last slice cost, and the next start waits for behind this one."""
+    programs: OrderedDict[str, float] = field(default_factory=OrderedDict[str, float])
+    """Those that have started, with the time when each may be started again."""
+
+    def remember(self, program: str, until: float) -> None:
+        self.programs[program] = until
+        self.programs.move_to_end(program)
+        if len(self.programs) > MAX_PROGRAMS:
+            self.programs.popitem(last=False)
 
 
 class Rests:
-    """Times are those of `time.perf_counter`, as the caller says them."""
+    """Times are those of `time.perf_counter`, as the caller says them. `alone`: nobody else had anything to do."""
 
     def __init__(self) -> None:
-        self._until = 0.0
-        """When the last of those who rest may go on."""
-        self._whole: dict[str, float] = {}
-        """When a tenant has all again that is free."""
-        self._programs: dict[Payer, float] = {}
-        """When a program may be started again."""
+        self._tenants: OrderedDict[str, _Tenant] = OrderedDict()
 
     def charge(self, payer: Payer, seconds: float, now: float, *, alone: bool = False) -> float:
-        """A slice took so long. Returns until when its fiber rests, or 0. `alone`: nobody else had anything to do, so
-        that it need not rest behind others."""
+        """A slice took so long. Returns until when its fiber rests, or 0. Who is alone need not rest behind others."""
         if seconds <= LONG_SECONDS:
             return 0.0
         cost = (seconds - LONG_SECONDS) * REST
         if seconds > FELT_SECONDS:
             cost = max(cost, FELT_REST)
-        tenant, _ = payer
-        whole = max(self._whole.get(tenant, 0.0), now) + cost
+        tenant = self._of(payer[0])
+        whole = max(tenant.whole, now) + cost
         if whole <= now + FREE:
-            self._whole[tenant] = whole
+            tenant.whole = whole
             return 0.0
-        self._until = (now if alone else max(self._until, now)) + cost
-        self._whole[tenant] = self._until + FREE
-        self._programs[payer] = self._until
-        _forget(self._whole, now)
-        _forget(self._programs, now)
-        return self._until
+        if not alone:
+            cost *= self._paying(tenant, now)
+        if tenant.next_start + cost <= now:
+            tenant.next_start = now + cost  # and no later for what comes behind: somebody always starts
+        tenant.until = (now if alone else max(tenant.until, now)) + cost
+        tenant.pause = cost
+        tenant.whole = tenant.until + FREE
+        tenant.remember(payer[1], tenant.until)
+        return tenant.until
 
-    def of(self, payer: Payer, now: float) -> float:
-        """Until when nobody starts that program, or 0."""
-        until = self._programs.get(payer, 0.0)
-        return until if until > now else 0.0
+    def start(self, payer: Payer, now: float, *, alone: bool = False) -> float:
+        """Start that program, if that may be: then this returns 0, and else when to ask again."""
+        tenant, program = self._of(payer[0]), payer[1]
+        at = tenant.programs.get(program)
+        if at is None:
+            at = 0.0 if alone else min(tenant.next_start, tenant.until)
+            if at <= now < tenant.until:
+                tenant.next_start = now + max(tenant.pause, FELT_REST * self._paying(tenant, now))
+        if at > now:
+            return at
+        tenant.remember(program, 0.0)
+        return 0.0
 
+    def _of(self, name: str) -> _Tenant:
+        tenant = self._tenants.get(name)
+        if tenant is None:
+            tenant = self._tenants[name] = _Tenant()
+            if len(self._tenants) > MAX_TENANTS:
+                self._tenants.popitem(last=False)
+        else:
+            self._tenants.move_to_end(name)
+        return tenant
 
-def _forget(times: dict[K, float], now: float) -> None:
-    if len(times) > MAX_KNOWN:
-        for key in [key for key, at in times.items() if at <= now]:
-            del times[key]
+    def _paying(self, tenant: _Tenant, now: float) -> int:
+        """This tenant, and others that pay: each rests so many times as long, so that they take no more together."""
+        others = sum(other.until > now for other in self._tenants.values() if other is not tenant)
+        return min(1 + others, MAX_PAYING)
