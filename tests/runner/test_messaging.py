@@ -305,6 +305,27 @@ def test_kill_while_subscribing_leaves_nothing(bare_world: World, store: Store):
     assert not world.runner.post._entering
 
 
+def test_a_subscription_for_which_the_program_has_no_waitable_leaves_nothing(
+    bare_world: World, store: Store, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("pie_runner.waitables.MAX_WAITABLES", 4)
+    world = bare_world
+
+    async def listens(api: Any, text: str) -> str:
+        for _ in range(4):
+            await api.call("clocks", "sleep", 10**18)
+        try:
+            await api.call("messaging", "subscribe", "news")
+        except CallError as exc:
+            return json.dumps(exc.code)
+        return "null"
+
+    assert world.outcome(listens).text == '"too_large"'
+    world.run(1.0)
+    assert store.topics._subscribed == {}
+    assert world.runner.post._subscriptions.of("local") == 0
+
+
 def test_the_end_of_one_subscriber_is_not_that_of_another(bare_world: World, store: Store):
     world = bare_world
 

@@ -60,3 +60,20 @@ def test_names_are_found_as_the_system_does_and_errors_are_told():
                 await resolver.resolve("a", "nowhere", 80)
 
     asyncio.run(main())
+
+
+def test_a_look_up_without_a_thread_gives_its_place_back(monkeypatch: pytest.MonkeyPatch):
+    resolver = Resolver(Names().look_up, threads=2)
+
+    def full(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def main() -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr(resolver._pool, "submit", full)
+            for _ in range(3):
+                with pytest.raises(OSError, match="no thread"):
+                    await asyncio.wait_for(resolver.resolve("a", "fast", 80), 5)
+        assert await asyncio.wait_for(resolver.resolve("a", "fast", 80), 5) == [HERE]
+
+    asyncio.run(main())

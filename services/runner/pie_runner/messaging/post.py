@@ -266,10 +266,14 @@ class Post:
         def entered(error: PieError | None) -> None:
             self._entering[channel] -= 1
             if error is None and is_wanted():
-                subscription = Subscription(process.waitables, leave, self._heard_bytes, tenant)
-                self._listening.setdefault(channel, {})[subscription] = None
-                then(subscription)
-                return
+                try:
+                    subscription = Subscription(process.waitables, leave, self._heard_bytes, tenant)
+                except PieError as exc:  # the program holds as many waitables as it may
+                    error = exc
+                else:
+                    self._listening.setdefault(channel, {})[subscription] = None
+                    then(subscription)
+                    return
             closed()
             self._unsubscribe_if_unused(channel)
             if error is not None and is_wanted():

@@ -41,7 +41,11 @@ class Resolver:
         """Addresses of a host. Raises OSError."""
         await self._turnstile.enter(tenant)
         loop = asyncio.get_running_loop()
-        looking = self._pool.submit(self._look_up, host, port)
+        try:
+            looking = self._pool.submit(self._look_up, host, port)
+        except RuntimeError as exc:
+            self._turnstile.leave(tenant)
+            raise OSError(f"no thread to look up {host}: {exc}") from exc
 
         def left(_: Future[list[Address]]) -> None:
             if not loop.is_closed():
