@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from hostile import component, imports
+from hostile import ANSWER, component, imports
 
 MIB = 1 << 20
 RET = 1024
@@ -37,17 +38,22 @@ def name_of(module: str, function: str) -> str:
     return f"{interface}/{rest}" + (".new" if kind == "[constructor" else "")
 
 
+def imported(functions: Iterable[tuple[str, str, Sequence[str], Sequence[str]]]) -> str:
+    """The imports of a core module, each called `name_of` it."""
+    lines: list[str] = []
+    for module, function, params, results in functions:
+        takes = f"(param {' '.join(params)})" if params else ""
+        gives = f"(result {' '.join(results)})" if results else ""
+        lines.append(f'(import "{module}" "{function}" (func ${name_of(module, function)} {takes} {gives}))')
+    return " ".join(lines)
+
+
 def program(case: Case, *, endless: bool = False) -> bytes:
     """`before`, a rest, `call`, a rest: what runs between the two rests is the call. `endless`: it calls for ever."""
     call = case.call
     if endless:
         call = f"(loop $for_ever (global.set $top (i32.const {_HEAP})) {call} (br $for_ever))"
-    lines: list[str] = []
-    for module, function, params, results in imports():
-        takes = f"(param {' '.join(params)})" if params else ""
-        gives = f"(result {' '.join(results)})" if results else ""
-        lines.append(f'(import "{module}" "{function}" (func ${name_of(module, function)} {takes} {gives}))')
-    return component(f"""(module {" ".join(lines)}
+    return component(f"""(module {imported(imports())}
   (memory $memory (export "cm32p2_memory") {_HEAP >> 16})
   (global $top (mut i32) (i32.const {_HEAP}))
   (global $model (mut i32) (i32.const 0))
@@ -85,11 +91,7 @@ def program(case: Case, *, endless: bool = False) -> bytes:
     (call $rest)
     {call}
     (call $rest)
-    (i32.store8 (i32.const 512) (i32.const 0))
-    (i32.store (i32.const 516) (i32.const 528))
-    (i32.store (i32.const 520) (i32.const 4))
-    (i32.store (i32.const 528) (i32.const 0x6c6c756e))
-    (i32.const 512)))""")
+    {ANSWER}))""")
 
 
 def _bytes(text: bytes) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from functools import cache
 
-from costs import name_of
-from hostile import component, imports
-from panics import data_of_all, given, held, made_of_all, place, response
+from costs import imported, name_of
+from hostile import ANSWER, component, imports
+from panics import chosen, data_of_all, given, held, made_of_all, place, response
 from pie_runner.wasm.world import offered_world
 
 WAYS = ("dropped twice", "used after its drop", "of another kind", "dropped as another kind", "made up", "none")
@@ -59,16 +59,9 @@ def misusing(port: int) -> bytes:
     """Its input is a string of a number: of a kind, and of one in `WAYS` times how many kinds there are. HTTP
     is asked at this port, where a server must answer."""
     data = place(port)
-    lines: list[str] = []
-    for module, function, params, results in imports():
-        takes = f"(param {' '.join(params)})" if params else ""
-        gives = f"(result {' '.join(results)})" if results else ""
-        lines.append(f'(import "{module}" "{function}" (func ${name_of(module, function)} {takes} {gives}))')
     arms = [f") {_misuse(kind, way)} (return)" for way in WAYS for kind in kinds()]
     steps, holders = made_of_all()
-    blocks = "(block " * len(arms)
-    table = " ".join(str(i) for i in range(len(arms)))
-    return component(f"""(module {" ".join(lines)}
+    return component(f"""(module {imported(imports())}
   (memory $memory (export "cm32p2_memory") 4)
   (global $top (mut i32) (i32.const 65536))
   (global $response (mut i32) (i32.const 0))
@@ -77,23 +70,11 @@ def misusing(port: int) -> bytes:
     (local.set $at (i32.and (i32.add (global.get $top) (i32.const 7)) (i32.const -8)))
     (global.set $top (i32.add (local.get $at) (local.get $size)))
     (local.get $at))
-  (func $call (param $which i32) {blocks} (br_table {table} (local.get $which)) {" ".join(arms)})
-  (func $digits (param $at i32) (result i32) (local $value i32) (local $digit i32)
-    (block $done (loop $more
-      (local.set $digit (i32.sub (i32.load8_u (local.get $at)) (i32.const 48)))
-      (br_if $done (i32.gt_u (local.get $digit) (i32.const 9)))
-      (local.set $value (i32.add (i32.mul (local.get $value) (i32.const 10)) (local.get $digit)))
-      (local.set $at (i32.add (local.get $at) (i32.const 1)))
-      (br $more)))
-    (local.get $value))
+  {chosen(arms)}
   (func (export "cm32p2||run") (param $text i32) (param $size i32) (result i32) (local $which i32)
     (local.set $which (call $digits (i32.add (local.get $text) (i32.const 1))))
     {steps}
     {response()}
     (call $log/stdout (i32.const 8192) (i32.const 1))
     (call $call (local.get $which))
-    (i32.store8 (i32.const 512) (i32.const 0))
-    (i32.store (i32.const 516) (i32.const 528))
-    (i32.store (i32.const 520) (i32.const 4))
-    (i32.store (i32.const 528) (i32.const 0x6c6c756e))
-    (i32.const 512)))""")
+    {ANSWER}))""")

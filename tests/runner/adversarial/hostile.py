@@ -26,13 +26,14 @@ _HEAP = """
     (global.set $top (local.get $end))
     (local.get $at))
 """
-_ANSWER = """
+ANSWER = """
     (i32.store8 (i32.const 512) (i32.const 0))
     (i32.store (i32.const 516) (i32.const 528))
     (i32.store (i32.const 520) (i32.const 4))
     (i32.store (i32.const 528) (i32.const 0x6c6c756e))
     (i32.const 512)
 """
+"""How `run` returns null."""
 IMPORTS = f"""
   (import "{_PACKAGE}/clocks@0.1" "sleep" (func $sleep (param i64) (result i32)))
   (import "{_PACKAGE}/clocks@0.1" "monotonic-now" (func $now (result i64)))
@@ -64,7 +65,7 @@ def attack(body: str, helpers: str = "") -> bytes:
     """A program whose `run` is this body; what it imports is `IMPORTS`."""
     return component(
         f"(module {IMPORTS} {_HEAP} {helpers}"
-        f'(func (export "cm32p2||run") (param i32 i32) (result i32) (local $a i32) {body} {_ANSWER}))'
+        f'(func (export "cm32p2||run") (param i32 i32) (result i32) (local $a i32) {body} {ANSWER}))'
     )
 
 
@@ -186,4 +187,4 @@ def caller() -> bytes:
         (else (call $call (local.get $only))))
       (local.set $count (i32.sub (local.get $count) (i32.const 1)))
       (br $more)))
-    {_ANSWER}))""")
+    {ANSWER}))""")

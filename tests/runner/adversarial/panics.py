@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import struct
 
-from costs import name_of, segment
-from hostile import component, imports
+from costs import imported, name_of, segment
+from hostile import ANSWER, component, imports
 
 MODES = ("returns", "unreachable", "in realloc", "stack", "memory", "in post-return")
 RET = 1024
@@ -185,25 +185,34 @@ _REST = f"""(global.set $rest (call $clocks/sleep (i64.const 100000000)))
     (call $futures/done_drop (global.get $rest))"""
 
 
+def chosen(arms: list[str]) -> str:
+    """`$call`, which does one of these, and `$digits`, which reads the number of it."""
+    blocks = "(block " * len(arms)
+    table = " ".join(str(i) for i in range(len(arms)))
+    return f"""(func $call (param $which i32) {blocks} (br_table {table} (local.get $which)) {" ".join(arms)})
+  (func $digits (param $at i32) (result i32) (local $value i32) (local $digit i32)
+    (block $done (loop $more
+      (local.set $digit (i32.sub (i32.load8_u (local.get $at)) (i32.const 48)))
+      (br_if $done (i32.gt_u (local.get $digit) (i32.const 9)))
+      (local.set $value (i32.add (i32.mul (local.get $value) (i32.const 10)) (local.get $digit)))
+      (local.set $at (i32.add (local.get $at) (i32.const 1)))
+      (br $more)))
+    (local.get $value))"""
+
+
 def panicking(port: int, *, rests: bool = False) -> bytes:
     """Its input is a string of two numbers, `"MODE FUNCTION"`: of `MODES` and of `functions`. `rests`: HTTP is answered
     at that port, and before and behind the call it rests."""
     data = place(port)
     names = functions(answered=rests)
     every = [i for i in imports() if name_of(i[0], i[1]) in names]
-    lines: list[str] = []
     arms: list[str] = []
     for module, function, params, results in every:
-        takes = f"(param {' '.join(params)})" if params else ""
-        gives = f"(result {' '.join(results)})" if results else ""
         name = name_of(module, function)
-        lines.append(f'(import "{module}" "{function}" (func ${name} {takes} {gives}))')
         call = f"(call ${name} {given(*name.split('/', 1), list(params), list(results))})"
         arms.append(f") {f'(drop {call})' if results else call} (return)")
     steps, holders = made_of_all()
-    blocks = "(block " * len(arms)
-    table = " ".join(str(i) for i in range(len(arms)))
-    return component(f"""(module {" ".join(lines)}
+    return component(f"""(module {imported(every)}
   (memory $memory (export "cm32p2_memory") 4)
   (global $top (mut i32) (i32.const 65536))
   (global $mode (mut i32) (i32.const 0))
@@ -218,15 +227,7 @@ def panicking(port: int, *, rests: bool = False) -> bytes:
     (local.get $at))
   (func $deep (param i32) (result i32)
     (i32.add (call $deep (i32.add (local.get 0) (i32.const 1))) (i32.const 1)))
-  (func $call (param $which i32) {blocks} (br_table {table} (local.get $which)) {" ".join(arms)})
-  (func $digits (param $at i32) (result i32) (local $value i32) (local $digit i32)
-    (block $done (loop $more
-      (local.set $digit (i32.sub (i32.load8_u (local.get $at)) (i32.const 48)))
-      (br_if $done (i32.gt_u (local.get $digit) (i32.const 9)))
-      (local.set $value (i32.add (i32.mul (local.get $value) (i32.const 10)) (local.get $digit)))
-      (local.set $at (i32.add (local.get $at) (i32.const 1)))
-      (br $more)))
-    (local.get $value))
+  {chosen(arms)}
   (func (export "cm32p2||run_post") (param i32)
     (if (i32.eq (global.get $mode) (i32.const 5)) (then (unreachable))))
   (func (export "cm32p2||run") (param $text i32) (param $size i32) (result i32) (local $which i32)
@@ -245,8 +246,4 @@ def panicking(port: int, *, rests: bool = False) -> bytes:
       (if (i32.eq (global.get $mode) (i32.const 4))
         (then (loop $more (br_if $more (i32.ne (memory.grow (i32.const 64)) (i32.const -1))))))
       (unreachable))
-    (i32.store8 (i32.const 512) (i32.const 0))
-    (i32.store (i32.const 516) (i32.const 528))
-    (i32.store (i32.const 520) (i32.const 4))
-    (i32.store (i32.const 528) (i32.const 0x6c6c756e))
-    (i32.const 512)))""")
+    {ANSWER}))""")
