@@ -65,14 +65,18 @@ class Archive:
 def pack(parts: Sequence[bytes]) -> bytes:
     """The buffers of an export, the header first, as one piece."""
     whole = BytesIO()
-    for part in (MAGIC, len(parts[0]).to_bytes(4, "little"), *parts):
+    for part in _packed(parts):
         whole.write(part)  # to join them all at once would keep other threads from running
     return whole.getvalue()
 
 
 def encode(parts: Sequence[bytes]) -> bytes:
     """The same as base64 text. Takes 100 ms for large ones, but lets other threads run meanwhile."""
-    return encoded(MAGIC, len(parts[0]).to_bytes(4, "little"), *parts)
+    return encoded(*_packed(parts))
+
+
+def _packed(parts: Sequence[bytes]) -> tuple[bytes, ...]:
+    return (MAGIC, len(parts[0]).to_bytes(4, "little"), *parts)
 
 
 def unpack(data: bytes) -> Archive:
