@@ -114,6 +114,7 @@ def test_stream_batched(oracle, real):
     assert [real.runner.tokens[run] for run in runs] == oracle.expected
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_lockstep_batched(oracle, real):
     contexts = [real.create(ids) for ids in oracle.prompts]

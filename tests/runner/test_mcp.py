@@ -227,6 +227,7 @@ def test_calls_at_once_are_counted(make: Callable[..., World]):
     assert added["isError"] is False
 
 
+@pytest.mark.slow
 def test_a_tenant_whose_calls_hang_leaves_the_server_to_others(
     make: Callable[..., World], monkeypatch: pytest.MonkeyPatch
 ):

@@ -43,7 +43,8 @@ LARGE = {
 }
 """Calls that pass megabytes cannot be cut: those who make them again and again rest (`Rests`)."""
 
-QUICK = ("context/context.append full", "chat/conversation.fork", "generation/run.open stops", "forward/verify")
+QUICK = ("context/context.append full", "generation/run.open stops", "forward/verify")
+SLOW = ("chat/conversation.fork",)
 """Looked at whenever tests run."""
 
 
@@ -163,7 +164,11 @@ def cost(attack: Attack, watch: Watch, artifact: bytes, text: str = "null", *, r
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.soak) for name in CASES]
+    "name",
+    [
+        name if name in QUICK else pytest.param(name, marks=pytest.mark.slow if name in SLOW else pytest.mark.soak)
+        for name in CASES
+    ],
 )
 def test_no_call_holds_up_the_loop(roomy: Attack, store: Store, watch: Watch, name: str):
     took = cost(roomy, watch, program(CASES[name]))
