@@ -44,8 +44,9 @@ LARGE = {
 """Calls that pass megabytes cannot be cut: those who make them again and again rest (`Rests`)."""
 
 QUICK = ("context/context.append full", "generation/run.open stops", "forward/verify")
-SLOW = ("chat/conversation.fork",)
 """Looked at whenever tests run."""
+SLOW = ("chat/conversation.fork",)
+"""Looked at in the slower tier: 11 s."""
 
 
 class Watch:
