@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -201,6 +202,11 @@ def test_who_finds_no_room_is_told_and_the_others_go_on(tinies: Callable[..., Ti
     tiny.end()
     assert tiny.outcomes[10:] == ["null"] * 20
     answers.pop()()
+    mappings._again_at = 0.0
+    with suppress(Overloaded):  # that count may have begun before any of them: those since are still taken for the most
+        mappings.check()
+    while answers:
+        answers.pop()()
     tiny.spawn(1)
     assert len(tiny.waiting) == 1
 
