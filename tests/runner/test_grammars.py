@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 import time
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -222,6 +223,25 @@ def test_a_tenant_with_many_grammars_leaves_room_and_turns_to_others(model, chec
         later.run()
 
     assert got == ["hog", "hog", "other"]
+
+
+def test_a_grammar_that_another_tenant_waits_for_is_compiled_in_the_turn_that_comes_first(model, checking):
+    later, got = Later(), []
+    compiler = GrammarCompiler(later, checking)
+    asked = [("hog", f"{i}") for i in range(MAX_WAITING // 2 - 1)] + [("hog", "a"), ("other", "a")]
+    for tenant, text in asked:
+        then = partial(lambda who, matcher, _: got.append((who, matcher)), (tenant, text))
+        compiler.compile(model, Grammar("regex", text), then, tenant)
+    for _ in range(3):
+        later.run()
+    assert [who for who, _ in got] == [("hog", "0"), ("hog", "1"), ("hog", "a"), ("other", "a")]
+    assert got[2][1] is got[3][1] is not None
+
+    while later.work:
+        later.run()
+
+    assert sorted(who for who, _ in got) == sorted(asked)
+    assert compiler._under_way.taken == 0
 
 
 def test_a_tokenizer_that_cannot_be_followed_is_unsupported(model, checking):

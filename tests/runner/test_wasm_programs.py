@@ -272,6 +272,31 @@ def test_who_waits_for_a_compilation_is_told(wasm, tmp_path):
     assert len(compilations) == 1
 
 
+def test_a_program_that_another_tenant_launches_too_is_compiled_in_the_turn_that_comes_first(wasm, tmp_path):
+    compilations = []
+    wasm.host._compiling = Turns(lambda work, then: compilations.append((work, then)), 1)
+    wasm.host._code = CodeCache(tmp_path / "code", wasm.host.driver.host.engine.settings)
+    refs = [wasm.store("tiny", f"{TINY} ;; {number}".encode(), "component") for number in range(5)]
+    for number, ref in enumerate(refs):
+        wasm.send_start(Start(f"hog-{number}", ref, "{}"), "hog")
+    wasm.send_start(Start("mine", refs[-1], "{}"), "other")
+    wasm.run(lambda: len(wasm.log("mine")) == 1)
+
+    for _ in range(3):
+        work, then = compilations.pop()
+        then(work(), None)
+    wasm.run(lambda: wasm.ended("mine") and wasm.ended("hog-4"))
+
+    assert [wasm.ended(f"hog-{number}") for number in range(5)] == [True, True, False, False, True]
+    wasm.run(lambda: wasm.log("hog-3"))
+    while compilations:
+        work, then = compilations.pop()
+        then(work(), None)
+    wasm.run(lambda: all(wasm.ended(f"hog-{number}") for number in range(5)))
+    assert [event.kind for event in wasm.log("mine")] == ["progress", "started", "return"]
+    assert wasm.host._preparing == {}
+
+
 def test_what_is_no_program_is_refused(wasm):
     ref = wasm.store("junk", b"not wasm at all", "component")
     wasm.send_start(Start("p1", ref, "{}"))

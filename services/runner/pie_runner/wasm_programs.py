@@ -67,10 +67,11 @@ class Preparation:
     """A program that is not in memory yet, and who waits for it."""
 
     wasm: Path
-    tenant: str
-    """Whose turn it takes."""
     launches: list[Launch]
+    tenants: set[str] = field(default_factory=set[str])
+    """Whose turn it takes: the first that comes."""
     compiles: bool = False
+    done: bool = False
 
     def add(self, launch: Launch) -> None:
         self.launches.append(launch)
@@ -79,9 +80,10 @@ class Preparation:
 
     def compiling(self) -> None:
         """It has to be compiled first, which takes seconds: tell those who wait."""
-        self.compiles = True
-        for launch in self.launches:
-            self._say(launch)
+        if not self.compiles:
+            self.compiles = True
+            for launch in self.launches:
+                self._say(launch)
 
     @staticmethod
     def _say(launch: Launch) -> None:
@@ -138,8 +140,9 @@ class WasmPrograms:
             self._spawn(launch, program)
         elif key in self._preparing:
             self._preparing[key].add(launch)
+            self._prepare(key, self._preparing[key], process.scope.tenant)
         else:
-            self._prepare(key, Preparation(self._find(ref), process.scope.tenant, [launch]))
+            self._prepare(key, Preparation(self._find(ref), [launch]), process.scope.tenant)
         return launch
 
     def warm_up(self) -> None:
@@ -148,7 +151,7 @@ class WasmPrograms:
         if wasm is None:
             log.warning("the component that runs Python source is not prepared: run `python -m pie_bakery runtime`")
         elif PYTHON not in self._preparing:
-            self._prepare(PYTHON, Preparation(wasm, "", []))
+            self._prepare(PYTHON, Preparation(wasm, []), "")
 
     @property
     def python_ready(self) -> bool:
@@ -171,34 +174,49 @@ class WasmPrograms:
             )
         return wasm
 
-    def _prepare(self, key: str, preparation: Preparation) -> None:
+    def _prepare(self, key: str, preparation: Preparation, tenant: str) -> None:
+        """In this tenant's line, and if it is in another one's already, so that nobody waits behind what others
+        launch."""
         self._preparing[key] = preparation
-        look_up = self._look_up.of(preparation.tenant)
-        look_up(lambda: self._load(preparation.wasm), partial(self._looked_up, key))
+        if tenant not in preparation.tenants:
+            preparation.tenants.add(tenant)
+            look_up = self._look_up.of(tenant)
+            look_up(lambda: self._load(preparation), partial(self._looked_up, key, preparation, tenant))
 
-    def _load(self, wasm: Path) -> Program | None:
+    def _load(self, preparation: Preparation) -> Program | None:
         """On a worker thread: what is compiled already."""
-        compiled = self._code.find(sha256_of(wasm))
+        if preparation.done:
+            return None
+        compiled = self._code.find(sha256_of(preparation.wasm))
         return None if compiled is None else self._loaded_from(compiled)
 
-    def _compile(self, wasm: Path) -> Program:
+    def _compile(self, preparation: Preparation) -> Program | None:
         """On a worker thread."""
-        return self._loaded_from(asyncio.run(_compiled(self._code, wasm)))
+        if preparation.done:
+            return None
+        return self._loaded_from(asyncio.run(_compiled(self._code, preparation.wasm)))
 
     def _loaded_from(self, compiled: Path) -> Program:
         return Program.load(self.driver.host.engine, compiled, self._code, offered_world())
 
-    def _looked_up(self, key: str, result: object, error: Exception | None) -> None:
-        if result is not None or error is not None:
-            self._prepared(key, result, error)
+    def _looked_up(
+        self, key: str, preparation: Preparation, tenant: str, result: object, error: Exception | None
+    ) -> None:
+        if preparation.done:
             return
-        preparation = self._preparing[key]
+        if result is not None or error is not None:
+            self._prepared(key, preparation, result, error)
+            return
         preparation.compiling()
-        compiling = self._compiling.of(preparation.tenant)
-        compiling(lambda: self._compile(preparation.wasm), partial(self._prepared, key))
+        compiling = self._compiling.of(tenant)
+        compiling(lambda: self._compile(preparation), partial(self._prepared, key, preparation))
 
-    def _prepared(self, key: str, result: object, error: Exception | None) -> None:
-        waiting = self._preparing.pop(key).launches
+    def _prepared(self, key: str, preparation: Preparation, result: object, error: Exception | None) -> None:
+        if preparation.done:
+            return
+        preparation.done = True
+        del self._preparing[key]
+        waiting = preparation.launches
         if isinstance(result, Program):
             self._loaded[key] = result
             while len(self._loaded) > MAX_LOADED:

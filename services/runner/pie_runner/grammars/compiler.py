@@ -31,11 +31,18 @@ MAX_WAITING = 128
 Then = Callable[[LLMatcher | None, PieError | None], None]
 
 
+_Key = tuple[Model, str, str]
+
+
 @dataclass(eq=False)
 class _Entry:
     matcher: LLMatcher | None = None
     error: PieError | None = None
+    begun: bool = False
+    """Written by the thread that compiles."""
     done: bool = False
+    tenants: set[str] = field(default_factory=set[str])
+    """Whose turn it takes: the first that comes."""
     waiting: list[Then] = field(default_factory=list[Then])
 
 
@@ -46,7 +53,7 @@ class GrammarCompiler:
         """`offload` runs one call after the other, and none that anything urgent waits for."""
         self._turns = Turns(offload, 1)
         self._checking = checking or CheckingProcess(CHECKER)
-        self._entries: OrderedDict[tuple[Model, str, str], _Entry] = OrderedDict()
+        self._entries: OrderedDict[_Key, _Entry] = OrderedDict()
         self._under_way = Shares(MAX_WAITING)
         """Of those on their way, by tenant."""
 
@@ -60,18 +67,10 @@ class GrammarCompiler:
         if len(source.text) > MAX_TEXT:
             raise TooLarge(f"a grammar has at most {MAX_TEXT} characters, not {len(source.text)}")
         key = (model, source.kind, source.text)
-        entry = self._entries.get(key)
-        if entry is None:
-            if not self._under_way.take(tenant):
-                raise Overloaded(
-                    f"{self._under_way.of(tenant)} grammars of tenant {tenant} wait to be compiled, its share of "
-                    f"{MAX_WAITING}: try again"
-                )
-            entry = self._entries[key] = _Entry()
-            self._turns.of(tenant)(
-                lambda: self._compiled(model, source),
-                lambda result, error: self._finished(key, tenant, result, error),
-            )
+        entry = self._entries.get(key) or _Entry()
+        if not entry.done and tenant not in entry.tenants:
+            self._queue(key, entry, source, tenant)
+        self._entries[key] = entry
         self._entries.move_to_end(key)
         if entry.done:
             then(entry.matcher, entry.error)
@@ -83,9 +82,29 @@ class GrammarCompiler:
         """End the process; what is under way fails."""
         self._checking.close()
 
-    def _finished(self, key: tuple[Model, str, str], tenant: str, result: object, error: Exception | None) -> None:
-        entry = self._entries[key]
-        self._under_way.give_back(tenant)
+    def _queue(self, key: _Key, entry: _Entry, source: Grammar, tenant: str) -> None:
+        """In this tenant's line, and if it is in another one's already, so that nobody waits behind what others ask."""
+        if not self._under_way.take(tenant):
+            raise Overloaded(
+                f"{self._under_way.of(tenant)} grammars of tenant {tenant} wait to be compiled, its share of "
+                f"{MAX_WAITING}: try again"
+            )
+        entry.tenants.add(tenant)
+
+        def compiled() -> LLMatcher | None:
+            if entry.begun:
+                return None
+            entry.begun = True
+            return self._compiled(key[0], source)
+
+        def finished(result: object, error: Exception | None) -> None:
+            self._under_way.give_back(tenant)
+            if result is not None or error is not None:
+                self._finished(key, entry, result, error)
+
+        self._turns.of(tenant)(compiled, finished)
+
+    def _finished(self, key: _Key, entry: _Entry, result: object, error: Exception | None) -> None:
         entry.done = True
         entry.matcher = result if isinstance(result, LLMatcher) else None
         entry.error = None if error is None else to_error(error)
