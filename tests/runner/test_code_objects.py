@@ -10,7 +10,7 @@ from pie_runner.code_objects import MAX_CODE, MAX_COMPILING, MAX_KEPT, MAX_KNOWN
 from pie_runner.wasm.driver import Driver
 from pie_runner.wasm.fiber import Fiber, Outcome
 from pie_runner.wasm.program import Program
-from pie_wire.errors import PieError, ProgramError
+from pie_wire.errors import Overloaded, PieError, ProgramError
 
 FIBER = cast("Fiber", object())
 PYTHON, OTHER = cast("Program", "python"), cast("Program", "another")
@@ -22,7 +22,10 @@ class FakeDriver:
     def __init__(self) -> None:
         self.spawned: list[tuple[str, Callable[[Fiber, Outcome], None]]] = []
 
-    def spawn(self, program: Program, text: str, *, on_exit: Callable[[Fiber, Outcome], None], **_: object) -> Fiber:
+    def spawn(
+        self, program: Program, text: str, *, on_exit: Callable[[Fiber, Outcome], None], held: bool, **_: object
+    ) -> Fiber:
+        assert not held, "others wait for it, whoever pays"
         self.spawned.append((text, on_exit))
         return FIBER
 
@@ -69,6 +72,17 @@ def test_what_is_no_code_is_not_asked_for_again(world: World, outcome: str | Pie
 
     assert [world.launch() for _ in range(3)] == ["null"] * 3
     assert world.driver.spawned == []
+
+
+def test_where_there_was_no_room_it_is_asked_for_again(world: World):
+    world.launch()
+    world.launch()
+    world.answer(Overloaded("there is no room"))
+
+    world.launch()
+    world.answer('"QUJD"')
+
+    assert world.launch() == '"QUJD"'
 
 
 def test_few_are_compiled_at_a_time_and_the_others_later(world: World):

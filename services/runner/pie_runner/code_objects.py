@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
+from pie_wire.errors import Overloaded
 
 from pie_runner.wasm.fiber import Fiber, Limits, Outcome
 
@@ -79,10 +80,12 @@ class CodeObjects:
         self._compiling.add(key)
         text = msgspec.json.encode({"compile": source, "filename": key[1]}).decode()
         on_exit = partial(self._compiled, key, program)
-        self._driver.spawn(program, text, data=data, on_exit=on_exit, limits=self._limits)
+        self._driver.spawn(program, text, data=data, on_exit=on_exit, limits=self._limits, held=False)
 
     def _compiled(self, key: Key, program: Program, _fiber: Fiber, outcome: Outcome) -> None:
         self._compiling.discard(key)
+        if isinstance(outcome, Overloaded):  # there was no room for it: the next launch may ask again
+            return
         if program is self._program and key in self._known:
             fits = isinstance(outcome, str) and len(outcome) <= MAX_CODE and _TEXT.fullmatch(outcome)
             code = self._known[key] = outcome if isinstance(outcome, str) and fits else ""

@@ -9,8 +9,8 @@ from typing import Any, cast
 import pytest
 import structlog
 from pie_runner.wasm import driver as module
-from pie_runner.wasm.driver import ALONE_SECONDS, Driver
-from pie_runner.wasm.fiber import RESTING, Fiber
+from pie_runner.wasm.driver import ALONE_SECONDS, BUSY_SECONDS, Driver
+from pie_runner.wasm.fiber import BACKGROUND, RESTING, Fiber
 from pie_runner.wasm.rests import FELT_REST, FREE
 from pie_wire.errors import Terminated
 
@@ -64,11 +64,18 @@ class Lab:
         self.driver = Driver(host, payer=lambda data: cast("tuple[str, str]", data))
 
     def spawn(
-        self, seconds: float, slices: int = 0, program: str = "a", tenant: str = "t", *, at_end: float = 0.0
+        self,
+        seconds: float,
+        slices: int = 0,
+        program: str = "a",
+        tenant: str = "t",
+        *,
+        at_end: float = 0.0,
+        held: bool = True,
     ) -> Fake:
         data = (tenant, program)
         self._next = Fake(self, data, seconds, slices, at_end)
-        self.driver.spawn(cast(Any, None), "", data=data, on_exit=lambda *_: None)
+        self.driver.spawn(cast(Any, None), "", data=data, on_exit=lambda *_: None, held=held)
         return self._next
 
     def run(self, seconds: float) -> None:
@@ -184,6 +191,32 @@ def test_other_programs_launched_one_after_the_other_wait_too_while_their_tenant
 
     ran = sum(fiber.ran for fiber in launched)
     assert SPARED + 8 <= ran <= SPARED + 1 + 100 / FELT_REST
+
+
+def test_what_others_need_is_not_held_though_its_tenant_pays(lab: Lab):
+    lab.spawn(SHORT, program="other")
+    lab.spawn(LONG)
+    lab.run(2.0)
+
+    held, made = lab.spawn(SHORT, slices=1), lab.spawn(SHORT, slices=1, held=False)
+    lab.run(0.1)
+
+    assert made.finished
+    assert not held.ran
+
+
+def test_what_there_is_to_send_leaves_before_those_who_compute(lab: Lab):
+    computing = lab.spawn(BUSY_SECONDS * 2)
+    lab.run(0.1)
+    assert computing.state is BACKGROUND
+    assert lab.driver.has_work
+    assert not lab.driver.has_ready
+    ran: list[int] = []
+
+    lab.driver.run_ready(before_background=lambda: ran.append(computing.ran))
+    before = computing.ran
+
+    assert ran[0] < before
 
 
 def test_a_program_that_is_known_starts_at_once_while_its_tenant_pays(lab: Lab):

@@ -71,17 +71,25 @@ class Driver:
         on_exit: Callable[[Fiber, Outcome], None],
         limits: Limits | None = None,
         on_output: Callable[[Fiber, str, bytes], None] | None = None,
+        held: bool = True,
     ) -> Fiber:
         """Queue a new instance that will run `run(text)`. `on_exit` is called once, with its outcome.
 
         `on_output` gets what the guest writes to WASI `stdout` or `stderr` (guests that print through the host's `log`
-        interface write only fatal errors of their language runtime here).
+        interface write only fatal errors of their language runtime here). Not `held`: it starts though its payer rests,
+        since others need what it makes.
         """
         fiber = Fiber(self, program, text, data, on_exit, limits or Limits(), on_output)
         self.fibers.add(fiber)
-        fiber.rests_until = self._start(fiber)
+        if held:
+            fiber.rests_until = self._start(fiber)
         self.make_ready(fiber)
         return fiber
+
+    @property
+    def has_ready(self) -> bool:
+        """Whether fibers that were woken or spawned wait for their turn, besides those that compute."""
+        return bool(self._ready)
 
     @property
     def has_work(self) -> bool:
@@ -123,21 +131,20 @@ class Driver:
     def run_ready(self, budget: float = 0.005, before_background: Callable[[], None] | None = None) -> bool:
         """Run fibers until nothing is ready or `budget` seconds have passed. Returns whether work is left.
 
-        `before_background` sends what those who were woken have to send, before those that compute hold it up.
+        `before_background` sends what there is to send, before those that compute hold it up.
         """
         self._moment = time.perf_counter()
         if self._resting and self._is_rested(self._resting[0]):
             self._end_rest(self._resting.pop(0))
         self._accounted = time.thread_time()
         deadline = self._moment + budget
-        some_ran = bool(self._ready)
         self.host.engine.start_clock()
         try:
             while self._ready:
                 self._run(self._ready.popleft())
                 if self._moment >= deadline:
                     break
-            if some_ran and self._background and before_background is not None:
+            if self._background and before_background is not None:
                 before_background()
             while self._background:
                 self._run(self._background.popleft())
