@@ -221,6 +221,30 @@ def test_a_client_that_does_not_read_stops_the_draining_until_it_does(world: Wor
     assert held == len(PROMPT) + 60
 
 
+def test_what_came_is_taken_before_programs_run(world: World):
+    """One of them may compute for long."""
+
+    async def main(api, text):
+        _, run = await opened(api, max_tokens=12)
+        return json.dumps((await drained(api, run, send=True)).text)
+
+    left: list[int] = []
+    run_ready = world.host.run_ready
+
+    def watched() -> None:
+        sessions = [link.session for link in world.runner.engines._links.values() if link.session is not None]
+        left.extend(len(run._buffer) for session in sessions for run in session.runs.values())
+        run_ready()
+
+    world.host.run_ready = watched
+    text = program(world, main)
+
+    assert text
+    assert "".join(messages(world)) == text
+    assert left
+    assert not any(left)
+
+
 @pytest.mark.parametrize("waited", [True, False], ids=["waited for", "given up"])
 def test_the_last_piece_is_not_lost_when_it_waits_for_room(world: World, waited: bool):
     async def main(api, text):

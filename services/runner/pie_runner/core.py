@@ -123,7 +123,7 @@ class RunnerCore:
     # -- the loop
 
     def tick(self) -> None:
-        """Time passes. Call every turn; at least every 100 ms."""
+        """Time passes, and what came is taken in. Call every turn; at least every 100 ms."""
         now = self.hub.clock()
         self.timers.run(now)
         for port in (KVSTORE, GATEWAY):
@@ -132,6 +132,7 @@ class RunnerCore:
         self.membership.tick()
         self.uplink.tick(now)
         self.engines.tick()
+        self.engines.drain()
         if now >= self._next_load:
             self._next_load = now + LOAD_EVERY
             self.uplink.load(self.live, self._lag * 1000)

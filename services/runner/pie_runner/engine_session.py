@@ -152,8 +152,7 @@ class Session:
 
     def flush(self) -> None:
         """Take what is drained, report consumption, where it is due, and send what is queued."""
-        if self.drains:
-            self._drain()
+        self.drain()
         if self.unreported:
             self._report()
         batch, self._batch = self._batch, []
@@ -170,10 +169,12 @@ class Session:
                     self._hub.send(self.peer, ops.Ops(first + i, [op]), buffers=self._cargo.pop(first + i))
                 start, weight = i + 1, 0
 
-    def _drain(self) -> None:
-        drains, self.drains = self.drains, {}
-        for drain in drains:
-            drain.go_on()
+    def drain(self) -> None:
+        """Go on with the drains of runs that got something."""
+        if self.drains:
+            drains, self.drains = self.drains, {}
+            for drain in drains:
+                drain.go_on()
 
     def _report(self) -> None:
         now = self._hub.clock()
@@ -247,7 +248,7 @@ class Session:
             table.clear()
         self.unreported.clear()
         self.journaled.clear()
-        self._drain()
+        self.drain()
 
     def _refuse(self, context_id: int, failed: list[OpFailure]) -> None:
         context = self.contexts.get(context_id)

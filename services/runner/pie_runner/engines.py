@@ -168,6 +168,12 @@ class Engines:
                 self._dialer.dial(PORT_PREFIX + link.name, link.endpoint)  # remakes a port that was closed
         self._answer_waiters()
 
+    def drain(self) -> None:
+        """Take what came for runs that are drained: before programs run, which may take long."""
+        for link in self._links.values():
+            if link.session is not None:
+                link.session.drain()
+
     def flush(self) -> None:
         """End of a loop turn."""
         for link in self._links.values():

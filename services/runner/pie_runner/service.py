@@ -142,7 +142,7 @@ class RunnerService:
         self.core.tick()
         if self._driver.has_work:
             self._driver.run_ready(self._budget, self._send)
-        self.core.flush(busy=self._driver.has_work)
+        self.core.flush(busy=self._driver.has_ready)
         self._hub.progress += 1
         self.core.observe_lag(self._clock() - began)
 
