@@ -10,8 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from e2e_stack import Stack, Stacks
-from pie_runner.wasm.rests import FELT_REST, FREE
+from e2e_stack import Stack
+from pie_runner.wasm.rests import FELT_REST
 from pie_wire.errors import DeadlineExceeded, Gone, NotFound
 from pie_zmq import Client, Process
 
@@ -84,16 +84,23 @@ HOGS = {
 """Programs; those that soon end are launched again and again."""
 
 
-@pytest.fixture(scope="module")
-def stack(stacks: Stacks, script: Path) -> Stack:
-    return stacks.get("hogs", f"scripted:{script}", runners=1)
+@pytest.fixture
+def stack(script: Path) -> Iterator[Stack]:
+    """One for each kind, whose tenant has nothing to pay for."""
+    stack = Stack(f"scripted:{script}", runners=1)
+    try:
+        stack.up()
+        yield stack
+    finally:
+        stack.close()
 
 
-@pytest.fixture(scope="module")
-def usual(stack: Stack) -> Iterator[list[float]]:
-    """What steps take when nothing else runs."""
+@pytest.fixture
+def usual(stack: Stack) -> list[float]:
+    """What steps take when nothing else runs. The first ones come while the stack is still busy with its own start."""
     with stack.client() as client:
-        yield steps(client)
+        steps(client)
+        return steps(client)
 
 
 def steps(client: Client) -> list[float]:
@@ -146,9 +153,7 @@ def test_steps_of_others_are_hardly_delayed(
 @pytest.mark.soak
 @pytest.mark.timeout(300)
 def test_one_large_file_is_not_held_up(stack: Stack, usual: list[float], capsys: pytest.CaptureFixture[str]):
-    """Beside others, by a program that does it once: what is free for its tenant is enough. The hogs above have used it
-    up, and it has come back."""
-    time.sleep(FREE + FELT_REST)
+    """Beside others, by a program that does it once: what is free for its tenant is enough."""
     with stack.client() as client:
         patient = client.launch(f"sha256:{client.upload(PATIENT)}", {"steps": 2 * STEPS})
         since = time.monotonic()
