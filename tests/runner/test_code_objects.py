@@ -22,10 +22,10 @@ class FakeDriver:
     def __init__(self) -> None:
         self.spawned: list[tuple[str, Callable[[Fiber, Outcome], None]]] = []
 
-    def spawn(
-        self, program: Program, text: str, *, on_exit: Callable[[Fiber, Outcome], None], held: bool, **_: object
-    ) -> Fiber:
-        assert not held, "others wait for it, whoever pays"
+    def pays(self, data: object) -> bool:
+        return data == "pays"
+
+    def spawn(self, program: Program, text: str, *, on_exit: Callable[[Fiber, Outcome], None], **_: object) -> Fiber:
         self.spawned.append((text, on_exit))
         return FIBER
 
@@ -35,8 +35,10 @@ class World:
         self.driver = FakeDriver()
         self.codes = CodeObjects(cast("Driver", self.driver), 1 << 20)
 
-    def launch(self, name: str = "a", source: str = "pass", program: Program = PYTHON) -> str:
-        code = self.codes.find((name, "main.py"), source, program, None)
+    def launch(
+        self, name: str = "a", source: str = "pass", program: Program = PYTHON, tenant: str = "", data: object = None
+    ) -> str:
+        code = self.codes.find((name, "main.py"), source, program, tenant or name, data)
         self.codes.compile_wanted()
         return code
 
@@ -95,6 +97,26 @@ def test_few_are_compiled_at_a_time_and_the_others_later(world: World):
     world.launch(names[-1])
 
     assert len(world.driver.spawned) == MAX_COMPILING
+
+
+def test_a_tenant_with_many_leaves_a_place_to_another(world: World):
+    for name in ("a", "b") * 2:
+        world.launch(name, tenant="hog")
+    assert len(world.driver.spawned) == 1
+
+    world.launch("b", tenant="other")
+
+    assert len(world.driver.spawned) == 2
+
+
+def test_for_a_tenant_that_pays_nothing_is_compiled(world: World):
+    for _ in range(3):
+        assert world.launch(data="pays") == "null"
+    assert world.driver.spawned == []
+
+    world.launch(data="pays no more")
+
+    assert len(world.driver.spawned) == 1
 
 
 def test_long_source_is_left_to_its_launches(world: World):

@@ -244,6 +244,38 @@ def test_a_grammar_that_another_tenant_waits_for_is_compiled_in_the_turn_that_co
     assert compiler._under_way.taken == 0
 
 
+def test_what_was_compiled_for_another_takes_no_turn(model, checking):
+    later, got = Later(), []
+    compiler = GrammarCompiler(later, checking)
+    shared = ["s1", "s2", "s3"]
+    asked = [("hog", text) for text in [*shared, "h1", "h2"]] + [("other", text) for text in [*shared[::-1], "mine"]]
+    for tenant, text in asked:
+        then = partial(lambda text, *_: got.append(text), text)
+        compiler.compile(model, Grammar("regex", text), then, tenant)
+    turns = 0
+    while later.work:
+        later.run()
+        turns += 1
+
+    assert turns == len(set(asked)) - len(shared)
+    assert got.index("mine") < got.index("h2")
+
+
+def test_who_has_no_share_left_still_waits_for_what_another_asked_for(model, checking):
+    later, got = Later(), []
+    compiler = GrammarCompiler(later, checking)
+    compiler.compile(model, Grammar("regex", "a"), lambda *_: None, "other")
+    while compiler._under_way.take("hog"):
+        pass
+
+    compiler.compile(model, Grammar("regex", "a"), lambda matcher, _: got.append(matcher), "hog")
+    with pytest.raises(Overloaded):
+        compiler.compile(model, Grammar("regex", "b"), lambda *_: None, "hog")
+    later.run()
+
+    assert got[0] is not None
+
+
 def test_a_tokenizer_that_cannot_be_followed_is_unsupported(model, checking):
     mute = Model(model.facts, model.tokenizer, None, model.vocabulary, None)
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 from pie_wire.errors import Overloaded
+from pie_wire.shares import Shares
 
 from pie_runner.wasm.fiber import Fiber, Limits, Outcome
 
@@ -31,7 +32,10 @@ MAX_CODE = 1 << 20
 MAX_KEPT = 32 << 20
 """For all together."""
 MAX_COMPILING = 2
+"""Shared among tenants: each has one place."""
 CPU_SECONDS = 10.0
+MEMORY_BYTES = 256 << 20
+"""To compile takes many times the size of a source."""
 
 _TEXT = re.compile(r'"[A-Za-z0-9+/=]*"')
 
@@ -43,19 +47,21 @@ class CodeObjects:
     """Of the sources that were launched lately. Lives on the loop thread."""
 
     def __init__(self, driver: Driver, memory_bytes: int) -> None:
-        """`memory_bytes`: what an instance may have that compiles."""
+        """`memory_bytes`: what an instance may have."""
         self._driver = driver
-        self._limits = Limits(memory_bytes=memory_bytes, cpu_seconds=CPU_SECONDS)
+        self._limits = Limits(memory_bytes=min(memory_bytes, MEMORY_BYTES), cpu_seconds=CPU_SECONDS)
         self._known: OrderedDict[Key, str | None] = OrderedDict()
         """None: launched once. Empty: there is none to be had."""
         self._kept = 0
         self._compiling: set[Key] = set()
+        self._places = Shares(MAX_COMPILING)
         self._wanted: Callable[[], None] | None = None
         self._program: Program | None = None
 
-    def find(self, key: Key, source: str, program: Program, data: object) -> str:
+    def find(self, key: Key, source: str, program: Program, tenant: str, data: object) -> str:
         """The code as JSON, or `NONE`: then the launch compiles for itself. From the second time on the source is
-        compiled for those that come later: at the next `compile_wanted`, in a fiber with this `data`."""
+        compiled for those that come later: at the next `compile_wanted`, in a fiber with this `data`. Not for a tenant
+        that pays: its fiber would keep the place while it rests."""
         if program is not self._program:  # another Python has other code
             self._program = program
             self._known.clear()
@@ -66,8 +72,8 @@ class CodeObjects:
             return NONE
         self._known.move_to_end(key)
         code = self._known[key]
-        if code is None and key not in self._compiling and len(self._compiling) < MAX_COMPILING:
-            self._wanted = partial(self._compile, key, source, program, data)
+        if code is None and key not in self._compiling and not self._driver.pays(data):
+            self._wanted = partial(self._compile, key, source, program, tenant, data)
         return code or NONE
 
     def compile_wanted(self) -> None:
@@ -76,14 +82,17 @@ class CodeObjects:
         if wanted is not None:
             wanted()
 
-    def _compile(self, key: Key, source: str, program: Program, data: object) -> None:
+    def _compile(self, key: Key, source: str, program: Program, tenant: str, data: object) -> None:
+        if not self._places.take(tenant):
+            return
         self._compiling.add(key)
         text = msgspec.json.encode({"compile": source, "filename": key[1]}).decode()
-        on_exit = partial(self._compiled, key, program)
-        self._driver.spawn(program, text, data=data, on_exit=on_exit, limits=self._limits, held=False)
+        on_exit = partial(self._compiled, key, program, tenant)
+        self._driver.spawn(program, text, data=data, on_exit=on_exit, limits=self._limits)
 
-    def _compiled(self, key: Key, program: Program, _fiber: Fiber, outcome: Outcome) -> None:
+    def _compiled(self, key: Key, program: Program, tenant: str, _fiber: Fiber, outcome: Outcome) -> None:
         self._compiling.discard(key)
+        self._places.give_back(tenant)
         if isinstance(outcome, Overloaded):  # there was no room for it: the next launch may ask again
             return
         if program is self._program and key in self._known:

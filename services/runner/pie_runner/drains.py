@@ -26,7 +26,8 @@ class Rest(NamedTuple):
 
 
 class PendingRest(Waitable):
-    """The WIT's `pending-rest`. Its session calls `go_on` at the end of a turn in which the run got something."""
+    """The WIT's `pending-rest`. Its session calls `go_on` when the run has got something, once the message that brought
+    it is read."""
 
     def __init__(self, run: Run, forward: Forward | None) -> None:
         """`forward` gets the text of each step."""

@@ -32,10 +32,16 @@ class Turns:
         """An Offload for work of this tenant."""
 
         def offload(work: Callable[[], object], then: Then) -> None:
-            self._lines.add(tenant, _Work(work, then))
-            self._begin()
+            self.add(tenant, work, then)
 
         return offload
+
+    def add(self, tenant: str, work: Callable[[], object], then: Then) -> Callable[[], None]:
+        """The same, for who may no longer want it: what is returned takes it out of the line, unless it has begun."""
+        item = _Work(work, then)
+        self._lines.add(tenant, item)
+        self._begin()
+        return lambda: self._lines.discard(tenant, item)
 
     def _begin(self) -> None:
         while (next_one := self._lines.take(self._shares.taker)) is not None:
@@ -44,7 +50,9 @@ class Turns:
     def _run(self, work: _Work, tenant: str) -> None:
         def ended(result: object, error: Exception | None) -> None:
             self._shares.give_back(tenant)
-            self._begin()
-            work.then(result, error)
+            try:
+                work.then(result, error)  # which may take out of the line what would be next
+            finally:
+                self._begin()
 
         self._offload(work.do, ended)

@@ -68,8 +68,8 @@ class Preparation:
 
     wasm: Path
     launches: list[Launch]
-    tenants: set[str] = field(default_factory=set[str])
-    """Whose turn it takes: the first that comes."""
+    lines: dict[str, Callable[[], None]] = field(default_factory=dict[str, "Callable[[], None]"])
+    """By tenant in whose line it is, how to take it out of there: it is prepared in the turn that comes first."""
     compiles: bool = False
     done: bool = False
 
@@ -160,7 +160,8 @@ class WasmPrograms:
 
     def _envelope(self, process: Process, source: str, program: Program) -> str:
         """What the generic component takes: the input is spliced in as it is, so that it is parsed only once."""
-        code = self._code_objects.find((process.ref.sha256, process.filename), source, program, process)
+        key = process.ref.sha256, process.filename
+        code = self._code_objects.find(key, source, program, process.scope.tenant, process)
         head = msgspec.json.encode({"source": source, "filename": process.filename}).decode()
         return f'{head[:-1]},"code":{code},"input":{process.input or "null"}}}'
 
@@ -175,26 +176,20 @@ class WasmPrograms:
         return wasm
 
     def _prepare(self, key: str, preparation: Preparation, tenant: str) -> None:
-        """In this tenant's line, and if it is in another one's already, so that nobody waits behind what others
-        launch."""
+        """In this tenant's line, though it may be in another one's already: nobody waits behind what others launch."""
         self._preparing[key] = preparation
-        if tenant not in preparation.tenants:
-            preparation.tenants.add(tenant)
-            look_up = self._look_up.of(tenant)
-            look_up(lambda: self._load(preparation), partial(self._looked_up, key, preparation, tenant))
+        if tenant not in preparation.lines:
+            then = partial(self._looked_up, key, preparation, tenant)
+            preparation.lines[tenant] = self._look_up.add(tenant, lambda: self._load(preparation.wasm), then)
 
-    def _load(self, preparation: Preparation) -> Program | None:
+    def _load(self, wasm: Path) -> Program | None:
         """On a worker thread: what is compiled already."""
-        if preparation.done:
-            return None
-        compiled = self._code.find(sha256_of(preparation.wasm))
+        compiled = self._code.find(sha256_of(wasm))
         return None if compiled is None else self._loaded_from(compiled)
 
-    def _compile(self, preparation: Preparation) -> Program | None:
+    def _compile(self, wasm: Path) -> Program:
         """On a worker thread."""
-        if preparation.done:
-            return None
-        return self._loaded_from(asyncio.run(_compiled(self._code, preparation.wasm)))
+        return self._loaded_from(asyncio.run(_compiled(self._code, wasm)))
 
     def _loaded_from(self, compiled: Path) -> Program:
         return Program.load(self.driver.host.engine, compiled, self._code, offered_world())
@@ -204,19 +199,22 @@ class WasmPrograms:
     ) -> None:
         if preparation.done:
             return
-        if result is not None or error is not None:
+        # While it is compiled for another tenant, what is found may be half of it.
+        if result is not None or (error is not None and not preparation.compiles):
             self._prepared(key, preparation, result, error)
             return
         preparation.compiling()
-        compiling = self._compiling.of(tenant)
-        compiling(lambda: self._compile(preparation), partial(self._prepared, key, preparation))
+        then = partial(self._prepared, key, preparation)
+        preparation.lines[tenant] = self._compiling.add(tenant, lambda: self._compile(preparation.wasm), then)
 
     def _prepared(self, key: str, preparation: Preparation, result: object, error: Exception | None) -> None:
         if preparation.done:
             return
         preparation.done = True
         del self._preparing[key]
-        waiting = preparation.launches
+        for leave in preparation.lines.values():
+            leave()
+        waiting, preparation.launches = preparation.launches, []
         if isinstance(result, Program):
             self._loaded[key] = result
             while len(self._loaded) > MAX_LOADED:

@@ -64,18 +64,11 @@ class Lab:
         self.driver = Driver(host, payer=lambda data: cast("tuple[str, str]", data))
 
     def spawn(
-        self,
-        seconds: float,
-        slices: int = 0,
-        program: str = "a",
-        tenant: str = "t",
-        *,
-        at_end: float = 0.0,
-        held: bool = True,
+        self, seconds: float, slices: int = 0, program: str = "a", tenant: str = "t", *, at_end: float = 0.0
     ) -> Fake:
         data = (tenant, program)
         self._next = Fake(self, data, seconds, slices, at_end)
-        self.driver.spawn(cast(Any, None), "", data=data, on_exit=lambda *_: None, held=held)
+        self.driver.spawn(cast(Any, None), "", data=data, on_exit=lambda *_: None)
         return self._next
 
     def run(self, seconds: float) -> None:
@@ -193,18 +186,6 @@ def test_other_programs_launched_one_after_the_other_wait_too_while_their_tenant
     assert SPARED + 8 <= ran <= SPARED + 1 + 100 / FELT_REST
 
 
-def test_what_others_need_is_not_held_though_its_tenant_pays(lab: Lab):
-    lab.spawn(SHORT, program="other")
-    lab.spawn(LONG)
-    lab.run(2.0)
-
-    held, made = lab.spawn(SHORT, slices=1), lab.spawn(SHORT, slices=1, held=False)
-    lab.run(0.1)
-
-    assert made.finished
-    assert not held.ran
-
-
 def test_what_there_is_to_send_leaves_before_those_who_compute(lab: Lab):
     computing = lab.spawn(BUSY_SECONDS * 2)
     lab.run(0.1)
@@ -217,6 +198,21 @@ def test_what_there_is_to_send_leaves_before_those_who_compute(lab: Lab):
     before = computing.ran
 
     assert ran[0] < before
+
+
+def test_who_computes_does_not_pay_for_what_is_sent_before(lab: Lab):
+    lab.spawn(SHORT, program="other")
+    computing = lab.spawn(BUSY_SECONDS * 2)
+    lab.run(0.1)
+
+    def send() -> None:
+        lab.now += LONG
+
+    for _ in range(SPARED + 2):
+        lab.driver.run_ready(before_background=send)
+
+    assert computing.state is BACKGROUND
+    assert not lab.driver.pays(computing.data)
 
 
 def test_a_program_that_is_known_starts_at_once_while_its_tenant_pays(lab: Lab):

@@ -38,11 +38,9 @@ _Key = tuple[Model, str, str]
 class _Entry:
     matcher: LLMatcher | None = None
     error: PieError | None = None
-    begun: bool = False
-    """Written by the thread that compiles."""
     done: bool = False
-    tenants: set[str] = field(default_factory=set[str])
-    """Whose turn it takes: the first that comes."""
+    lines: dict[str, Callable[[], None]] = field(default_factory=dict[str, "Callable[[], None]"])
+    """By tenant in whose line it is, how to take it out of there: it is compiled in the turn that comes first."""
     waiting: list[Then] = field(default_factory=list[Then])
 
 
@@ -59,7 +57,7 @@ class GrammarCompiler:
 
     def compile(self, model: Model, source: Grammar, then: Then, tenant: str) -> Callable[[], None]:
         """Call with a matcher at the beginning, which must be copied, or with the error; at once if it is known, else
-        when it is the tenant's turn. Returns how to forget the question.
+        when it is the turn of a tenant that asks for it. Returns how to forget the question.
 
         Raises:
             TooLarge: the text is. Overloaded: too many grammars wait.
@@ -68,9 +66,15 @@ class GrammarCompiler:
             raise TooLarge(f"a grammar has at most {MAX_TEXT} characters, not {len(source.text)}")
         key = (model, source.kind, source.text)
         entry = self._entries.get(key) or _Entry()
-        if not entry.done and tenant not in entry.tenants:
-            self._queue(key, entry, source, tenant)
-        self._entries[key] = entry
+        if not entry.done and tenant not in entry.lines:
+            if self._under_way.take(tenant):
+                self._entries[key] = entry
+                self._queue(key, entry, source, tenant)
+            elif not entry.lines:
+                raise Overloaded(
+                    f"{self._under_way.of(tenant)} grammars of tenant {tenant} wait to be compiled, its share of "
+                    f"{MAX_WAITING}: try again"
+                )
         self._entries.move_to_end(key)
         if entry.done:
             then(entry.matcher, entry.error)
@@ -83,28 +87,18 @@ class GrammarCompiler:
         self._checking.close()
 
     def _queue(self, key: _Key, entry: _Entry, source: Grammar, tenant: str) -> None:
-        """In this tenant's line, and if it is in another one's already, so that nobody waits behind what others ask."""
-        if not self._under_way.take(tenant):
-            raise Overloaded(
-                f"{self._under_way.of(tenant)} grammars of tenant {tenant} wait to be compiled, its share of "
-                f"{MAX_WAITING}: try again"
-            )
-        entry.tenants.add(tenant)
-
-        def compiled() -> LLMatcher | None:
-            if entry.begun:
-                return None
-            entry.begun = True
-            return self._compiled(key[0], source)
-
-        def finished(result: object, error: Exception | None) -> None:
-            self._under_way.give_back(tenant)
-            if result is not None or error is not None:
-                self._finished(key, entry, result, error)
-
-        self._turns.of(tenant)(compiled, finished)
+        """In this tenant's line, though it may be in another one's already: nobody waits behind what others ask."""
+        entry.lines[tenant] = self._turns.add(
+            tenant,
+            lambda: self._compiled(key[0], source),
+            lambda result, error: self._finished(key, entry, result, error),
+        )
 
     def _finished(self, key: _Key, entry: _Entry, result: object, error: Exception | None) -> None:
+        for tenant, leave in entry.lines.items():
+            leave()
+            self._under_way.give_back(tenant)
+        entry.lines.clear()
         entry.done = True
         entry.matcher = result if isinstance(result, LLMatcher) else None
         entry.error = None if error is None else to_error(error)

@@ -68,8 +68,8 @@ class CodeCache:
         mac = self._digest(compiled)
         scratch = _mac_path(compiled)
         scratch.write_bytes(mac)
+        scratch.replace(_mac_path(path))  # first: code without it counts as somebody else's
         compiled.replace(path)
-        scratch.replace(_mac_path(path))
         self.evict(keep=path)
         return path
 

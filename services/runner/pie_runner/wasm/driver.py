@@ -71,20 +71,21 @@ class Driver:
         on_exit: Callable[[Fiber, Outcome], None],
         limits: Limits | None = None,
         on_output: Callable[[Fiber, str, bytes], None] | None = None,
-        held: bool = True,
     ) -> Fiber:
         """Queue a new instance that will run `run(text)`. `on_exit` is called once, with its outcome.
 
         `on_output` gets what the guest writes to WASI `stdout` or `stderr` (guests that print through the host's `log`
-        interface write only fatal errors of their language runtime here). Not `held`: it starts though its payer rests,
-        since others need what it makes.
+        interface write only fatal errors of their language runtime here).
         """
         fiber = Fiber(self, program, text, data, on_exit, limits or Limits(), on_output)
         self.fibers.add(fiber)
-        if held:
-            fiber.rests_until = self._start(fiber)
+        fiber.rests_until = self._start(fiber)
         self.make_ready(fiber)
         return fiber
+
+    def pays(self, data: object) -> bool:
+        """Whether what is spawned with this `data` would be paid for by a tenant that pays for slices too long."""
+        return self._rests.pays(self._payer(data)[0], time.perf_counter())
 
     @property
     def has_ready(self) -> bool:
@@ -146,6 +147,7 @@ class Driver:
                     break
             if self._background and before_background is not None:
                 before_background()
+                self._moment, self._accounted = time.perf_counter(), time.thread_time()  # not for who runs next to pay
             while self._background:
                 self._run(self._background.popleft())
                 if self._ready or self._moment >= deadline:

@@ -94,6 +94,11 @@ class Rests:
         tenant.remember(program, 0.0)
         return 0.0
 
+    def pays(self, tenant: str, now: float) -> bool:
+        """Some of its programs rest now."""
+        known = self._tenants.get(tenant)
+        return known is not None and known.until > now
+
     def _of(self, name: str) -> _Tenant:
         tenant = self._tenants.get(name)
         if tenant is None:
