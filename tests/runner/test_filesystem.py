@@ -14,6 +14,7 @@ import pytest
 from pie_runner.outside.file_rooms import FileRooms, FileSettings
 from pie_runner.testing import CallError
 from pie_wire.capabilities import Capabilities, Grants
+from pie_wire.errors import QuotaExceeded
 from pie_wire.hub import Scope
 from pie_wire.messages.common import ProgramRef
 from pie_wire.messages.runner import Kill
@@ -114,7 +115,7 @@ def test_data_stays_and_scratch_goes_with_the_process(world: World, tmp_path: Pa
     assert run(world, ("read", "/data/a", 0, 9), ("read", "/scratch/a", 0, 9), pid="p2") == [b64(b"kept"), "not_found"]
     assert left(tmp_path / "scratch") == []
     assert not list((tmp_path / "scratch" / "runner-1").glob("p*"))
-    [owner] = (tmp_path / "data").glob("*/owner.json")
+    [owner] = (tmp_path / "data").glob("*/*/owner.json")
     assert json.loads(owner.read_text()) == {"tenant": "local", "user": "local", "program": "prog"}
 
 
@@ -136,7 +137,20 @@ def test_data_belongs_to_a_user_and_a_program(tmp_path: Path):
     }
     assert len(folders) == 7
     assert folder(version="2.0.0") in folders
-    assert all(Path(path).parent == tmp_path / "data" for path in folders)
+    assert all(Path(path).parents[1] == tmp_path / "data" for path in folders)
+
+
+def test_a_user_has_files_of_so_many_programs(tmp_path: Path):
+    rooms = FileRooms(tmp_path, "r", FileSettings(data_programs=2), lambda work, then: None)
+    mine, others = Scope("t", "u"), Scope("t", "other")
+    for name in ("a", "b"):
+        rooms.data(mine, ProgramRef(name, "", "python", "x"))
+
+    with pytest.raises(QuotaExceeded, match="data_programs = 2"):
+        rooms.data(mine, ProgramRef("c", "", "python", "x"))
+
+    rooms.data(mine, ProgramRef("a", "", "python", "x"))
+    rooms.data(others, ProgramRef("c", "", "python", "x"))
 
 
 async def never_ends(api: Any, text: str) -> str:

@@ -39,6 +39,7 @@ class RunnerConfig:
     scratch_bytes: int = option(256 << 20, "files of one program in /scratch")
     data_bytes: int = option(1 << 30, "files of one user and program in /data")
     file_entries: int = option(10_000, "files and folders of one program in /scratch, and in /data")
+    data_programs: int = option(256, "programs of one user that may have files in /data; 0: no limit")
     files: str = option(str(pie_home()), "folder of data/ and scratch/, where files of programs lie")
     tenants: str = option("", "TOML file of what tenants may use; empty: the defaults that follow, for all")
     tenant_contexts: int = option(0, "contexts that the programs of one tenant may have open here; 0: no limit")

@@ -179,7 +179,9 @@ class RunnerService:
         return OutsideFacilities(self._aside, HttpShared(http), self._files, servers)
 
     def _file_rooms(self, config: RunnerConfig) -> FileRooms:
-        settings = FileSettings(config.file_bytes, config.scratch_bytes, config.data_bytes, config.file_entries)
+        settings = FileSettings(
+            config.file_bytes, config.scratch_bytes, config.data_bytes, config.file_entries, config.data_programs
+        )
         me = self._hub.identity
         return FileRooms(Path(config.files), f"{me.name}-{me.incarnation}", settings, self._disk, DISK_THREADS)
 

@@ -1,7 +1,7 @@
 """Where the files of programs lie on a runner's disk.
 
 HOME/scratch/RUNNER-INCARNATION/PID/   of one process
-HOME/data/DIGEST/                      of a user and a program; `owner.json` says of whom
+HOME/data/USER/PROGRAM/                of a user and a program, by digests; `owner.json` says of whom
 
 A runner holds a lock on its own folder of scratch as long as it lives; whoever starts removes those that nobody holds.
 """
@@ -17,6 +17,7 @@ from typing import IO
 
 import msgspec
 import structlog
+from pie_wire.errors import QuotaExceeded
 from pie_wire.hub import Scope
 from pie_wire.messages.common import ProgramRef
 
@@ -39,6 +40,8 @@ class FileSettings:
     """All files of a user and a program in /data."""
     entries: int = 10_000
     """Files and folders, in each of the two."""
+    data_programs: int = 256
+    """Programs of one user that have files in /data: a user names as many as they like."""
 
 
 class FileRooms:
@@ -64,19 +67,30 @@ class FileRooms:
 
     def data(self, scope: Scope, ref: ProgramRef) -> Tree:
         """The tree of a user and a program, all its versions. An uploaded file is another program than an installed one
-        of the same name. Touches the disk."""
-        owner = {"tenant": scope.tenant, "user": scope.user, "program" if ref.version else "file": ref.name}
-        text = msgspec.json.encode(owner, order="deterministic")
-        folder = self._data / hashlib.sha256(text).hexdigest()[:32]
+        of the same name. Touches the disk. Raises QuotaExceeded."""
+        user = {"tenant": scope.tenant, "user": scope.user}
+        owner = _encode(user | {"program" if ref.version else "file": ref.name})
+        theirs = self._data / _digest(_encode(user))
+        folder = theirs / _digest(owner)
         if not (folder / "owner.json").exists():
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            (folder / "owner.json").write_bytes(text)
+            theirs.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._check_programs(theirs, scope)
+            folder.mkdir(exist_ok=True, mode=0o700)
+            (folder / "owner.json").write_bytes(owner)
         return Tree(folder, self._limits("data_bytes", self._settings.data_bytes), durable=True)
 
     def close(self) -> None:
         """The runner ends: nothing of scratch is left."""
         shutil.rmtree(self._scratch, ignore_errors=True)
         self._lock.close()
+
+    def _check_programs(self, theirs: Path, scope: Scope) -> None:
+        most = self._settings.data_programs
+        if most and sum(1 for _ in theirs.iterdir()) >= most:
+            raise QuotaExceeded(
+                f"{most} programs of user {scope.user} have files in /data, and data_programs = {most}: use one of "
+                f"them, or ask the operator to remove what is no longer needed of data/{theirs.name}, or to raise it"
+            )
 
     def _limits(self, name: str, size: int) -> TreeLimits:
         return TreeLimits(name, size, self._settings.entries, self._settings.file_bytes)
@@ -109,6 +123,14 @@ def _remove_if_dead(folder: Path) -> None:
             return
         log.info("removing files that a dead runner has left", folder=str(folder))
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _encode(owner: dict[str, str]) -> bytes:
+    return msgspec.json.encode(owner, order="deterministic")
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:32]
 
 
 def _plain(pid: str) -> str:

@@ -1,8 +1,8 @@
-"""WASI functions that would block the event loop, or tell the guest something unrecorded, answered by our own host.
+"""WASI functions that would block the event loop, or read clocks and randomness of their own, answered by our own host.
 
 wasmtime's WASI serves the rest: without preopened directories, network or environment it is inert. A guest's sleep goes
 through `wasi:io/poll`, which would block the thread; here it parks the fiber. Times and random bytes come from the host
-table, so that what is recorded there is everything a program sees.
+table: a guest sees those and no others.
 """
 
 from __future__ import annotations
