@@ -29,11 +29,18 @@ class Attack:
         host = self.world.host
         host._limits = replace(host._limits, cpu_seconds=cpu_seconds)
 
-    def launch(self, artifact: bytes, text: str = "null", kind: ProgramKind = "component", **fields: Any) -> str:
+    def launch(
+        self,
+        artifact: bytes,
+        text: str = "null",
+        kind: ProgramKind = "component",
+        tenant: str = "local",
+        **fields: Any,
+    ) -> str:
         """Start it. Returns its pid."""
         self._launched += 1
         pid = f"attack-{self._launched}"
-        self.world.send_start(Start(pid, self.world.store("attack", artifact, kind), text, **fields))
+        self.world.send_start(Start(pid, self.world.store("attack", artifact, kind), text, **fields), tenant)
         return pid
 
     def outcome(self, artifact: bytes, text: str = "null", kind: ProgramKind = "component") -> str:

@@ -293,11 +293,14 @@ class Tree:
 
 @contextmanager
 def _opened(folder: int, name: str, flags: int) -> Generator[int]:
-    """A regular file."""
+    """A regular file, which has no other name: by that it might be somebody else's."""
     fd = os.open(name, flags | _FILE, 0o600, dir_fd=folder)
     try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode):
             raise BadRequest(f"{name!r} is no file")
+        if found.st_nlink > 1:
+            raise Forbidden(f"{name!r} is a link: the file has other names, perhaps elsewhere; write it anew")
         yield fd
     finally:
         os.close(fd)
