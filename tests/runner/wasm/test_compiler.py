@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 
 import psutil
@@ -70,6 +71,26 @@ def test_closing_leaves_no_process(tmp_path: Path):
     asyncio.run(scenario())
 
     assert no_children()
+
+
+def test_old_code_makes_room_for_new_beyond_the_limit(tmp_path: Path):
+    """That of the cache that was asked for, though another process compiles."""
+
+    async def scenario(limit: int) -> list[bool]:
+        cache = CodeCache(tmp_path / "code", limit_bytes=limit)
+        wasm, paths = component(tmp_path), list[Path]()
+        for number in range(3):
+            wasm.write_text(f"(component {RUN}) ;; {number}")
+            paths.append(await Compiler(cache).compile(wasm))
+            os.utime(paths[-1], (number, number))
+        return [path.exists() for path in paths]
+
+    assert asyncio.run(scenario(1 << 30)) == [True, True, True]
+    size = sum(path.stat().st_size for path in (tmp_path / "code").glob("*.cwasm"))
+    for path in (tmp_path / "code").glob("*.cwasm"):
+        path.unlink()
+
+    assert asyncio.run(scenario(size - 1)) == [False, True, True]
 
 
 def no_children() -> bool:

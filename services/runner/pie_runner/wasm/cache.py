@@ -6,6 +6,7 @@ Every entry carries a keyed digest; the key is made once per directory and reada
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import os
@@ -35,7 +36,7 @@ class CodeCache:
     ) -> None:
         self.directory = directory
         self._settings = settings or EngineSettings()
-        self._limit = limit_bytes
+        self.limit_bytes = limit_bytes
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._key = _installation_key(directory / "key")
 
@@ -79,10 +80,14 @@ class CodeCache:
 
     def evict(self, keep: Path | None = None) -> None:
         """Remove the least recently used entries beyond the size limit."""
-        entries = sorted((path.stat().st_mtime, path.stat().st_size, path) for path in self.directory.glob("*.cwasm"))
+        entries: list[tuple[float, int, Path]] = []
+        for path in self.directory.glob("*.cwasm"):
+            with contextlib.suppress(FileNotFoundError):  # another compiler evicts too
+                stat = path.stat()
+                entries.append((stat.st_mtime, stat.st_size, path))
         total = sum(size for _, size, _ in entries)
-        for _, size, path in entries:
-            if total <= self._limit:
+        for _, size, path in sorted(entries):
+            if total <= self.limit_bytes:
                 return
             if path != keep:
                 self._remove(path)

@@ -1,6 +1,7 @@
 """wasm to machine code, in a process of its own: compilation takes seconds and must not stop the fibers.
 
-`python -m pie_runner.wasm.compiler WASM DIRECTORY` compiles into the cache at DIRECTORY and prints JSON lines:
+`python -m pie_runner.wasm.compiler WASM DIRECTORY [LIMIT]` compiles into the cache at DIRECTORY, where LIMIT bytes
+are kept, and prints JSON lines:
 `{"progress": "..."}` any number of times, then `{"path": "..."}` or `{"error": {...}}`.
 """
 
@@ -73,6 +74,7 @@ class Compiler:
                 "pie_runner.wasm.compiler",
                 str(wasm),
                 str(self._cache.directory),
+                str(self._cache.limit_bytes),
                 stdout=asyncio.subprocess.PIPE,
                 limit=1 << 20,
             )
@@ -141,7 +143,7 @@ def _first_lines(text: str) -> str:
 
 
 def _main(arguments: list[str]) -> int:
-    wasm, directory = map(Path, arguments)
+    wasm, directory, *limit = arguments
 
     def say(message: dict[str, object]) -> None:
         sys.stdout.write(json.dumps(message) + "\n")
@@ -151,7 +153,8 @@ def _main(arguments: list[str]) -> int:
     os.nice(5)
     settings = EngineSettings()
     try:
-        path = compile_here(wasm, CodeCache(directory, settings), settings, lambda text: say({"progress": text}))
+        cache = CodeCache(Path(directory), settings, *map(int, limit))
+        path = compile_here(Path(wasm), cache, settings, lambda text: say({"progress": text}))
     except Exception as exc:  # noqa: BLE001 - the parent gets every failure as its answer
         info = to_error(exc).info()
         say({"error": {name: getattr(info, name) for name in ("code", "message", "retryable", "scope", "cause")}})
