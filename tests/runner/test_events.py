@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pie_runner.events import EventLog
-from pie_wire.errors import InternalError
+from pie_wire.errors import ErrorInfo, InternalError
 
 
 def test_numbers_are_dense_and_nothing_follows_the_end():
@@ -40,6 +40,18 @@ def test_the_limit_counts_bytes():
 
     log.credit(1, 1)
     assert not log.is_full
+
+
+def test_bytes_are_those_of_utf8():
+    log = EventLog(max_bytes=1000)
+    log.add("message", "€" * 400)
+    assert log.is_full
+
+    assert log.credit(1, 1) == log.add("message", "x" * 1200).size
+    log.credit(2, 2)
+    log.add("error", error=ErrorInfo("trapped", "€" * 400))
+
+    assert log.is_full
 
 
 def test_dropped_events_become_one_gap():

@@ -126,6 +126,24 @@ def test_whole_output(limited):
     assert "output_bytes = 1000" in world.log()[-1].error.message
 
 
+async def talk_in_greek(api, text):
+    for _ in range(20):
+        await api.call("session", "send", "ω" * 50, "wait")
+    return "null"
+
+
+def test_output_is_counted_in_bytes(limited):
+    whole = limited(output_bytes=1000)
+    whole.start(talk_in_greek)
+    whole.run(whole.ended)
+    slowed = limited(output_rate=100)
+    began = slowed.wires.now
+    slowed.outcome(talk_in_greek)
+
+    assert [event.kind for event in whole.log()] == ["started", *["message"] * 10, "error"]
+    assert 17.0 <= slowed.wires.now - began <= 21.0
+
+
 def test_fast_output_is_slowed_down_not_lost(limited):
     world = limited(output_rate=100)
     began = world.wires.now

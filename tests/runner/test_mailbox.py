@@ -26,6 +26,18 @@ def test_messages_before_and_after_their_receives(box):
     assert isinstance(second.get(), Err)
 
 
+def test_room_is_counted_in_bytes():
+    box = Mailbox(Waitables(), max_bytes=10)
+    box.deliver(Letter("text", "äöü"))
+    assert box.size == 6
+
+    with pytest.raises(Overloaded):
+        box.deliver(Letter("text", "€€"))
+    box.receive().get()
+
+    assert box.size == 0
+
+
 def test_a_dropped_receive_puts_its_message_back_at_the_head(box):
     dropped = box.receive()
     box.deliver(Letter("text", "one"))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pie_wire.errors import Closed, Overloaded
+from pie_wire.texts import byte_size
 
 from pie_runner.waitables import Waitable, Waitables
 from pie_runner.wasm.hostcall import Case, Err, Ok
@@ -70,10 +71,10 @@ class Mailbox:
         Raises:
             Overloaded: the program does not receive, and the box is full.
         """
-        if self._held >= self._max_messages or self._bytes + len(letter.value) > self._max_bytes:
+        if self._held >= self._max_messages or self._bytes + byte_size(letter.value) > self._max_bytes:
             raise Overloaded(f"{self._held} messages wait for the program: try again when it has received some")
         self._held += 1
-        self._bytes += len(letter.value)
+        self._bytes += byte_size(letter.value)
         if self._receives:
             self._receives.popleft().give(letter)
         else:
@@ -91,7 +92,7 @@ class Mailbox:
     def got(self, letter: Post) -> None:
         """The program has it now."""
         self._held -= 1
-        self._bytes -= len(letter.value)
+        self._bytes -= byte_size(letter.value)
 
     def put_back(self, letter: Post) -> None:
         """A message that was given but never got: it is the next one again."""

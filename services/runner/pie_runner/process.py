@@ -14,6 +14,7 @@ from pie_wire.file_names import PART_BYTES
 from pie_wire.hub import Scope
 from pie_wire.messages.common import MAX_EVENT_BYTES, Account, EventKind, FilePart, ProgramRef
 from pie_wire.messages.runner import Start
+from pie_wire.texts import byte_size
 
 from pie_runner.draws import Draws
 from pie_runner.events import EventLog
@@ -137,7 +138,7 @@ class Process:
             self.end(ProgramError(outcome.message, cause=self.cause))
         elif isinstance(outcome, PieError):
             self.end(outcome)
-        elif len(outcome.encode()) > MAX_EVENT_BYTES:
+        elif byte_size(outcome) > MAX_EVENT_BYTES:
             self.end(TooLarge(f"the program's result exceeds {MAX_EVENT_BYTES} bytes: use session.send for large data"))
         else:
             try:
@@ -315,7 +316,7 @@ class Process:
         if self.state == "ended":
             return
         try:
-            self.usage.spend_output(len(data) or len(text))
+            self.usage.spend_output(len(data) or byte_size(text))
         except LimitExceeded as exc:
             self.end(exc)
         else:

@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 from pie_wire.errors import ErrorInfo
+from pie_wire.texts import byte_size
 
 ProgramKind = Literal["python", "component"]
 EventKind = Literal["started", "message", "binary", "file", "stdout", "stderr", "progress", "gap", "return", "error"]
@@ -39,7 +40,7 @@ class Event(msgspec.Struct, frozen=True, array_like=True):
     @property
     def size(self) -> int:
         """Bytes counted against the unacknowledged limit."""
-        return 32 + len(self.text) + len(self.data) + (len(self.error.message) if self.error else 0)
+        return 32 + byte_size(self.text) + len(self.data) + (byte_size(self.error.message) if self.error else 0)
 
 
 class FilePart(msgspec.Struct, frozen=True):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 from pie_wire.errors import TooLarge
 from pie_wire.file_names import PART_BYTES, file_name
 from pie_wire.messages.common import MAX_EVENT_BYTES
+from pie_wire.texts import byte_size
 
 from pie_runner.base64_pieces import decoded_pieces
 from pie_runner.host.futures import waitable_id
@@ -26,7 +27,7 @@ INLINE = 1 << 20
 
 def send(fiber: Fiber, text: str, full: str) -> Ok | Pending:
     """A text message to the client."""
-    _check_size(len(text) if text.isascii() else len(text.encode()))
+    _check_size(byte_size(text))
     return process_of(fiber).emit(fiber, "message", text=text, drop=full == "drop") or Ok()
 
 

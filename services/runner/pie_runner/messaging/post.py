@@ -19,6 +19,7 @@ from pie_wire.messages.common import MAX_QUEUED_BYTES
 from pie_wire.messages.kvstore import Broadcast, PullMessage, PushMessage, SettleMessages, Subscribe, Unsubscribe
 from pie_wire.messages.runner import Broadcasted, QueuedMessage
 from pie_wire.shares import Shares
+from pie_wire.texts import byte_size
 
 from pie_runner.messaging.mail import Delivery, Mail, PendingPull
 from pie_runner.messaging.repeated import Repeated
@@ -333,7 +334,7 @@ class Post:
 
 def _checked_size(text: str) -> int:
     """In bytes. Raises TooLarge."""
-    size = len(text) if len(text) > MAX_QUEUED_BYTES else len(text.encode())
+    size = byte_size(text)
     if size > MAX_QUEUED_BYTES:
         raise TooLarge(f"a message of a topic has at most {MAX_QUEUED_BYTES} bytes: send a reference to larger data")
     return size

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable
 
 from pie_wire.shares import Shares
+from pie_wire.texts import byte_size
 
 from pie_runner.waitables import Waitable, Waitables
 from pie_runner.wasm.hostcall import Ok
@@ -34,12 +35,13 @@ class Subscription(Waitable):
 
     def give(self, text: str) -> None:
         """A broadcast; lost if there is no room."""
-        full = len(self._messages) >= MAX_MESSAGES or self._size + len(text) > MAX_BYTES
-        if full or not self._room.take(self._tenant, len(text)):
+        size = byte_size(text)
+        full = len(self._messages) >= MAX_MESSAGES or self._size + size > MAX_BYTES
+        if full or not self._room.take(self._tenant, size):
             self.lost += 1
             return
         self._messages.append(text)
-        self._size += len(text)
+        self._size += size
         self.notify()
 
     def next(self) -> Ok | None:
@@ -47,8 +49,9 @@ class Subscription(Waitable):
         if not self._messages:
             return None
         text = self._messages.popleft()
-        self._size -= len(text)
-        self._room.give_back(self._tenant, len(text))
+        size = byte_size(text)
+        self._size -= size
+        self._room.give_back(self._tenant, size)
         return Ok(text)
 
     def close(self) -> None:
