@@ -16,7 +16,7 @@ from pie_runner.host.samplers import SamplerRecord, check_size, sampler
 from pie_runner.passes import PendingOutput, Shape
 from pie_runner.probes import row_bytes
 from pie_runner.process import process_of
-from pie_runner.wasm.hostcall import Case, Err, HostFunction, Ok
+from pie_runner.wasm.hostcall import Case, Err, HostFunction, Ok, Pending
 
 if TYPE_CHECKING:
     from pie_runner.contexts import Context
@@ -92,7 +92,7 @@ class GuessesRecord(Protocol):
 _CAUSAL = Mask()
 
 
-def compute(fiber: Fiber, context: Context, request: PassRecord) -> object:
+def compute(fiber: Fiber, context: Context, request: PassRecord) -> Ok | Err | Pending:
     """Run one pass; the answer is its output."""
     output = execute(fiber, context, request)
 
