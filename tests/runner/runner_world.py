@@ -3,13 +3,14 @@ stand-ins for gateway and kvstore that tests can read and steer."""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import ipaddress
 import random
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from pie_engine.core import EngineCore
@@ -18,12 +19,12 @@ from pie_engine.simulation.simulated import SimulatedDevice
 from pie_engine.simulation.simulated_adapters import SimulatedAdapter
 from pie_runner.core import RunnerCore
 from pie_runner.host import TABLE
-from pie_runner.limits import ProcessLimits
 from pie_runner.outside.aside import Aside
-from pie_runner.outside.file_rooms import FileRooms, FileSettings
+from pie_runner.outside.file_rooms import FileRooms
 from pie_runner.outside.http_client import HttpSettings, HttpShared
-from pie_runner.outside.mcp_servers import McpServers, McpSettings
+from pie_runner.outside.mcp_servers import McpServers
 from pie_runner.outside.process_outside import OutsideFacilities
+from pie_runner.process_limits import ProcessLimits
 from pie_runner.testing import CoroutineHost
 from pie_wire.errors import Conflict, NotFound, PeerLost, PieError
 from pie_wire.hosts import Address
@@ -345,7 +346,7 @@ class World:
         self.addresses: dict[str, list[str]] = {}
         """What names mean to programs."""
         self.http = HttpShared(http or HttpSettings(), lambda _: self._resolve)
-        self.mcp = mcp or McpServers({}, McpSettings())
+        self.mcp = mcp or McpServers({})
         self.rooms: FileRooms | None = None
         self._disks = 0
         self.runner = self._runner()
@@ -375,6 +376,11 @@ class World:
         """A new runner, with these settings of its core besides."""
         self.wires.kill("runner")
         self.runner = self._runner(**given)
+
+    def allow(self, **limits: float) -> None:
+        """Processes have these limits, from when none of their tenant runs."""
+        self.limits = dataclasses.replace(self.limits or ProcessLimits(), **cast(Any, limits))
+        self.runner.facilities.tenants._process_limits = self.limits
 
     def _offload(self, work: Callable[[], object], then: Callable[[object, Exception | None], None]) -> None:
         def go() -> None:
@@ -453,10 +459,10 @@ class World:
             self.turn()
             time.sleep(0.001)
 
-    def keep_files(self, home: Path, settings: FileSettings | None = None) -> None:
+    def keep_files(self, home: Path) -> None:
         """Start the runner anew, with a disk."""
         self._disks += 1
-        self.rooms = FileRooms(home, f"runner-{self._disks}", settings or FileSettings(), self._offload)
+        self.rooms = FileRooms(home, f"runner-{self._disks}", self._offload)
         self.restart_runner()
 
     # -- what a gateway does

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from pie_runner import limits
-from pie_runner.limits import ProcessLimits
+from pie_runner.process_limits import ProcessLimits
 from pie_wire.capabilities import Capabilities, Grants
 from pie_wire.errors import NotFound, ProgramError
 from pie_wire.messages.gateway import Events, LaunchChild

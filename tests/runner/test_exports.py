@@ -108,7 +108,7 @@ async def hoarding(api, text):
 
 
 def test_exports_that_nobody_takes_are_bounded(world):
-    assert "4 exports" in world.outcome(hoarding).text
+    assert "4 `exports`" in world.outcome(hoarding).text
 
 
 async def saving(api, text):

@@ -8,8 +8,9 @@ from types import SimpleNamespace
 import pytest
 from pie_runner.contexts import Context
 from pie_runner.engine_session import MAX_OPS_WEIGHT, MAX_UNACKED_OPS, REPORT_EVERY, Session
-from pie_runner.limits import ProcessLimits, Usage
+from pie_runner.limits import Usage
 from pie_runner.passes import Shape
+from pie_runner.process_limits import ProcessLimits
 from pie_runner.runs import RunSpec
 from pie_runner.waitables import Waitables
 from pie_wire.codec import encode_body

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pie_runner.outside.file_rooms import FileRooms, FileSettings
+from pie_runner.outside.file_rooms import FileRooms
+from pie_runner.process_limits import ProcessLimits
 from pie_runner.testing import CallError
 from pie_wire.capabilities import Capabilities, Grants
 from pie_wire.errors import QuotaExceeded
@@ -120,10 +121,10 @@ def test_data_stays_and_scratch_goes_with_the_process(world: World, tmp_path: Pa
 
 
 def test_data_belongs_to_a_user_and_a_program(tmp_path: Path):
-    rooms = FileRooms(tmp_path, "r", FileSettings(), lambda work, then: None)
+    rooms = FileRooms(tmp_path, "r", lambda work, then: None)
 
     def folder(tenant: str = "t", user: str = "u", name: str = "n", version: str = "1.0.0") -> str:
-        tree = rooms.data(Scope(tenant, user), ProgramRef(name, version, "python", "x"))
+        tree = rooms.data(Scope(tenant, user), ProgramRef(name, version, "python", "x"), ProcessLimits())
         return str(tree._folder)
 
     folders = {
@@ -141,16 +142,16 @@ def test_data_belongs_to_a_user_and_a_program(tmp_path: Path):
 
 
 def test_a_user_has_files_of_so_many_programs(tmp_path: Path):
-    rooms = FileRooms(tmp_path, "r", FileSettings(data_programs=2), lambda work, then: None)
-    mine, others = Scope("t", "u"), Scope("t", "other")
+    rooms = FileRooms(tmp_path, "r", lambda work, then: None)
+    mine, others, limits = Scope("t", "u"), Scope("t", "other"), ProcessLimits(data_programs=2)
     for name in ("a", "b"):
-        rooms.data(mine, ProgramRef(name, "", "python", "x"))
+        rooms.data(mine, ProgramRef(name, "", "python", "x"), limits)
 
     with pytest.raises(QuotaExceeded, match="data_programs = 2"):
-        rooms.data(mine, ProgramRef("c", "", "python", "x"))
+        rooms.data(mine, ProgramRef("c", "", "python", "x"), limits)
 
-    rooms.data(mine, ProgramRef("a", "", "python", "x"))
-    rooms.data(others, ProgramRef("c", "", "python", "x"))
+    rooms.data(mine, ProgramRef("a", "", "python", "x"), limits)
+    rooms.data(others, ProgramRef("c", "", "python", "x"), limits)
 
 
 async def never_ends(api: Any, text: str) -> str:
@@ -200,30 +201,31 @@ def test_a_runner_that_goes_while_another_starts_is_no_obstacle(tmp_path: Path):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Path, "is_dir", seen_and_then_gone)
-        FileRooms(tmp_path, "next", FileSettings(), lambda work, then: None).close()
+        FileRooms(tmp_path, "next", lambda work, then: None).close()
 
 
 DIES = """
 import os, sys
 from pathlib import Path
-from pie_runner.outside.file_rooms import FileRooms, FileSettings
-rooms = FileRooms(Path(sys.argv[1]), "dead", FileSettings(), lambda work, then: None)
-rooms.scratch("p1").write(["a"], b"left behind")
+from pie_runner.outside.file_rooms import FileRooms
+from pie_runner.process_limits import ProcessLimits
+rooms = FileRooms(Path(sys.argv[1]), "dead", lambda work, then: None)
+rooms.scratch("p1", ProcessLimits()).write(["a"], b"left behind")
 os.kill(os.getpid(), 9)
 """
 
 
 def test_what_a_killed_runner_left_goes_when_the_next_one_starts(tmp_path: Path):
-    living = FileRooms(tmp_path, "living", FileSettings(), lambda work, then: None)
-    living.scratch("p1").write(["a"], b"in use")
+    living = FileRooms(tmp_path, "living", lambda work, then: None)
+    living.scratch("p1", ProcessLimits()).write(["a"], b"in use")
     died = subprocess.run([sys.executable, "-c", DIES, str(tmp_path)], env=os.environ)
     assert died.returncode == -9
     assert left(tmp_path / "scratch" / "dead") == ["p1/files/a"]
 
-    next_one = FileRooms(tmp_path, "next", FileSettings(), lambda work, then: None)
+    next_one = FileRooms(tmp_path, "next", lambda work, then: None)
 
     assert sorted(path.name for path in (tmp_path / "scratch").iterdir()) == ["living", "lock", "next"]
-    assert living.scratch("p1").read(["a"], 0, 9) == b"in use"
+    assert living.scratch("p1", ProcessLimits()).read(["a"], 0, 9) == b"in use"
     living.close()
     next_one.close()
     assert [path.name for path in (tmp_path / "scratch").iterdir()] == ["lock"]

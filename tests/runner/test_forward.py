@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from pie_engine.simulation.simulated import next_logits
-from pie_runner.limits import ProcessLimits
+from pie_runner.process_limits import ProcessLimits
 from pie_runner.testing import CallError
 from pie_runner.wasm.hostcall import Case
 from runner_programs import context_of, draw, guesses, output_of, pass_, probe, sampler, steps_of

@@ -7,7 +7,7 @@ import math
 
 import pytest
 from pie_engine.simulation.simulated import next_logits
-from pie_runner.limits import ProcessLimits
+from pie_runner.process_limits import ProcessLimits
 from pie_runner.testing import CallError
 from pie_runner.wasm.hostcall import Case
 from runner_programs import context_of, distribution, draw, output_of, sampler, spec, steps_of

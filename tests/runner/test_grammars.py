@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 from pie_runner.grammars.compiler import CHECKER, MAX_CACHED, MAX_WAITING, GrammarCompiler
 from pie_runner.grammars.matcher import Grammar as Compiled
-from pie_runner.limits import MAX_MATCHERS, ProcessLimits, Usage
+from pie_runner.limits import MAX_MATCHERS, Usage
 from pie_runner.models import Model, load_model
+from pie_runner.process_limits import ProcessLimits
 from pie_runner.testing import CallError
 from pie_wire.errors import BadRequest, LimitExceeded, Overloaded, PieError, TooLarge, Unavailable, Unsupported
 from pie_wire.grammar_check import CheckingProcess

@@ -13,7 +13,6 @@ from pie_bakery import build, new, prepare_python_runtime
 from pie_bakery.project import LANGUAGES, Language
 from pie_bakery.rust import RustToolchain
 from pie_runner.wasm.driver import Driver
-from pie_runner.wasm.fiber import Limits
 from pie_wire.capabilities import Capabilities, Grants
 from pie_wire.config import pie_home
 from pie_wire.errors import Unsupported
@@ -40,7 +39,7 @@ def wasm(bare_world: World, driver: Driver, tmp_path: Path, monkeypatch: pytest.
     world.keep_files(tmp_path)
     world.add_engine()
     world.run(lambda: world.runner.engines.names() == ["tiny"] and world.runner.uplink.connected)
-    with_programs(world, driver, tmp_path, Limits(memory_bytes=256 << 20))
+    with_programs(world, driver, tmp_path, memory=256 << 20)
     monkeypatch.setattr("pie_kvstore.names.pid", str)  # this world gives processes short names
     Store(world)
     return world

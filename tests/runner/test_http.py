@@ -15,6 +15,7 @@ import pytest
 import trustme
 from http_programs import allowing, ask, finish
 from pie_runner.outside.http_client import PIECE, WINDOW, HttpSettings
+from pie_runner.process_limits import ProcessLimits
 from pie_runner.testing import CallError
 from pie_wire.capabilities import Capabilities, Grants
 from pie_wire.messages.runner import Kill
@@ -287,7 +288,7 @@ def test_a_killed_program_that_waits_for_an_answer_leaves_nothing(world: World, 
 
 @pytest.fixture
 def limited(model_files) -> Iterator[World]:
-    made = World(model_files, http=HttpSettings(requests=2, total=5, bytes=1 << 20, seconds=0.3))
+    made = World(model_files, ProcessLimits(http_requests=2, http_total=5, http_bytes=1 << 20, http_seconds=0.3))
     yield made
     made.aside.close()
 
@@ -317,7 +318,7 @@ def test_requests_are_counted_at_once_and_in_all(limited: World, web: Web):
 
 
 def test_one_tenants_hung_requests_leave_room_for_others(model_files, web: Web):
-    world = World(model_files, http=HttpSettings(requests=16, all_requests=8))
+    world = World(model_files, ProcessLimits(http_requests=16), HttpSettings(all_requests=8))
 
     async def hangs(api: Any, text: str) -> str:
         held = [await api.call("http", "send", ask(web.url("/slow"))) for _ in range(16)]

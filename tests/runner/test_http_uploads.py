@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 from http_programs import allowing, ask, finish
-from pie_runner.outside.http_client import HttpSettings
 from pie_runner.outside.uploads import ROOM
+from pie_runner.process_limits import ProcessLimits
 from pie_runner.testing import CallError
 from pie_wire.messages.runner import Kill
 from runner_world import World
@@ -29,7 +29,7 @@ def web() -> Iterator[Web]:
 
 @pytest.fixture
 def world(model_files) -> Iterator[World]:
-    made = World(model_files, http=HttpSettings(requests=2, bytes=8 << 20, seconds=5.0))
+    made = World(model_files, ProcessLimits(http_requests=2, http_bytes=8 << 20, http_seconds=5.0))
     yield made
     made.aside.close()
 

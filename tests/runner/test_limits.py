@@ -7,7 +7,8 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pie_runner.limits import ProcessLimits, Usage
+from pie_runner.limits import Usage
+from pie_runner.process_limits import ProcessLimits
 from pie_runner.testing import CallError
 from runner_programs import forever, generating, spec
 from runner_world import World

@@ -13,8 +13,9 @@ from pie_engine.passes.distribution import edited_logits, exact_distribution
 from pie_engine.passes.draws import uniforms
 from pie_engine.passes.outputs import Bias, History, Output, Sampler
 from pie_runner.host import checks
-from pie_runner.limits import ProcessLimits, Usage
+from pie_runner.limits import Usage
 from pie_runner.logits import MAX_BYTES, Logits
+from pie_runner.process_limits import ProcessLimits
 from pie_runner.resident import Resident
 from pie_wire.errors import BadRequest, LimitExceeded, TooLarge
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import pytest
-from pie_runner.mailbox import MAX_MESSAGES, Letter, Mailbox
+from pie_runner.mailbox import Letter, Mailbox
 from pie_runner.waitables import Waitables
 from pie_runner.wasm.hostcall import Case, Err, Ok
-from pie_wire.errors import Overloaded
+from pie_wire.errors import Overloaded, TooLarge
+
+MOST = 8
 
 
 @pytest.fixture
 def box() -> Mailbox:
-    return Mailbox(Waitables())
+    return Mailbox(Waitables(), MOST, 1000)
 
 
 def test_messages_before_and_after_their_receives(box):
@@ -27,7 +29,7 @@ def test_messages_before_and_after_their_receives(box):
 
 
 def test_room_is_counted_in_bytes():
-    box = Mailbox(Waitables(), max_bytes=10)
+    box = Mailbox(Waitables(), MOST, 10)
     box.deliver(Letter("text", "äöü"))
     assert box.size == 6
 
@@ -66,16 +68,34 @@ def test_a_taken_message_is_not_put_back(box):
 
 
 def test_a_full_box_refuses(box):
-    for _ in range(MAX_MESSAGES):
+    for _ in range(MOST):
         box.deliver(Letter("text", "x"))
 
-    with pytest.raises(Overloaded):
+    with pytest.raises(Overloaded, match=r"its limit messages = 8: .*`messages` of the runner"):
         box.deliver(Letter("text", "x"))
+
+
+def test_a_box_that_holds_too_much_says_so_and_takes_less(box):
+    box.deliver(Letter("data", bytes(600)))
+
+    with pytest.raises(Overloaded, match="its limit message_bytes = 1000"):
+        box.deliver(Letter("data", bytes(401)))
+    box.deliver(Letter("data", bytes(400)))
+
+    assert (len(box), box.size) == (2, 1000)
+
+
+@pytest.mark.parametrize(("most", "size", "name"), [(MOST, 1001, "message_bytes"), (0, 1, "messages")])
+def test_what_never_has_room_is_not_worth_a_retry(most: int, size: int, name: str):
+    box = Mailbox(Waitables(), most, 1000, lambda name: f"{name} of somebody")
+
+    with pytest.raises(TooLarge, match=f"its limit {name} = .*{name} of somebody"):
+        box.deliver(Letter("data", bytes(size)))
 
 
 def test_messages_that_receives_have_and_nobody_got_fill_it(box):
-    receives = [box.receive() for _ in range(MAX_MESSAGES + 1)]
-    for _ in range(MAX_MESSAGES):
+    receives = [box.receive() for _ in range(MOST + 1)]
+    for _ in range(MOST):
         box.deliver(Letter("text", "x"))
     with pytest.raises(Overloaded):
         box.deliver(Letter("text", "x"))
@@ -84,6 +104,6 @@ def test_messages_that_receives_have_and_nobody_got_fill_it(box):
     receives[1].close()
     box.deliver(Letter("text", "y"))
 
-    assert receives[MAX_MESSAGES].get() == Ok(Case("text", "x"))
+    assert receives[MOST].get() == Ok(Case("text", "x"))
     assert box.receive().get() == Ok(Case("text", "y"))
-    assert (len(box), box.size) == (MAX_MESSAGES - 2, MAX_MESSAGES - 2)
+    assert (len(box), box.size) == (MOST - 2, MOST - 2)

@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 from pie_runner.outside import mcp_servers
 from pie_runner.outside.mcp_config import ServerConfig, read_servers
-from pie_runner.outside.mcp_servers import McpServers, McpSettings
+from pie_runner.outside.mcp_servers import McpServers
+from pie_runner.process_limits import ProcessLimits
 from pie_runner.testing import CallError
 from pie_wire.capabilities import Capabilities, Grants
 from pie_wire.errors import BadRequest, NotFound, Unavailable
@@ -40,10 +41,11 @@ def note(tmp_path: Path) -> Path:
 def make(model_files: dict[str, bytes], note: Path) -> Iterator[Callable[..., World]]:
     worlds: list[World] = []
 
-    def made(config: ServerConfig | None = None, **settings: Any) -> World:
+    def made(config: ServerConfig | None = None, **given: Any) -> World:
         env = {"NOTE_PID": str(note)}
         servers = {"calc": config or ServerConfig(command=CALCULATOR, env=env)}
-        world = World(model_files, mcp=McpServers(servers, McpSettings(**settings)))
+        limits = ProcessLimits(**given)
+        world = World(model_files, limits, mcp=McpServers(servers, limits.mcp_seconds))
         worlds.append(world)
         return world
 
@@ -195,7 +197,7 @@ def test_what_a_server_refuses_is_typed(world: World):
 
 @pytest.mark.slow
 def test_answers_and_waits_are_bounded(make: Callable[..., World]):
-    world = make(bytes=10_000, seconds=3.0)
+    world = make(mcp_bytes=10_000, mcp_seconds=3.0)
     run(world, called("add", a=1, b=1))
     big, late, fine = run(
         world, called("big", size=20_000), called("sleep", seconds=4), called("big", size=5), pid="p2"
@@ -206,7 +208,7 @@ def test_answers_and_waits_are_bounded(make: Callable[..., World]):
 
 
 def test_calls_at_once_are_counted(make: Callable[..., World]):
-    world = make(requests=2)
+    world = make(mcp_requests=2)
 
     async def main(api: Any, text: str) -> str:
         session = await api.call("mcp", "connect", "calc")
@@ -233,7 +235,7 @@ def test_a_tenant_whose_calls_hang_leaves_the_server_to_others(
 ):
     """Those of one's own that find no place end in their time, and say so."""
     monkeypatch.setattr(mcp_servers, "PLACES", 4)
-    world = make(seconds=6.0)
+    world = make(mcp_seconds=6.0)
     run(world, called("add", a=1, b=1), pid="first")
 
     def hangs(calls: int) -> Any:
@@ -256,7 +258,9 @@ def test_a_tenant_whose_calls_hang_leaves_the_server_to_others(
         world.run_in_real_time(lambda: len(world.log(pid)) >= 2, 30.0)
 
     start("p1", 2)
-    world.mcp.settings = McpSettings(seconds=3.0)  # who finds no place gives up while the others still have theirs
+    hog = world.runner.facilities.tenants._used["hog"]
+    # Who finds no place gives up while the others still have theirs.
+    hog.process_limits = ProcessLimits(mcp_seconds=3.0)
     start("p2", 1)
     added = run(world, called("add", a=1, b=1), pid="other", tenant="other")[1]
     assert not world.ended("p1")
@@ -281,7 +285,7 @@ def test_a_server_that_dies_is_started_again(world: World, note: Path):
 
 @pytest.mark.slow
 def test_a_server_that_hangs_is_ended_and_started_again(make: Callable[..., World], note: Path):
-    world = make(seconds=2.0)
+    world = make(mcp_seconds=2.0)
     code, message = run(world, ("told", *called("stop")))[1]
 
     assert code == "deadline_exceeded"
@@ -293,7 +297,7 @@ def test_a_server_that_hangs_is_ended_and_started_again(make: Callable[..., Worl
 
 @pytest.mark.slow
 def test_a_server_that_hangs_in_one_call_goes_on_for_others(make: Callable[..., World], note: Path):
-    world = make(seconds=2.0)
+    world = make(mcp_seconds=2.0)
     late, added = run(world, called("never"), called("add", a=1, b=1))[1:]
 
     assert late == "deadline_exceeded"
@@ -305,7 +309,7 @@ def test_a_server_that_hangs_in_one_call_goes_on_for_others(make: Callable[..., 
 def test_a_server_that_answers_no_call_for_long_is_ended_though_it_answers_pings(
     make: Callable[..., World], note: Path
 ):
-    world = make(seconds=1.0)
+    world = make(mcp_seconds=1.0)
     run(world, *[called("never")] * 3)
     until_it_works(world, note, lives=2)
 
@@ -313,7 +317,7 @@ def test_a_server_that_answers_no_call_for_long_is_ended_though_it_answers_pings
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_hung_server_is_found_though_programs_wait_less_long_than_may_be(make: Callable[..., World], note: Path):
-    world = make(seconds=3.0)
+    world = make(mcp_seconds=3.0)
 
     async def main(api: Any, text: str) -> str:
         session = await api.call("mcp", "connect", "calc")
@@ -378,9 +382,9 @@ OWNER = """
 import asyncio, sys, os
 from pathlib import Path
 from pie_runner.outside.mcp_config import ServerConfig
-from pie_runner.outside.mcp_servers import McpServers, McpSettings
+from pie_runner.outside.mcp_servers import McpServers
 async def main():
-    servers = McpServers({"calc": ServerConfig(command=sys.argv[2:], env={"NOTE_PID": sys.argv[1]})}, McpSettings())
+    servers = McpServers({"calc": ServerConfig(command=sys.argv[2:], env={"NOTE_PID": sys.argv[1]})})
     await servers.connect("calc")
     print("up", flush=True)
     await asyncio.sleep(60)
@@ -437,7 +441,7 @@ def test_a_client_s_own_server_needs_no_grant_and_is_asked_through_the_gateway(w
 
 
 def test_a_call_that_cannot_be_sent_is_not_counted(make: Callable[..., World]):
-    world = make(requests=1)
+    world = make(mcp_requests=1)
     world.gateway.hub.on(AskTool, lambda incoming: ToolAnswered("1"))
 
     results = run(world, ("read-resource", "x" * (17 << 20)), called("add", a=1), capabilities=ALLOWED, mcp=["calc"])
@@ -473,4 +477,4 @@ def test_a_list_of_servers_is_read(tmp_path: Path):
     with pytest.raises(BadRequest, match="cannot read"):
         read_servers(str(tmp_path / "none"))
     with pytest.raises(NotFound):
-        asyncio.run(McpServers({}, McpSettings()).connect("a"))
+        asyncio.run(McpServers({}).connect("a"))

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pie_runner.file_box import IDLE_SECONDS, MAX_FILES, FileBox
-from pie_runner.limits import ProcessLimits
+from pie_runner.process_limits import ProcessLimits
 from pie_runner.waitables import Waitables
 from pie_runner.wasm.hostcall import Ok
 from pie_wire.errors import BadField, BadRequest, Overloaded, PieError, TooLarge
@@ -23,7 +23,7 @@ A, B = "a" * 32, "b" * 32
 
 
 def box(limit: int = 1000, clock: Any = lambda: 0.0) -> FileBox:
-    return FileBox(Waitables(), limit, clock)
+    return FileBox(Waitables(), ProcessLimits(file_bytes=limit), clock)
 
 
 def received(files: FileBox) -> tuple[str, bytes] | None:

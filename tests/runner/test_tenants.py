@@ -8,7 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pie_runner.contexts import Context
-from pie_runner.limits import ProcessLimits, Usage
+from pie_runner.limits import Usage
+from pie_runner.process_limits import ProcessLimits
 from pie_runner.runs import RunSpec
 from pie_runner.tenants import Tenants
 from pie_runner.testing import CallError
@@ -169,7 +170,7 @@ def test_every_end_gives_everything_back(limited, end):
 
 
 def test_what_a_program_does_while_it_is_unwound_counts_for_nobody():
-    tenants = Tenants(TenantTable(TenantLimits(tokens=10)))
+    tenants = Tenants(TenantTable(TenantLimits(tokens=10)), ProcessLimits())
     other, shared = tenants.enter("t"), tenants.enter("t")
     usage = Usage(ProcessLimits(), lambda: 0.0, shared)
     usage.spend_tokens(4)

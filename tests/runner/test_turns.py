@@ -8,7 +8,6 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from pie_runner.turns import Then, Turns
-from pie_runner.wasm.fiber import Limits
 from pie_runner.wasm_programs import WasmPrograms
 from pie_wire.errors import BadProgram
 from pie_wire.hub import Scope
@@ -77,7 +76,7 @@ def test_programs_to_be_compiled_take_turns_of_tenants(tmp_path: Path):
         compiling=lambda work, then: compiling.append((work, then)),
         runtime=lambda: None,
         artifact_path=tmp_path.joinpath,
-        limits=Limits(),
+        memory_bytes=1 << 20,
     )
     said: list[str] = []
     for tenant, count in (("hog", 4), ("other", 1)):

@@ -14,7 +14,7 @@ from pie_runner.service import find_python_runtime
 from pie_runner.turns import Turns
 from pie_runner.wasm.cache import CodeCache
 from pie_runner.wasm.driver import Driver
-from pie_runner.wasm.fiber import Fiber, Limits
+from pie_runner.wasm.fiber import Fiber
 from pie_runner.wasm_programs import Launch
 from pie_wire.capabilities import Capabilities, Grants
 from pie_wire.config import pie_home
@@ -22,6 +22,7 @@ from pie_wire.errors import BadField, HashMismatch
 from pie_wire.messages.common import ProgramRef
 from pie_wire.messages.gateway import AskTool, ToolAnswered
 from pie_wire.messages.runner import Kill, Start
+from pie_wire.tenants import OwnLimits, TenantLimits, TenantTable
 from runner_world import World
 from wasm_world import running_driver, with_programs
 from web_server import BIG, serving
@@ -57,7 +58,7 @@ def driver():
 
 @pytest.fixture
 def wasm(world: World, driver: Driver, runtime: Path, tmp_path: Path) -> World:
-    with_programs(world, driver, tmp_path, Limits(memory_bytes=256 << 20))
+    with_programs(world, driver, tmp_path, memory=256 << 20)
     world.chunk = 4096
     return world
 
@@ -384,3 +385,35 @@ def test_source_that_does_not_compile_quietly_says_so_every_time(wasm, source: s
 
     assert ends[0] == ends[1] == ends[2]
     assert ends[0][0] or ends[0][1] == "error"
+
+
+ALLOCATES = """
+def main(n):
+    try:
+        return len(bytearray(n))
+    except MemoryError:
+        return 0
+"""
+
+
+@pytest.mark.parametrize("wants", [1 << 20, 128 << 20])
+def test_a_tenant_can_have_less_memory_than_others(wasm: World, wants: int):
+    own = TenantLimits(process=OwnLimits(memory=100 << 20))
+    wasm.runner.facilities.tenants._table = TenantTable(TenantLimits(), {"acme": own})
+
+    got = [int(wasm.outcome(ALLOCATES, text=str(wants), pid=name, tenant=name).text or 0) for name in ("acme", "other")]
+
+    assert got == [wants if wants < 100 << 20 else 0, wants]
+
+
+def test_a_tenant_can_have_less_processor_time_than_others(wasm: World):
+    own = TenantLimits(process=OwnLimits(cpu_seconds=0.05))
+    wasm.runner.facilities.tenants._table = TenantTable(TenantLimits(), {"acme": own})
+    source = "def main():\n    for _ in range(20): sum(range(300_000))\n"
+
+    theirs, others = (wasm.outcome(source, pid=name, tenant=name) for name in ("acme", "other"))
+
+    assert theirs.error.code == "limit_exceeded"
+    assert "cpu_seconds = 0.05" in theirs.error.message
+    assert "`cpu_seconds` of [acme.process] in the file `tenants`" in theirs.error.message
+    assert others.kind == "return"

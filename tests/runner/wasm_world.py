@@ -13,7 +13,6 @@ from pie_runner.service import find_python_runtime
 from pie_runner.wasm.cache import CodeCache
 from pie_runner.wasm.driver import Driver
 from pie_runner.wasm.engine import WasmEngine
-from pie_runner.wasm.fiber import Limits
 from pie_runner.wasm.host import Host
 from pie_runner.wasm_programs import WasmPrograms
 from pie_wire.config import pie_home
@@ -42,11 +41,12 @@ def running_driver() -> Iterator[Driver]:
 
 
 def with_programs(
-    world: World, driver: Driver, folder: Path, limits: Limits, programs: type[Programs] = Programs
+    world: World, driver: Driver, folder: Path, programs: type[Programs] = Programs, **limits: float
 ) -> World:
-    """A world that runs Wasm. The Python runtime must have been prepared."""
+    """A world that runs Wasm, whose processes have these limits. The Python runtime must have been prepared."""
     cache = DiskCache(folder / "programs", 1 << 30)
     world.runner.artifacts.cache = cache
+    world.allow(**limits)
     world.host = world.runner.host = programs(
         driver,
         CodeCache(pie_home() / "code", driver.host.engine.settings),
@@ -54,7 +54,7 @@ def with_programs(
         compiling=world._offload,
         runtime=lambda: find_python_runtime("", pie_home()),
         artifact_path=cache.path,
-        limits=limits,
+        memory_bytes=256 << 20,
     )
     world.chunk = 1 << 20
     return world

@@ -7,6 +7,9 @@ from typing import Literal
 
 from pie_wire.config import option, pie_home
 from pie_wire.errors import BadRequest
+from pie_wire.tenants import OwnLimits
+
+from pie_runner.process_limits import ProcessLimits
 
 
 @dataclass(frozen=True)
@@ -27,12 +30,15 @@ class RunnerConfig:
     contexts: int = option(1024, "contexts that one program may have open; 0: no limit")
     pages: int = option(0, "pages of KV that one program's contexts may hold at once; 0: no limit")
     children: int = option(64, "programs that one program may have launched and running; 0: no limit")
+    messages: int = option(1024, "messages of its client that one program has not received yet")
+    message_bytes: int = option(8 << 20, "bytes of these together")
     output_bytes: int = option(1 << 30, "output of one program's whole life; 0: no limit")
     output_rate: int = option(32 << 20, "bytes of output a second; a program that is faster waits; 0: no limit")
     http_requests: int = option(32, "HTTP requests of one program at once")
     http_total: int = option(0, "HTTP requests of one program in all; 0: no limit")
     http_seconds: float = option(300.0, "time from an HTTP request to the end of its response")
     http_bytes: int = option(64 << 20, "largest body of an HTTP request, and of a response")
+    http_all_requests: int = option(512, "HTTP requests of all programs at once; more wait")
     http_ca: str = option("", "file of certificates that programs' HTTPS trusts besides the usual ones")
     logits_bytes: int = option(64 << 20, "raw rows of logits that one program may hold at once; 0: no limit")
     file_bytes: int = option(64 << 20, "largest file of a program")
@@ -57,6 +63,11 @@ class RunnerConfig:
     code_bytes: int = option(4 << 30, "compiled code kept on disk")
     log_level: Literal["debug", "info", "warning", "error"] = option("info", "least severe log level shown")
     log_format: Literal["auto", "text", "json"] = option("auto", "log lines for people, for programs, or by terminal")
+
+    @property
+    def process_limits(self) -> ProcessLimits:
+        """What one process may use, unless its tenant has limits of its own."""
+        return ProcessLimits(**{name: getattr(self, name) for name in OwnLimits.__struct_fields__})
 
     @property
     def dedicated(self) -> frozenset[str]:

@@ -23,11 +23,11 @@ from pie_runner.children import Children
 from pie_runner.engines import Dialer, Engines, Offload
 from pie_runner.facilities import Facilities
 from pie_runner.grammars.compiler import GrammarCompiler
-from pie_runner.limits import ProcessLimits
 from pie_runner.mailbox import Letter
 from pie_runner.messaging.post import Post
 from pie_runner.outside.process_outside import OutsideFacilities
 from pie_runner.process import Process
+from pie_runner.process_limits import ProcessLimits
 from pie_runner.programs import ProgramHost
 from pie_runner.tenants import Tenants
 from pie_runner.timers import Timers
@@ -103,8 +103,7 @@ class RunnerCore:
             wall=wall,
             window=window,
             model_wait=model_wait,
-            limits=limits or ProcessLimits(),
-            tenants=Tenants(tenants or TenantTable(TenantLimits())),
+            tenants=Tenants(tenants or TenantTable(TenantLimits()), limits or ProcessLimits()),
             outside=outside,
         )
         self._random_bytes = random_bytes

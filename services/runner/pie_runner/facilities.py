@@ -10,7 +10,6 @@ from pie_wire.hub import Hub
 from pie_runner.children import Children
 from pie_runner.engines import Engines
 from pie_runner.grammars.compiler import GrammarCompiler
-from pie_runner.limits import ProcessLimits
 from pie_runner.messaging.post import Post
 from pie_runner.outside.process_outside import OutsideFacilities
 from pie_runner.tenants import Tenants
@@ -38,6 +37,5 @@ class Facilities:
     """Tokens the engine may be ahead when the program does not say."""
     model_wait: float
     """Seconds that `model.load` waits for an engine that is starting."""
-    limits: ProcessLimits
     tenants: Tenants
     outside: OutsideFacilities

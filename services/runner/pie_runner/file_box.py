@@ -13,6 +13,7 @@ from pie_wire.file_names import file_name
 
 from pie_runner.base64_pieces import Base64Text
 from pie_runner.mailbox import Mailbox, PendingMessage
+from pie_runner.process_limits import ProcessLimits
 from pie_runner.waitables import Waitables
 
 MAX_FILES = 64
@@ -59,12 +60,13 @@ class _Arriving:
 
 
 class FileBox:
-    """Of one process. `limit` bounds one file; all that arrive or wait take twice as much."""
+    """Of one process. `file_bytes` bounds one file; all that arrive or wait take twice as much."""
 
-    def __init__(self, waitables: Waitables, limit: int, clock: Callable[[], float]) -> None:
-        self._limit = limit
+    def __init__(self, waitables: Waitables, limits: ProcessLimits, clock: Callable[[], float]) -> None:
+        self._limits = limits
+        self._limit = limits.file_bytes
         self._clock = clock
-        self._box = Mailbox(waitables, MAX_FILES, 4 * limit)
+        self._box = Mailbox(waitables, MAX_FILES, 4 * self._limit)
         self._arriving: dict[str, _Arriving] = {}
         self._arrived: OrderedDict[str, None] = OrderedDict()
 
@@ -105,13 +107,17 @@ class FileBox:
         if size > self._limit:
             raise TooLarge(
                 f"file {name!r} of {size} bytes passes the limit file_bytes = {self._limit}; the operator can raise it "
-                "(`file_bytes` of the runner)"
+                f"({self._limits.where('file_bytes')})"
             )
         idle = self._clock() - IDLE_SECONDS
         for key in [key for key, other in self._arriving.items() if other.touched < idle]:
             del self._arriving[key]
         held = sum(other.size for other in self._arriving.values()) + self._box.size * 3 // 4
-        if held + size > 2 * self._limit or len(self._arriving) + len(self._box) >= MAX_FILES:
-            raise Overloaded("files wait for the program: try again when it has received some")
+        count = len(self._arriving) + len(self._box)
+        if held + size > 2 * self._limit or count >= MAX_FILES:
+            raise Overloaded(
+                f"{count} files of {held} bytes arrive or wait for the program, and there may be {MAX_FILES} `files` "
+                f"of {2 * self._limit} bytes (twice `file_bytes`): try again when it has received some"
+            )
         self._arriving[file] = _Arriving(name, size, self._clock())
         return self._arriving[file]

@@ -1,45 +1,13 @@
-"""What one process may use. Every limit has the name of the runner's setting, and errors say that name."""
+"""What one process has used of what it may."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from pie_wire.errors import LimitExceeded, TooLarge
 
+from pie_runner.process_limits import ProcessLimits
 from pie_runner.tenants import TenantUsage
-
-
-@dataclass(frozen=True, slots=True)
-class ProcessLimits:
-    """Limits besides memory and processor time, which belong to the Wasm instance. 0 is no limit."""
-
-    wall_seconds: float = 0.0
-    """From its first step to its end."""
-    tokens: int = 0
-    """Appended to contexts, fed to passes or generated, all contexts together. Forks and snapshots are free."""
-    contexts: int = 0
-    """Open at once."""
-    pages: int = 0
-    """Of KV, held by its contexts at once when all of it is computed. Shared pages count once for each context."""
-    file_bytes: int = 64 << 20
-    """Of one file sent to or from the client; here 0 is none at all."""
-    children: int = 0
-    """Running at once, launched by it."""
-    output_bytes: int = 0
-    """Messages, stdout and stderr together, over its whole life."""
-    output_rate: int = 0
-    """Bytes of output a second; a burst of one second's worth is free. Who is faster waits."""
-    logits_bytes: int = 0
-    """Rows of raw logits and hidden states that it may hold or have asked for at once."""
-
-
-def exceeded(name: str, amount: float, what: str) -> LimitExceeded:
-    """The error of passing limit `name`, which is `amount`."""
-    return LimitExceeded(
-        f"the program passed its limit {name} = {amount:g} ({what}); the operator can raise it (`{name}` of the runner)"
-    )
-
 
 MAX_EXPORTS = 4
 """Of one process, asked for and not taken yet: each may be as large as its context's KV."""
@@ -99,7 +67,7 @@ class Usage:
         if left is not None and count > left:
             used = f"{self.tokens} were used and {count} more asked for"
             if self.limits.tokens and self.tokens + count > self.limits.tokens:
-                raise exceeded("tokens", self.limits.tokens, used)
+                raise self.limits.exceeded("tokens", used)
             raise self._tenant.exceeded("tokens", self._tenant.most_tokens, f"{self._tenant.tokens} are used")
         self.tokens += count
         self._tenant.tokens += count
@@ -112,7 +80,7 @@ class Usage:
     def open_context(self) -> None:
         """Count one more. Raises LimitExceeded."""
         if self.limits.contexts and self.contexts >= self.limits.contexts:
-            raise exceeded("contexts", self.limits.contexts, "close contexts that are no longer needed")
+            raise self.limits.exceeded("contexts", "close contexts that are no longer needed")
         self._tenant.check_contexts()
         self.contexts += 1
         self._tenant.contexts += 1
@@ -127,7 +95,7 @@ class Usage:
         if more > 0:
             if self.limits.pages and self.pages + more > self.limits.pages:
                 why = f"{self.pages} are held and {more} more were asked for: close or truncate contexts"
-                raise exceeded("pages", self.limits.pages, why)
+                raise self.limits.exceeded("pages", why)
             self._tenant.check_pages(more)
 
     def hold_pages(self, more: int) -> None:
@@ -148,14 +116,19 @@ class Usage:
         """Raises LimitExceeded when a process with `count` running children may have no other, TooLarge when it holds
         too much of what others returned."""
         if self.limits.children and count >= self.limits.children:
-            raise exceeded("children", self.limits.children, "wait for some to end, or cancel them")
+            raise self.limits.exceeded("children", "wait for some to end, or cancel them")
         if self.results >= MAX_RESULTS:
-            raise TooLarge(f"{self.results} bytes of children's results are held: drop children that have ended first")
+            raise TooLarge(
+                f"{self.results} bytes of children's `results` are held, and there may be {MAX_RESULTS}: drop children "
+                "that have ended first"
+            )
 
     def begin_export(self) -> None:
         """Raises TooLarge when the process has too many exports that it did not take."""
         if self.exports >= MAX_EXPORTS:
-            raise TooLarge(f"{MAX_EXPORTS} exports are under way or not taken yet: get one, or drop it, first")
+            raise TooLarge(
+                f"{MAX_EXPORTS} `exports` are under way or not taken yet, as many as may be: get one, or drop it, first"
+            )
         self.exports += 1
 
     def end_export(self) -> None:
@@ -165,7 +138,7 @@ class Usage:
     def spend_output(self, size: int) -> None:
         """Raises LimitExceeded when the whole life's output would be more than allowed."""
         if self.limits.output_bytes and self.output + size > self.limits.output_bytes:
-            raise exceeded("output_bytes", self.limits.output_bytes, f"{self.output} bytes were written")
+            raise self.limits.exceeded("output_bytes", f"{self.output} bytes were written")
         self.output += size
         if self.limits.output_rate:
             self._spent_until = max(self._spent_until, self._clock() - 1.0) + size / self.limits.output_rate
@@ -173,7 +146,10 @@ class Usage:
     def hold_matcher(self) -> None:
         """Raises LimitExceeded when the process holds as many as it may."""
         if self.matchers >= MAX_MATCHERS:
-            raise LimitExceeded(f"the program holds {MAX_MATCHERS} matchers of grammars: drop those it no longer needs")
+            raise LimitExceeded(
+                f"the program holds {MAX_MATCHERS} `matchers` of grammars, as many as it may: drop those it no longer "
+                "needs"
+            )
         self.matchers += 1
 
     def drop_matcher(self) -> None:
@@ -183,9 +159,8 @@ class Usage:
     def check_rows(self, size: int) -> None:
         """Raises LimitExceeded when rows of `size` bytes more may not be held."""
         if self.limits.logits_bytes and self.rows + size > self.limits.logits_bytes:
-            raise exceeded(
+            raise self.limits.exceeded(
                 "logits_bytes",
-                self.limits.logits_bytes,
                 f"{self.rows} bytes of rows are held or asked for, and {size} more were wanted: drop rows, or give "
                 "runs a smaller window",
             )

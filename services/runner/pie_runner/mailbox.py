@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from pie_wire.errors import Closed, Overloaded
+from pie_wire.errors import Closed, Overloaded, PieError, TooLarge
 from pie_wire.texts import byte_size
 
+from pie_runner.process_limits import of_runner
 from pie_runner.waitables import Waitable, Waitables
 from pie_runner.wasm.hostcall import Case, Err, Ok
-
-MAX_MESSAGES = 1024
-MAX_BYTES = 8 << 20
 
 
 class Post(Protocol):
@@ -46,8 +45,12 @@ class Mailbox:
     """Letters not asked for yet, and receives not answered yet; never both. A letter takes room until the program has
     got it, so that receives which are never read hold no more than the box does."""
 
-    def __init__(self, waitables: Waitables, max_messages: int = MAX_MESSAGES, max_bytes: int = MAX_BYTES) -> None:
+    def __init__(
+        self, waitables: Waitables, max_messages: int, max_bytes: int, where: Callable[[str], str] = of_runner
+    ) -> None:
+        """`where`: where the operator sets `messages` and `message_bytes`."""
         self._waitables = waitables
+        self._where = where
         self._max_messages = max_messages
         self._max_bytes = max_bytes
         self._letters: deque[Post] = deque()
@@ -69,12 +72,13 @@ class Mailbox:
         """A message came in.
 
         Raises:
-            Overloaded: the program does not receive, and the box is full.
+            Overloaded: the program does not receive, and the box is full. TooLarge: the message never has room.
         """
-        if self._held >= self._max_messages or self._bytes + byte_size(letter.value) > self._max_bytes:
-            raise Overloaded(f"{self._held} messages wait for the program: try again when it has received some")
+        size = byte_size(letter.value)
+        if self._held >= self._max_messages or self._bytes + size > self._max_bytes:
+            raise self._full(size)
         self._held += 1
-        self._bytes += byte_size(letter.value)
+        self._bytes += size
         if self._receives:
             self._receives.popleft().give(letter)
         else:
@@ -88,6 +92,20 @@ class Mailbox:
         else:
             self._receives.append(pending)
         return pending
+
+    def _full(self, size: int) -> PieError:
+        """The error of a message of `size` bytes."""
+        if self._held >= self._max_messages:
+            name, most = "messages", self._max_messages
+        else:
+            name, most = "message_bytes", self._max_bytes
+        limit, raises = f"its limit {name} = {most}", f"the operator can raise it ({self._where(name)})"
+        if not self._max_messages or size > self._max_bytes:
+            return TooLarge(f"the program takes no message of {size} bytes, for {limit}: send less at once; {raises}")
+        return Overloaded(
+            f"{self._held} messages with {self._bytes} bytes wait for the program, and another one of {size} bytes "
+            f"passes {limit}: try again when it has received some; {raises}"
+        )
 
     def got(self, letter: Post) -> None:
         """The program has it now."""

@@ -19,7 +19,7 @@ from pie_wire.texts import byte_size
 from pie_runner.draws import Draws
 from pie_runner.events import EventLog
 from pie_runner.file_box import FileBox
-from pie_runner.limits import Usage, exceeded
+from pie_runner.limits import Usage
 from pie_runner.mailbox import Mailbox
 from pie_runner.outside.process_outside import ProcessOutside
 from pie_runner.waitables import Waitables
@@ -81,13 +81,15 @@ class Process:
         self.state: State = "fetching"
         self.events = EventLog()
         self.waitables = Waitables()
-        self.mailbox = Mailbox(self.waitables)
-        self.files = FileBox(self.waitables, facilities.limits.file_bytes, facilities.hub.clock)
-        self.outside = ProcessOutside(start, scope, facilities.outside, self.waitables, facilities.hub)
+        tenant = facilities.tenants.enter(scope.tenant)
+        limits = tenant.process_limits
+        self.usage = Usage(limits, facilities.hub.clock, tenant)
+        self.mailbox = Mailbox(self.waitables, limits.messages, limits.message_bytes, limits.where)
+        self.files = FileBox(self.waitables, limits, facilities.hub.clock)
+        self.outside = ProcessOutside(start, scope, facilities.outside, self.waitables, facilities.hub, limits)
         self.offload = facilities.threads.of(scope.tenant)
         """For work beside the loop."""
         self.draws = Draws(key)
-        self.usage = Usage(facilities.limits, facilities.hub.clock, facilities.tenants.enter(scope.tenant))
         self.contexts: dict[ContextState, None] = {}
         self.children: dict[str, Child] = {}
         """Those whose end is not known yet, by pid."""
@@ -119,9 +121,10 @@ class Process:
         """The program is about to make its first step."""
         if self.state in ("fetching", "starting"):
             self.state = "running"
-            wall = self.usage.limits.wall_seconds
+            limits = self.usage.limits
+            wall = limits.wall_seconds
             if wall:
-                late = exceeded("wall_seconds", wall, "seconds since its first step")
+                late = limits.exceeded("wall_seconds", "seconds since its first step")
                 deadline = self.facilities.hub.clock() + wall
                 self._cancel_deadline = self.facilities.timers.at(deadline, lambda: self.end(late))
             facts = Started(self.title, self.facilities.name, self.draws.key.hex())

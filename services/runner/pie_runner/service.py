@@ -21,12 +21,11 @@ from pie_runner.core import RunnerCore
 from pie_runner.disk_cache import DiskCache
 from pie_runner.grammars.compiler import GrammarCompiler
 from pie_runner.host import TABLE
-from pie_runner.limits import ProcessLimits
 from pie_runner.outside.aside import Aside
-from pie_runner.outside.file_rooms import FileRooms, FileSettings
+from pie_runner.outside.file_rooms import FileRooms
 from pie_runner.outside.http_client import HttpSettings, HttpShared
 from pie_runner.outside.mcp_config import read_servers
-from pie_runner.outside.mcp_servers import McpServers, McpSettings
+from pie_runner.outside.mcp_servers import McpServers
 from pie_runner.outside.process_outside import OutsideFacilities
 from pie_runner.process import payer_of
 from pie_runner.uplink import PORT as GATEWAY
@@ -34,7 +33,6 @@ from pie_runner.wasm import ffi
 from pie_runner.wasm.cache import CodeCache
 from pie_runner.wasm.driver import Driver
 from pie_runner.wasm.engine import WasmEngine
-from pie_runner.wasm.fiber import Limits
 from pie_runner.wasm.host import Host
 from pie_runner.wasm.mappings import mappings_of_this_process
 from pie_runner.wasm.selftest import self_test
@@ -80,7 +78,7 @@ class RunnerService:
             compiling=self._compilations,
             runtime=lambda: find_python_runtime(config.python_runtime, home),
             artifact_path=artifacts.path,
-            limits=Limits(memory_bytes=config.memory, cpu_seconds=config.cpu_seconds),
+            memory_bytes=config.memory,
         )
         self.core = RunnerCore(
             self._hub,
@@ -96,17 +94,7 @@ class RunnerService:
             dedicated=config.dedicated,
             window=config.window,
             model_wait=config.model_wait,
-            limits=ProcessLimits(
-                wall_seconds=config.wall_seconds,
-                tokens=config.tokens,
-                contexts=config.contexts,
-                pages=config.pages,
-                file_bytes=config.file_bytes,
-                children=config.children,
-                output_bytes=config.output_bytes,
-                output_rate=config.output_rate,
-                logits_bytes=config.logits_bytes,
-            ),
+            limits=config.process_limits,
             tenants=read_tenants(
                 config.tenants,
                 TenantLimits(contexts=config.tenant_contexts, pages=config.tenant_pages, tokens=config.tenant_tokens),
@@ -167,23 +155,13 @@ class RunnerService:
         self._wasm.close()
 
     def _outside(self, config: RunnerConfig) -> OutsideFacilities:
-        http = HttpSettings(
-            requests=config.http_requests,
-            total=config.http_total,
-            seconds=config.http_seconds,
-            bytes=config.http_bytes,
-            ca_file=config.http_ca,
-        )
-        mcp = McpSettings(config.mcp_requests, config.mcp_seconds, config.mcp_bytes)
-        servers = McpServers(read_servers(config.mcp), mcp)
+        http = HttpSettings(all_requests=config.http_all_requests, ca_file=config.http_ca)
+        servers = McpServers(read_servers(config.mcp), config.mcp_seconds)
         return OutsideFacilities(self._aside, HttpShared(http), self._files, servers)
 
     def _file_rooms(self, config: RunnerConfig) -> FileRooms:
-        settings = FileSettings(
-            config.file_bytes, config.scratch_bytes, config.data_bytes, config.file_entries, config.data_programs
-        )
         me = self._hub.identity
-        return FileRooms(Path(config.files), f"{me.name}-{me.incarnation}", settings, self._disk, DISK_THREADS)
+        return FileRooms(Path(config.files), f"{me.name}-{me.incarnation}", self._disk, DISK_THREADS)
 
     def _wait(self) -> float:
         due = self.core.next_due()

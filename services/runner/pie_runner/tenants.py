@@ -6,12 +6,18 @@ from __future__ import annotations
 from pie_wire.errors import LimitExceeded
 from pie_wire.tenants import TenantLimits, TenantTable
 
+from pie_runner.process_limits import ProcessLimits
+
 
 class TenantUsage:
     """Of one tenant."""
 
-    def __init__(self, name: str = "", limits: TenantLimits | None = None) -> None:
+    def __init__(
+        self, name: str = "", limits: TenantLimits | None = None, process_limits: ProcessLimits | None = None
+    ) -> None:
         self.name = name
+        self.process_limits = process_limits or ProcessLimits()
+        """Of each process that begins."""
         limits = limits or TenantLimits()
         self.most_contexts = limits.contexts or 0
         self.most_pages = limits.pages or 0
@@ -49,15 +55,19 @@ class TenantUsage:
 class Tenants:
     """Tenants with processes on this runner."""
 
-    def __init__(self, table: TenantTable) -> None:
+    def __init__(self, table: TenantTable, process_limits: ProcessLimits) -> None:
+        """`process_limits`: what a process may use whose tenant has no limits of its own."""
         self._table = table
+        self._process_limits = process_limits
         self._used: dict[str, TenantUsage] = {}
 
     def enter(self, tenant: str) -> TenantUsage:
         """A process begins."""
         usage = self._used.get(tenant)
         if usage is None:
-            usage = self._used[tenant] = TenantUsage(tenant, self._table.of(tenant))
+            limits = self._table.of(tenant)
+            own = self._process_limits.of_tenant(tenant, limits.process)
+            usage = self._used[tenant] = TenantUsage(tenant, limits, own)
         usage.processes += 1
         return usage
 

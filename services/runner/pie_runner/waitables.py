@@ -38,7 +38,9 @@ class Waitables:
             TooLarge: the program holds too many.
         """
         if len(self._items) >= MAX_WAITABLES:
-            raise TooLarge(f"the program holds {MAX_WAITABLES} waitables: drop those it no longer needs")
+            raise TooLarge(
+                f"the program holds {MAX_WAITABLES} `waitables`, as many as it may: drop those it no longer needs"
+            )
         number = self._next
         self._next += 1
         self._items[number] = item

@@ -104,19 +104,18 @@ class WasmPrograms:
         compiling: Offload,
         runtime: Callable[[], Path | None],
         artifact_path: Callable[[str], Path],
-        limits: Limits,
+        memory_bytes: int,
     ) -> None:
         """`runtime` finds the generic Python component. `look_up` runs what takes milliseconds, `compiling` what takes
         seconds: programs that are compiled already do not wait for those that are not. Each has one thread, on which
-        tenants take turns."""
+        tenants take turns. `memory_bytes`: what an instance that compiles source may have."""
         self.driver = driver
         self._code = code
         self._look_up = Turns(look_up, 1)
         self._compiling = Turns(compiling, 1)
         self._runtime = runtime
         self._artifact_path = artifact_path
-        self._limits = limits
-        self._code_objects = CodeObjects(driver, limits.memory_bytes)
+        self._code_objects = CodeObjects(driver, memory_bytes)
         self._loaded: OrderedDict[str, Program] = OrderedDict()
         self._preparing: dict[str, Preparation] = {}
 
@@ -231,12 +230,13 @@ class WasmPrograms:
 
     def _spawn(self, launch: Launch, program: Program) -> None:
         launch.on_running()
+        limits = launch.process.usage.limits
         launch.fiber = self.driver.spawn(
             program,
             launch.envelope(program),
             data=launch.process,
             on_exit=lambda _, outcome: launch.ended(outcome),
-            limits=self._limits,
+            limits=Limits(memory_bytes=limits.memory, cpu_seconds=limits.cpu_seconds, where=limits.where),
             on_output=lambda _, stream, data: _forward(launch, stream, data),
         )
         self._code_objects.compile_wanted()

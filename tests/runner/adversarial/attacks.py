@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from pie_wire.messages.common import ProgramKind
@@ -26,8 +25,7 @@ class Attack:
 
     def allow(self, cpu_seconds: float) -> None:
         """More processor time than others have."""
-        host = self.world.host
-        host._limits = replace(host._limits, cpu_seconds=cpu_seconds)
+        self.world.allow(cpu_seconds=cpu_seconds)
 
     def launch(
         self,

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from pie_bakery import prepare_python_runtime
 from pie_runner.wasm.driver import Driver
-from pie_runner.wasm.fiber import Limits
 from pie_runner.wasm.rests import Rests
 from pie_wire.config import pie_home
 
@@ -54,7 +53,7 @@ def attack(world: World, wasm_driver: Driver, tmp_path: Path) -> Iterator[Attack
     prepare_python_runtime(pie_home())
     world.keep_files(tmp_path)
     wasm_driver._rests = Rests()  # what other tests have used up
-    with_programs(world, wasm_driver, tmp_path, Limits(memory_bytes=64 << 20, cpu_seconds=1.0), Slices)
+    with_programs(world, wasm_driver, tmp_path, Slices, memory=64 << 20, cpu_seconds=1.0)
     made = Attack(world)
     yield made
     assert made.outcome(b"def main():\n    return 1\n", kind="python") == "return"

@@ -14,7 +14,7 @@ from attacks import Attack
 from costs import BEYOND, CASES, name_of, program
 from message_store import Store
 from panics import functions, panicking
-from pie_runner.wasm.fiber import Fiber, Limits, Outcome
+from pie_runner.wasm.fiber import Fiber, Outcome
 from pie_runner.wasm.world import offered_world
 from pie_wire.capabilities import Capabilities, Grants
 from runner_world import World
@@ -121,7 +121,7 @@ def bare_world(smollm2_files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch,
 @pytest.fixture
 def roomy(attack: Attack) -> Attack:
     """Attacks with all the memory and time that they want."""
-    attack.world.host._limits = Limits(memory_bytes=1 << 30, cpu_seconds=600.0)
+    attack.world.allow(memory=1 << 30, cpu_seconds=600.0)
     return attack
 
 

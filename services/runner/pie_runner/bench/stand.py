@@ -23,12 +23,12 @@ from pie_runner.engines import Engines
 from pie_runner.facilities import Facilities
 from pie_runner.grammars.compiler import GrammarCompiler
 from pie_runner.host import TABLE
-from pie_runner.limits import ProcessLimits
 from pie_runner.messaging.post import Post
 from pie_runner.outside.aside import Aside
 from pie_runner.outside.http_client import HttpSettings, HttpShared
 from pie_runner.outside.process_outside import OutsideFacilities
 from pie_runner.process import Process
+from pie_runner.process_limits import ProcessLimits
 from pie_runner.tenants import Tenants
 from pie_runner.timers import Timers
 from pie_runner.turns import Turns
@@ -106,8 +106,7 @@ class Stand:
             wall=time.time,
             window=32,
             model_wait=0.0,
-            limits=ProcessLimits(),
-            tenants=Tenants(TenantTable(TenantLimits())),
+            tenants=Tenants(TenantTable(TenantLimits()), ProcessLimits()),
             outside=OutsideFacilities(Aside(_nothing), HttpShared(HttpSettings())),
         )
         self._numbers = itertools.count(1)

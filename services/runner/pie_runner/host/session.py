@@ -12,7 +12,6 @@ from pie_wire.texts import byte_size
 
 from pie_runner.base64_pieces import decoded_pieces
 from pie_runner.host.futures import waitable_id
-from pie_runner.limits import exceeded
 from pie_runner.process import process_of
 from pie_runner.wasm.hostcall import Err, HostFunction, Ok, Pending
 
@@ -46,9 +45,9 @@ def send_file(fiber: Fiber, name: str, content: str) -> Ok | Pending:
     """A named file for the client."""
     process = process_of(fiber)
     file_name(name)
-    limit = process.facilities.limits.file_bytes
-    if len(content) // 4 * 3 > limit + 2:
-        raise exceeded("file_bytes", limit, f"file {name!r} is larger")
+    limits = process.usage.limits
+    if len(content) // 4 * 3 > limits.file_bytes + 2:
+        raise limits.exceeded("file_bytes", f"file {name!r} is larger")
     what = f"the content of file {name!r}"
     if len(content) <= INLINE:
         return process.emit_file(fiber, name, [*decoded_pieces(content, what, PART_BYTES)]) or Ok()

@@ -91,7 +91,7 @@ class Post:
         cost = MESSAGE_COST + _checked_size(text)
         mail, tenant = self._of(process), process.scope.tenant
         if mail.sending >= MAX_SENDING:
-            raise Overloaded(f"{MAX_SENDING} messages are not stored yet: wait for some to complete")
+            raise Overloaded(f"{MAX_SENDING} `sends` are not stored yet: wait for some to complete")
         done = Completion(process.waitables)
         if not self._sending.take(tenant, cost):
             done.close()
@@ -112,7 +112,7 @@ class Post:
         """The next message; acknowledges those of the topic that the program has. Raises Overloaded."""
         mail = self._of(process)
         if len(mail.pulls) >= MAX_PULLS:
-            raise Overloaded(f"{MAX_PULLS} pulls wait for their messages or to be got: get or drop some")
+            raise Overloaded(f"{MAX_PULLS} `pulls` wait for their messages or to be got: get or drop some")
         pull = PendingPull(process.waitables, self, mail, topic)
         mail.pulls[pull.number] = pull
         self._register(pull)
@@ -244,7 +244,7 @@ class Post:
         """
         mail = self._of(process)
         if mail.subscriptions >= MAX_SUBSCRIPTIONS:
-            raise Overloaded(f"{MAX_SUBSCRIPTIONS} subscriptions are open: drop some")
+            raise Overloaded(f"{MAX_SUBSCRIPTIONS} `subscriptions` are open: drop some")
         tenant = process.scope.tenant
         if not self._subscriptions.take(tenant):
             raise Overloaded(

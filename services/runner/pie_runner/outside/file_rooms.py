@@ -11,7 +11,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -23,35 +22,19 @@ from pie_wire.messages.common import ProgramRef
 
 from pie_runner.engines import Offload
 from pie_runner.outside.tree import Tree, TreeLimits
+from pie_runner.process_limits import ProcessLimits
 from pie_runner.turns import Turns
 
 log = structlog.get_logger("pie.files")
 
 
-@dataclass(frozen=True)
-class FileSettings:
-    """Sizes in bytes."""
-
-    file_bytes: int = 64 << 20
-    """One file."""
-    scratch_bytes: int = 256 << 20
-    """All files of a process in /scratch."""
-    data_bytes: int = 1 << 30
-    """All files of a user and a program in /data."""
-    entries: int = 10_000
-    """Files and folders, in each of the two."""
-    data_programs: int = 256
-    """Programs of one user that have files in /data: a user names as many as they like."""
-
-
 class FileRooms:
     """See the module's text."""
 
-    def __init__(self, home: Path, member: str, settings: FileSettings, offload: Offload, threads: int = 1) -> None:
+    def __init__(self, home: Path, member: str, offload: Offload, threads: int = 1) -> None:
         """`member` is unique to this incarnation of the runner. What takes the disk's time runs by `offload`, which has
         so many threads. Removes what dead runners have left."""
         self._turns = Turns(offload, threads)
-        self._settings = settings
         self._data = home / "data"
         self._scratch = home / "scratch" / member
         self._lock = _claim(self._scratch)
@@ -60,12 +43,12 @@ class FileRooms:
         """What runs a tenant's work with the disk."""
         return self._turns.of(tenant)
 
-    def scratch(self, pid: str) -> Tree:
+    def scratch(self, pid: str, limits: ProcessLimits) -> Tree:
         """The tree of a process; nothing is made before it is used."""
-        limits = self._limits("scratch_bytes", self._settings.scratch_bytes)
-        return Tree(self._scratch / _plain(pid), limits, durable=False)
+        bounds = _bounds("scratch_bytes", limits.scratch_bytes, limits)
+        return Tree(self._scratch / _plain(pid), bounds, durable=False)
 
-    def data(self, scope: Scope, ref: ProgramRef) -> Tree:
+    def data(self, scope: Scope, ref: ProgramRef, limits: ProcessLimits) -> Tree:
         """The tree of a user and a program, all its versions. An uploaded file is another program than an installed one
         of the same name. Touches the disk. Raises QuotaExceeded."""
         user = {"tenant": scope.tenant, "user": scope.user}
@@ -74,26 +57,29 @@ class FileRooms:
         folder = theirs / _digest(owner)
         if not (folder / "owner.json").exists():
             theirs.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._check_programs(theirs, scope)
+            _check_programs(theirs, scope, limits)
             folder.mkdir(exist_ok=True, mode=0o700)
             (folder / "owner.json").write_bytes(owner)
-        return Tree(folder, self._limits("data_bytes", self._settings.data_bytes), durable=True)
+        return Tree(folder, _bounds("data_bytes", limits.data_bytes, limits), durable=True)
 
     def close(self) -> None:
         """The runner ends: nothing of scratch is left."""
         shutil.rmtree(self._scratch, ignore_errors=True)
         self._lock.close()
 
-    def _check_programs(self, theirs: Path, scope: Scope) -> None:
-        most = self._settings.data_programs
-        if most and sum(1 for _ in theirs.iterdir()) >= most:
-            raise QuotaExceeded(
-                f"{most} programs of user {scope.user} have files in /data, and data_programs = {most}: use one of "
-                f"them, or ask the operator to remove what is no longer needed of data/{theirs.name}, or to raise it"
-            )
 
-    def _limits(self, name: str, size: int) -> TreeLimits:
-        return TreeLimits(name, size, self._settings.entries, self._settings.file_bytes)
+def _check_programs(theirs: Path, scope: Scope, limits: ProcessLimits) -> None:
+    most = limits.data_programs
+    if most and sum(1 for _ in theirs.iterdir()) >= most:
+        raise QuotaExceeded(
+            f"{most} programs of user {scope.user} have files in /data, and data_programs = {most}: use one of them, "
+            f"or ask the operator to remove what is no longer needed of data/{theirs.name}, or to raise it "
+            f"({limits.where('data_programs')})"
+        )
+
+
+def _bounds(name: str, size: int, limits: ProcessLimits) -> TreeLimits:
+    return TreeLimits(name, size, limits.file_entries, limits.file_bytes, limits.where)
 
 
 def _claim(folder: Path) -> IO[str]:

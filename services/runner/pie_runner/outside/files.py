@@ -14,6 +14,7 @@ from pie_runner.engines import Offload
 from pie_runner.outside.file_paths import FilePath
 from pie_runner.outside.file_rooms import FileRooms
 from pie_runner.outside.tree import Entry, Tree
+from pie_runner.process_limits import ProcessLimits
 
 T = TypeVar("T")
 
@@ -24,13 +25,20 @@ class ProcessFiles:
     """Checks happen at once; the work that a method returns is for a worker thread."""
 
     def __init__(
-        self, capabilities: Capabilities, rooms: FileRooms | None, pid: str, scope: Scope, ref: ProgramRef
+        self,
+        capabilities: Capabilities,
+        rooms: FileRooms | None,
+        pid: str,
+        scope: Scope,
+        ref: ProgramRef,
+        limits: ProcessLimits,
     ) -> None:
         self._capabilities = capabilities
         self._rooms = rooms
         self._pid = pid
         self._scope = scope
         self._ref = ref
+        self._limits = limits
         self._scratch: Tree | None = None
 
     def place(self, text: str) -> FilePath:
@@ -46,9 +54,9 @@ class ProcessFiles:
         """An action on the tree that a path lies in."""
         rooms = self._kept
         if path.room == "data":
-            return lambda: action(rooms.data(self._scope, self._ref))
+            return lambda: action(rooms.data(self._scope, self._ref, self._limits))
         if self._scratch is None:
-            self._scratch = rooms.scratch(self._pid)
+            self._scratch = rooms.scratch(self._pid, self._limits)
         scratch = self._scratch
         return lambda: action(scratch)
 

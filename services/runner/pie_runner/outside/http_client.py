@@ -21,6 +21,7 @@ from pie_runner.outside.http_rights import HttpRights
 from pie_runner.outside.http_transport import CheckedTransport, Resolve
 from pie_runner.outside.resolver import Resolver
 from pie_runner.outside.turnstile import Turnstile
+from pie_runner.process_limits import ProcessLimits
 
 _DEFAULTS = {"user-agent": "pie", "accept": "*/*", "accept-encoding": "identity"}
 
@@ -33,18 +34,10 @@ WINDOW = 4
 
 @dataclass(frozen=True)
 class HttpSettings:
-    """Limits; times in seconds, sizes in bytes."""
+    """For all processes of a runner together."""
 
-    requests: int = 32
-    """Of one process at once."""
-    total: int = 0
-    """Of one process, all its life; 0 is no limit."""
-    seconds: float = 300.0
-    """From sending to the end of the response."""
-    bytes: int = 64 << 20
-    """Of a request's body, and of a response's."""
     all_requests: int = 512
-    """Of all processes of the runner at once, shared fairly among tenants; more wait."""
+    """At once, shared fairly among tenants; more wait."""
     ca_file: str = ""
     """Certificates to trust besides the usual ones."""
 
@@ -100,8 +93,9 @@ class HttpShared:
 class HttpClient:
     """No cookies, no proxies, no credentials but what the program itself puts into a request."""
 
-    def __init__(self, rights: HttpRights, shared: HttpShared, tenant: str) -> None:
+    def __init__(self, rights: HttpRights, shared: HttpShared, tenant: str, limits: ProcessLimits) -> None:
         self.rights = rights
+        self._limits = limits
         self._tenant = tenant
         self._shared = shared
         self._client: httpx.AsyncClient | None = None
@@ -121,8 +115,7 @@ class HttpClient:
         Raises:
             BadRequest: it is none. Forbidden: its host. LimitExceeded: its body.
         """
-        settings = self._shared.settings
-        check_request_body(len(body) if isinstance(body, bytes) else length or 0, settings)
+        check_request_body(len(body) if isinstance(body, bytes) else length or 0, self._limits)
         fields = _with_defaults(headers)
         if length is not None:
             fields.append(("content-length", str(length)))
@@ -131,7 +124,7 @@ class HttpClient:
         except (httpx.InvalidURL, ValueError, TypeError) as exc:
             raise BadRequest(f"{url[:200]!r} cannot be asked for: {exc}") from exc
         self.rights.require(*_target(request.url))
-        limit = settings.seconds
+        limit = self._limits.http_seconds
         seconds = limit if seconds is None else min(seconds, limit)
         return Order(request, seconds, redirects, isinstance(body, bytes))
 
@@ -153,7 +146,8 @@ class HttpClient:
                 why = f"{where} did not finish within {order.seconds:g} s"
             else:
                 why = f"{where} was not asked within {order.seconds:g} s: {room.held(tenant)} other requests of tenant "
-                why += f"{tenant} took its share of the runner's {self._shared.settings.all_requests}"
+                most = self._shared.settings.all_requests
+                why += f"{tenant} took its share of the {most} of the runner (`http_all_requests`)"
             to.end(DeadlineExceeded(why))
         except PieError as exc:
             to.end(exc)
@@ -177,10 +171,12 @@ class HttpClient:
         """The first response that is no redirect, or the last one that may be followed."""
         client = self._client
         if client is None:
-            settings = self._shared.settings
             client = self._client = httpx.AsyncClient(
                 transport=CheckedTransport(
-                    self.rights, self._shared.resolve_of(self._tenant), self._shared.tls, settings.requests
+                    self.rights,
+                    self._shared.resolve_of(self._tenant),
+                    self._shared.tls,
+                    self._limits.http_requests,
                 ),
                 cookies=http.cookiejar.CookieJar(http.cookiejar.DefaultCookiePolicy(allowed_domains=[])),
                 trust_env=False,
@@ -199,20 +195,20 @@ class HttpClient:
             request, left = following, left - 1
 
     async def _body(self, response: httpx.Response, to: Receiver, credit: asyncio.Semaphore) -> None:
-        limit, size = self._shared.settings.bytes, 0
+        size = 0
         async for data in response.aiter_raw():
             size += len(data)
-            if size > limit:
-                raise _too_large("response", limit)
+            if size > self._limits.http_bytes:
+                raise _too_large("response", self._limits)
             for at in range(0, len(data), PIECE):
                 await credit.acquire()
                 to.piece(data[at : at + PIECE])
 
 
-def check_request_body(size: int, settings: HttpSettings) -> None:
+def check_request_body(size: int, limits: ProcessLimits) -> None:
     """Raise LimitExceeded if a request's body may not be so large."""
-    if size > settings.bytes:
-        raise _too_large("request", settings.bytes)
+    if size > limits.http_bytes:
+        raise _too_large("request", limits)
 
 
 def _with_defaults(headers: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -237,10 +233,8 @@ def _headers(response: httpx.Response) -> list[tuple[str, str]]:
     return [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in response.headers.raw]
 
 
-def _too_large(what: str, limit: int) -> LimitExceeded:
-    return LimitExceeded(
-        f"the {what}'s body exceeds http_bytes = {limit}; the operator can raise it (`http_bytes` of the runner)"
-    )
+def _too_large(what: str, limits: ProcessLimits) -> LimitExceeded:
+    return limits.exceeded("http_bytes", f"the {what}'s body is larger")
 
 
 _TRANSPORT_ERRORS = (

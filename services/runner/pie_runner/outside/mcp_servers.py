@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import cast
 
 import structlog
@@ -19,6 +18,7 @@ from pie_wire.errors import DeadlineExceeded, NotFound, PieError, Unavailable
 from pie_runner.outside.mcp_config import ServerConfig
 from pie_runner.outside.mcp_connection import PING_SECONDS, McpConnection, opened
 from pie_runner.outside.turnstile import Turnstile
+from pie_runner.process_limits import ProcessLimits
 
 START_SECONDS = 20.0
 FIRST_PAUSE, LAST_PAUSE = 0.5, 30.0
@@ -29,24 +29,12 @@ PLACES = 64
 log = structlog.get_logger("pie.mcp")
 
 
-@dataclass(frozen=True)
-class McpSettings:
-    """Limits of programs' calls."""
-
-    requests: int = 16
-    """Of one process at once."""
-    seconds: float = 60.0
-    """One call."""
-    bytes: int = 4 << 20
-    """One answer."""
-
-
 class McpServers:
     """All of them, by name. Methods that are coroutines belong to the loop aside."""
 
-    def __init__(self, servers: Mapping[str, ServerConfig], settings: McpSettings) -> None:
-        self.settings = settings
-        self._servers = {name: _Server(name, config) for name, config in servers.items()}
+    def __init__(self, servers: Mapping[str, ServerConfig], seconds: float = 60.0) -> None:
+        """`seconds`: the runner's limit of one call, by which a server is judged to hang."""
+        self._servers = {name: _Server(name, config, seconds) for name, config in servers.items()}
 
     @property
     def names(self) -> list[str]:
@@ -56,9 +44,9 @@ class McpServers:
         """Start it, if need be. Raises NotFound, Unavailable."""
         await self._server(name).connected()
 
-    async def ask(self, name: str, method: str, params: str, tenant: str) -> str:
+    async def ask(self, name: str, method: str, params: str, tenant: str, limits: ProcessLimits) -> str:
         """A call's result as JSON text. Raises PieError."""
-        return await self._server(name).ask(method, params, self.settings, tenant)
+        return await self._server(name).ask(method, params, tenant, limits)
 
     def _server(self, name: str) -> _Server:
         server = self._servers.get(name)
@@ -68,9 +56,10 @@ class McpServers:
 
 
 class _Server:
-    def __init__(self, name: str, config: ServerConfig) -> None:
+    def __init__(self, name: str, config: ServerConfig, seconds: float) -> None:
         self._name = name
         self._config = config
+        self._seconds = seconds
         self._connection: McpConnection | None = None
         self._pause = 0.0
         self._retry_at = 0.0
@@ -88,35 +77,35 @@ class _Server:
         await asyncio.shield(connection.session)
         return connection
 
-    async def ask(self, method: str, params: str, settings: McpSettings, tenant: str) -> str:
+    async def ask(self, method: str, params: str, tenant: str, limits: ProcessLimits) -> str:
         """Make a call. Raises PieError."""
         from mcp.types import PaginatedRequestParams
 
         mcp_calls.check_params(method, params)
         connection: McpConnection | None = None
         try:
-            async with asyncio.timeout(settings.seconds), self._turnstile.place(tenant):
+            async with asyncio.timeout(limits.mcp_seconds), self._turnstile.place(tenant):
                 connection = await self.connected()
                 answer = await mcp_calls.ask(
                     connection.session.result(),
                     lambda cursor: PaginatedRequestParams(cursor=cursor),
                     method,
                     params,
-                    settings.bytes,
+                    limits.mcp_bytes,
                 )
         except TimeoutError as exc:
-            late = f"{self._name} did not answer within {settings.seconds:g} s (`mcp_seconds`)"
+            late = f"{self._name} did not answer within {limits.mcp_seconds:g} s (`mcp_seconds`)"
             if connection is None:
                 late += (
                     f"; {self._turnstile.held(tenant)} calls of tenant {tenant} are with it, of {PLACES} that may be"
                 )
-            if connection is not None and await connection.hangs(settings.seconds):
+            if connection is not None and await connection.hangs(self._seconds):
                 self._end(connection, "it hangs")
                 late += ", and hangs: its connection is closed, and a later call starts it again"
             raise DeadlineExceeded(late) from exc
         except asyncio.CancelledError:
             if connection is not None:
-                connection.start(self._check(connection, settings.seconds))
+                connection.start(self._check(connection, self._seconds))
             raise
         except Unavailable:
             # What broke is not always told apart from what the server said: a server that still answers stays.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from pie_wire.errors import LimitExceeded, PieError
+from pie_wire.errors import PieError
 from pie_wire.hub import Hub, Scope
 from pie_wire.messages.runner import Start
 
@@ -16,15 +16,16 @@ from pie_runner.outside.file_rooms import FileRooms
 from pie_runner.outside.files import ProcessFiles
 from pie_runner.outside.http_client import HttpClient, HttpShared, Order, check_request_body
 from pie_runner.outside.http_rights import HttpRights
-from pie_runner.outside.mcp_servers import McpServers, McpSettings
+from pie_runner.outside.mcp_servers import McpServers
 from pie_runner.outside.relay import ClientRelay
 from pie_runner.outside.tools import ProcessTools
 from pie_runner.outside.uploads import Body, Upload
+from pie_runner.process_limits import ProcessLimits
 from pie_runner.waitables import Waitables
 
 
 def _no_servers() -> McpServers:
-    return McpServers({}, McpSettings())
+    return McpServers({})
 
 
 @dataclass(frozen=True)
@@ -40,24 +41,35 @@ class OutsideFacilities:
 class ProcessOutside:
     """See the module's text."""
 
-    def __init__(self, start: Start, scope: Scope, shared: OutsideFacilities, waitables: Waitables, hub: Hub) -> None:
+    def __init__(
+        self,
+        start: Start,
+        scope: Scope,
+        shared: OutsideFacilities,
+        waitables: Waitables,
+        hub: Hub,
+        limits: ProcessLimits,
+    ) -> None:
         capabilities = self._capabilities = start.capabilities
         self._shared = shared
         self._tenant = scope.tenant
         self._waitables = waitables
-        relay = ClientRelay(hub, start.pid, scope, shared.mcp.settings.seconds)
-        self.files = ProcessFiles(capabilities, shared.files, start.pid, scope, start.program)
-        self.tools = ProcessTools(capabilities, shared.mcp, shared.aside, waitables, start.mcp, relay.ask, scope.tenant)
+        self._limits = limits
+        relay = ClientRelay(hub, start.pid, scope, limits.mcp_seconds)
+        self.files = ProcessFiles(capabilities, shared.files, start.pid, scope, start.program, limits)
+        self.tools = ProcessTools(
+            capabilities, shared.mcp, shared.aside, waitables, start.mcp, relay.ask, scope.tenant, limits
+        )
         self._requests = 0
         self._total = 0
 
     @cached_property
     def _http(self) -> HttpClient:
-        return HttpClient(HttpRights(self._capabilities), self._shared.http, self._tenant)
+        return HttpClient(HttpRights(self._capabilities), self._shared.http, self._tenant, self._limits)
 
     def check_request_body(self, size: int) -> None:
         """Raise LimitExceeded if a request's body may not be so large."""
-        check_request_body(size, self._shared.http.settings)
+        check_request_body(size, self._limits)
 
     def send(
         self,
@@ -96,11 +108,11 @@ class ProcessOutside:
 
     def _fetch(self, order: Order) -> Fetch:
         """Carry out an order, if it is one of those that there may be. Raises LimitExceeded."""
-        settings = self._shared.http.settings
-        if self._requests >= settings.requests:
-            raise _exceeded("http_requests", settings.requests, "requests at once: drop responses that are not needed")
-        if settings.total and self._total >= settings.total:
-            raise _exceeded("http_total", settings.total, "requests in all")
+        limits = self._limits
+        if self._requests >= limits.http_requests:
+            raise limits.exceeded("http_requests", "requests at once: drop responses that are not needed")
+        if limits.http_total and self._total >= limits.http_total:
+            raise limits.exceeded("http_total", "requests in all")
         fetch = Fetch(self._http, order, self._shared.aside, self._request_ended)
         self._requests += 1
         self._total += 1
@@ -118,9 +130,3 @@ class ProcessOutside:
 
     def _request_ended(self) -> None:
         self._requests -= 1
-
-
-def _exceeded(name: str, limit: int, what: str) -> LimitExceeded:
-    return LimitExceeded(
-        f"the program passed its limit {name} = {limit} ({what}); the operator can raise it (`{name}` of the runner)"
-    )

@@ -6,11 +6,12 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from pie_wire.capabilities import Capabilities, Grants
-from pie_wire.errors import Closed, ErrorInfo, Forbidden, LimitExceeded, NotFound, PieError, to_error
+from pie_wire.errors import Closed, ErrorInfo, Forbidden, NotFound, PieError, to_error
 from pie_wire.mcp_calls import check_params
 
 from pie_runner.outside.aside import Aside
 from pie_runner.outside.mcp_servers import McpServers
+from pie_runner.process_limits import ProcessLimits
 from pie_runner.waitables import Waitable, Waitables
 
 Told = Callable[[str, PieError | None], None]
@@ -70,6 +71,7 @@ class ProcessTools:
         of_client: list[str],
         ask_client: Callable[[str, str, str, Told], Callable[[], None]],
         tenant: str,
+        limits: ProcessLimits,
     ) -> None:
         self._capabilities = capabilities
         self._servers = servers
@@ -78,6 +80,7 @@ class ProcessTools:
         self._of_client = of_client
         self._ask_client = ask_client
         self._tenant = tenant
+        self._limits = limits
         self._under_way = 0
 
     def names(self) -> list[str]:
@@ -104,16 +107,14 @@ class ProcessTools:
     def ask(self, name: str, method: str, params: str) -> ToolAnswer:
         """Begin a call. Raises BadRequest, Unsupported, LimitExceeded, TooLarge, Overloaded."""
         check_params(method, params)
-        limit = self._servers.settings.requests
-        if self._under_way >= limit:
-            raise LimitExceeded(
-                f"the program passed its limit mcp_requests = {limit} (calls at once: drop answers that are not "
-                "needed); the operator can raise it (`mcp_requests` of the runner)"
-            )
+        if self._under_way >= self._limits.mcp_requests:
+            raise self._limits.exceeded("mcp_requests", "calls at once: drop answers that are not needed")
         self._under_way += 1
         answer = ToolAnswer(self._waitables, self._ended)
         if name not in self._of_client:
-            answer.cancel = self._start(self._servers.ask(name, method, params, self._tenant), answer.tell)
+            answer.cancel = self._start(
+                self._servers.ask(name, method, params, self._tenant, self._limits), answer.tell
+            )
             return answer
         try:
             answer.cancel = self._ask_client(name, method, params, answer.tell)

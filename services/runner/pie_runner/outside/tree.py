@@ -15,7 +15,7 @@ import shutil
 import stat
 import threading
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +35,7 @@ from pie_wire.errors import (
 )
 
 from pie_runner.outside.ledger import REFUSAL_SECONDS, Ledger
+from pie_runner.process_limits import of_runner
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
@@ -50,12 +51,13 @@ log = structlog.get_logger("pie.files")
 
 @dataclass(frozen=True)
 class TreeLimits:
-    """`name` is the setting that `bytes` comes from."""
+    """`name` is the setting that `bytes` comes from, `where` says where the operator sets one."""
 
     name: str
     bytes: int
     entries: int
     file_bytes: int
+    where: Callable[[str], str] = of_runner
 
 
 @dataclass(frozen=True)
@@ -270,7 +272,7 @@ class Tree:
         if size > limits.file_bytes:
             raise LimitExceeded(
                 f"a file of {size} bytes passes the limit file_bytes = {limits.file_bytes}; the operator can raise it "
-                "(`file_bytes` of the runner)"
+                f"({limits.where('file_bytes')})"
             )
         count = ledger.count()
         if count.bytes + less + size > limits.bytes or (is_new and count.entries + more > limits.entries):
@@ -278,12 +280,12 @@ class Tree:
         if count.bytes + less + size > limits.bytes:
             raise QuotaExceeded(
                 f"{count.bytes} bytes are kept; with this it would be more than {limits.name} = {limits.bytes}: remove "
-                f"some; the operator can raise it (`{limits.name}` of the runner)"
+                f"some; the operator can raise it ({limits.where(limits.name)})"
             )
         if is_new and count.entries + more > limits.entries:
             raise QuotaExceeded(
                 f"{count.entries} files and folders are kept, and file_entries = {limits.entries}: remove some; the "
-                "operator can raise it (`file_entries` of the runner)"
+                f"operator can raise it ({limits.where('file_entries')})"
             )
 
     def _sync(self, fd: int) -> None:

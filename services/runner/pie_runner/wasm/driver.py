@@ -10,7 +10,7 @@ from collections.abc import Callable
 import structlog
 from pie_wire.errors import InternalError, LimitExceeded, PieError, to_error
 
-from pie_runner.limits import exceeded
+from pie_runner.process_limits import passed
 from pie_runner.wasm.fiber import BACKGROUND, PARKED, READY, RESTING, RUNNING, Fiber, Limits, Outcome
 from pie_runner.wasm.host import Host
 from pie_runner.wasm.mappings import Mappings
@@ -262,4 +262,5 @@ def _overdue(fiber: Fiber) -> LimitExceeded | None:
     limit = fiber.limits.cpu_seconds
     if not limit or fiber.cpu_seconds <= limit:
         return None
-    return exceeded("cpu_seconds", limit, "seconds of processor time")
+    why = passed("cpu_seconds", limit, "seconds of processor time", fiber.limits.where("cpu_seconds"))
+    return LimitExceeded(why)

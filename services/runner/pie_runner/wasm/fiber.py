@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from pie_wire.errors import BadProgram, InternalError, Overloaded, PieError, ProgramError
 
+from pie_runner.process_limits import of_runner
 from pie_runner.wasm import ffi
 from pie_runner.wasm.engine import SLICE_TICKS
 from pie_runner.wasm.failures import failure_of
@@ -31,6 +32,8 @@ class Limits:
     memory_bytes: int = 512 * 1024 * 1024
     cpu_seconds: float = 0.0
     """Processor time, its host calls included; 0 is no limit. Looked at after every slice."""
+    where: Callable[[str], str] = of_runner
+    """Where the operator sets `memory` and `cpu_seconds`."""
     table_elements: int = 200_000
     instances: int = 64
     tables: int = 64
