@@ -13,7 +13,7 @@ from pie_bakery.tools import run_tool, wasm_tools
 
 _PACKAGE = "cm32p2|pie:inferlet"
 
-_HEAP = """
+HEAP = """
   (memory $memory (export "cm32p2_memory") 4)
   (global $top (mut i32) (i32.const 131072))
   (func (export "cm32p2_realloc") (param i32 i32 i32) (param $size i32) (result i32)
@@ -47,14 +47,14 @@ IMPORTS = f"""
 """
 
 
-def component(core: str) -> bytes:
-    """The component of a core module in text form, of the inferlet world."""
-    wit = str(files("pie_sdk").joinpath("wit"))
+def component(core: str, wit: str = "", world: str = "inferlet") -> bytes:
+    """The component of a core module in text form, of the inferlet world or one that `wit` defines."""
+    wit = wit or str(files("pie_sdk").joinpath("wit"))
     with TemporaryDirectory() as folder:
         paths = [str(Path(folder) / name) for name in ("core.wat", "embedded.wasm", "component.wasm")]
         Path(paths[0]).write_text(core)
         for command in (
-            ["embed", "--world", "inferlet", wit, paths[0], "-o", paths[1]],
+            ["embed", "--world", world, wit, paths[0], "-o", paths[1]],
             ["new", paths[1], "-o", paths[2]],
         ):
             run_tool([wasm_tools(), "component", *command], "making a hostile component")
@@ -64,7 +64,7 @@ def component(core: str) -> bytes:
 def attack(body: str, helpers: str = "") -> bytes:
     """A program whose `run` is this body; what it imports is `IMPORTS`."""
     return component(
-        f"(module {IMPORTS} {_HEAP} {helpers}"
+        f"(module {IMPORTS} {HEAP} {helpers}"
         f'(func (export "cm32p2||run") (param i32 i32) (result i32) (local $a i32) {body} {ANSWER}))'
     )
 
@@ -123,7 +123,7 @@ def caller() -> bytes:
     blocks = "(block " * len(arms)
     table = " ".join(str(i) for i in range(len(arms)))
     dispatch = f"{blocks} (br_table {table} (local.get $which)) {' '.join(arms)}"
-    return component(f"""(module {" ".join(lines)} {_HEAP}
+    return component(f"""(module {" ".join(lines)} {HEAP}
   (global $state (mut i64) (i64.const 1))
   (global $at (mut i32) (i32.const 0))
   (global $model (mut i32) (i32.const 0))

@@ -92,11 +92,16 @@ def is_free(attack: Attack, process: Process) -> bool:
     )
 
 
+def parked_call(attack: Attack) -> Any:
+    """The call whose answer the program waits for, if it does."""
+    found = [fiber.parked for fiber in attack.world.host.driver.fibers]
+    return next((parked for parked in found if parked is not None and not parked.done), None)
+
+
 def waits_in(attack: Attack, process: Process) -> set[str]:
     """The function that the program is parked in, and the kinds of what it waits for."""
-    fibers = list(attack.world.host.driver.fibers)
-    parked: Any = fibers[0].parked if fibers else None
-    if parked is None or parked.done:
+    parked = parked_call(attack)
+    if parked is None:
         return set()
     interface, name = parked.function._key
     function = f"{interface.rpartition('/')[2]}/{name.rpartition(']')[2]}"
@@ -130,7 +135,11 @@ def kill_in(attack: Attack, store: Store, name: str, case: Case, text: str) -> N
         world.run(lambda: attack.said(pid, "here") or world.ended(pid))
         assert not world.ended(pid), world.log(pid)[-1]
         world.run_in_real_time(lambda: world.ended(pid) or wanted in waits_in(attack, process))
-        world.run(0.2)
+        while not world.ended(pid):
+            call = parked_call(attack)
+            world.run(0.2)
+            if call is not None and call is parked_call(attack):
+                break  # and not one of those before it, which are answered
         assert not world.ended(pid), world.log(pid)[-1]
         assert wanted in waits_in(attack, process)
         began, worked = world.wires.now, time.thread_time()

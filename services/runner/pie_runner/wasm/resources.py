@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import cast
 
 import structlog
+from pie_wire.errors import Unsupported
 
 from pie_runner.wasm import ffi
 from pie_runner.wasm.hostcall import HostResource, TooMuchError
@@ -36,8 +37,14 @@ class ResourceTable:
         return len(self._objects)
 
     def lift(self, handle: int) -> object:
-        """The object behind a borrowed handle."""
-        return self._objects[ffi.resource_rep(self._context, handle)]
+        """The object behind a borrowed handle. Raises Unsupported for one that the library made."""
+        try:
+            number = ffi.resource_rep(self._context, handle)
+        except ffi.WasmError as exc:
+            raise Unsupported(
+                "Streams and sockets of WASI cannot be waited for here; use the pie:inferlet interfaces."
+            ) from exc
+        return self._objects[number]
 
     def lower(self, value: object, resource: str) -> int:
         """Hand an object to the guest; the table owns it from here on. `resource`: `interface.name`."""
