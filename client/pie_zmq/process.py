@@ -128,7 +128,12 @@ class AsyncProcess:
         return _value(self.outcome)
 
     async def signal(self, message: str | bytes) -> None:
-        """Send a message to the program's `session.receive`. Raises PieError."""
+        """Send a message to the program's `session.receive`.
+
+        Raises:
+            Overloaded: the program has not received earlier ones: try again. TooLarge: it never has room. Gone: the
+            program has ended. PieError.
+        """
         if isinstance(message, str):
             await self._connection.ask(Signal(self.pid, message), timeout=REQUEST_TIMEOUT)
         else:

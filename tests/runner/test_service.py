@@ -17,7 +17,7 @@ import pytest
 from pie_bakery import prepare_python_runtime
 from pie_runner.service import find_python_runtime
 from pie_wire.config import pie_home
-from pie_wire.hub import Hub
+from pie_wire.hub import Hub, Scope
 from pie_wire.messages.common import Event
 from pie_wire.messages.link import Identity
 from pie_wire.messages.runner import Start
@@ -25,6 +25,7 @@ from pie_wire.transport import Transport
 from runner_world import Gateway, Kvstore, World
 
 FOREVER = "import asyncio\nasync def main():\n    print('here')\n    await asyncio.sleep(1e6)\n"
+SAYS = "hello"
 
 
 class Sockets:
@@ -79,10 +80,11 @@ def runner(sockets: Sockets, tmp_path: Path):
     home.mkdir()
     (home / "code").symlink_to(pie_home() / "code")
     command = [sys.executable, "-m", "pie_runner", "--kvstore-endpoint", f"ipc://{tmp_path}/kv"]
+    (home / "tenants.toml").write_text(f"[acme.process]\noutput_bytes = {len(SAYS)}\n")
     runtime = find_python_runtime("", pie_home())
     process = subprocess.Popen(
         [*command, "--gateway-endpoint", f"ipc://{tmp_path}/gw", "--python-runtime", str(runtime), "--name", "r7"],
-        env=os.environ | {"PIE_HOME": str(home)},
+        env=os.environ | {"PIE_HOME": str(home), "PIE_RUNNER_TENANTS": str(home / "tenants.toml")},
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -91,11 +93,15 @@ def runner(sockets: Sockets, tmp_path: Path):
     process.wait()
 
 
-def start(sockets: Sockets, pid: str, source: str) -> None:
+def start(sockets: Sockets, pid: str, source: str, tenant: str = "local") -> None:
     ref = sockets.store("mine", source.encode())
     runner = sockets.gateway.runner
     assert runner is not None
-    sockets.gateway.hub.request(runner, Start(pid, ref, "{}"), lambda _: None, timeout=10.0)
+    sockets.gateway.hub.request(runner, Start(pid, ref, "{}"), lambda _: None, timeout=10.0, scope=Scope(tenant))
+
+
+def ended(sockets: Sockets, pid: str) -> bool:
+    return any(event.kind in ("return", "error") for event in sockets.logs.get(pid, []))
 
 
 def test_a_program_runs_in_the_real_process_which_stops_cleanly_when_asked(sockets, runner):
@@ -111,6 +117,34 @@ def test_a_program_runs_in_the_real_process_which_stops_cleanly_when_asked(socke
 
     assert runner.returncode == 0
     assert sockets.logs["p2"][-1].error.code == "terminated"
+
+
+def test_a_tenants_own_limit_holds_in_the_real_process(sockets, runner):
+    sockets.run(lambda: bool(sockets.gateway.announced))
+    source = f"from inferlet import session\nasync def main():\n    for _ in range(2): session.send({SAYS!r})\n"
+    for tenant in ("acme", "other"):
+        start(sockets, tenant, source, tenant)
+    sockets.run(lambda: all(ended(sockets, pid) for pid in ("acme", "other")))
+
+    error = sockets.logs["acme"][-1].error
+    assert f"output_bytes = {len(SAYS)}" in error.message
+    assert "[acme.process]" in error.message
+    assert sockets.logs["other"][-1].kind == "return"
+
+
+def test_a_bad_table_of_tenants_is_named(tmp_path):
+    (tmp_path / "tenants.toml").write_text("[acme.process]\nmemory = -1\n")
+
+    done = subprocess.run(
+        [sys.executable, "-m", "pie_runner", "--tenants", str(tmp_path / "tenants.toml")],
+        env=os.environ | {"PIE_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+    assert done.returncode != 0
+    assert f"{tmp_path}/tenants.toml: [acme.process] memory is -1" in done.stderr
 
 
 def test_a_bad_setting_is_named():
