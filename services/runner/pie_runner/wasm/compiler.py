@@ -15,11 +15,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pie_wire.errors import BadProgram, DeadlineExceeded, ErrorInfo, InternalError, PieError, from_info, to_error
-from wasmtime import WasmtimeError
+from wasmtime import WasmtimeError, wat2wasm
 from wasmtime.component import Component
 
 from pie_runner.wasm.cache import CodeCache, sha256_of
 from pie_runner.wasm.engine import EngineSettings, WasmEngine
+from pie_runner.wasm.memories import with_one_memory
 from pie_runner.wasm.program import check_imports
 from pie_runner.wasm.types import read_imports
 from pie_runner.wasm.world import offered_world
@@ -125,7 +126,7 @@ def compile_here(wasm: Path, cache: CodeCache, settings: EngineSettings, on_prog
     on_progress(f"compiling {wasm.name} ({wasm.stat().st_size / 1e6:.1f} MB)")
     engine = WasmEngine(settings)
     try:
-        component = Component(engine.raw, wasm.read_bytes())
+        component = Component(engine.raw, with_one_memory(_binary(wasm.read_bytes())))
     except WasmtimeError as exc:
         raise BadProgram(f"This is not a component that can be compiled: {_first_lines(str(exc))}") from exc
     check_imports(read_imports(component, engine.raw), offered_world())
@@ -136,6 +137,11 @@ def compile_here(wasm: Path, cache: CodeCache, settings: EngineSettings, on_prog
         return cache.put(digest, scratch)
     finally:
         scratch.unlink(missing_ok=True)
+
+
+def _binary(data: bytes) -> bytes:
+    """Of a component that may be given as text."""
+    return data if data.startswith(b"\0asm") else bytes(wat2wasm(data))
 
 
 def _first_lines(text: str) -> str:

@@ -30,7 +30,7 @@ class EngineSettings:
     @property
     def digest(self) -> str:
         """Changes when compiled code of other settings must not be loaded."""
-        text = repr(sorted(asdict(self).items())) + "components,epochs,async,no-concurrency"
+        text = repr(sorted(asdict(self).items())) + "components,epochs,async,no-concurrency,one-memory,no-heap"
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -41,6 +41,9 @@ class WasmEngine:
         self.settings = settings or EngineSettings()
         config = Config()
         config.wasm_component_model = True
+        # Both bring a heap of their own beside a program's memory; exceptions are objects there.
+        config.wasm_gc = False
+        config.wasm_exceptions = False
         config.epoch_interruption = True
         config.max_wasm_stack = self.settings.wasm_stack_bytes
         ffi.configure(config, self.settings.wasm_stack_bytes + self.settings.host_stack_bytes)

@@ -34,6 +34,9 @@ def failure_of(error: WasmError, stderr: str = "") -> PieError:
         )
     if "forcing trap when growing memory" in cause or "exceeds memory limits" in cause:
         return LimitExceeded(_joined("The program passed its limit `memory`.", trace, stderr))
+    if "resource limit exceeded" in cause or "exceeds table limits" in cause:
+        what = cause.removeprefix("resource limit exceeded: ")
+        return LimitExceeded(_joined(f"The program has more parts than it may have: {what}.", trace, stderr))
     return Trapped(_joined(f"The program trapped: {cause.removeprefix('wasm trap: ')}.", trace, stderr))
 
 

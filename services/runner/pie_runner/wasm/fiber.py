@@ -30,14 +30,19 @@ class Limits:
     """What one instance may use."""
 
     memory_bytes: int = 512 * 1024 * 1024
+    """Of the one memory of a component that may hold something: see `memories`."""
     cpu_seconds: float = 0.0
     """Processor time, its host calls included; 0 is no limit. Looked at after every slice."""
     where: Callable[[str], str] = of_runner
     """Where the operator sets `memory` and `cpu_seconds`."""
-    table_elements: int = 200_000
+    table_elements: int = 65_536
+    """Of each table, of eight bytes. The interpreter of Python has 6,000 functions in one."""
     instances: int = 64
-    tables: int = 64
+    """Of core modules. Python has 14."""
+    tables: int = 8
+    """TypeScript has three."""
     memories: int = 8
+    """With those that stay empty. TypeScript has three."""
 
     @property
     def of_store(self) -> tuple[int, int, int, int, int]:
