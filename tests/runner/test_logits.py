@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 
 import numpy as np
 import pytest
@@ -211,13 +212,17 @@ def test_a_row_with_nothing_left_says_so():
     assert kept(logits) == []
 
 
-@pytest.mark.parametrize("temperature", [1e-38, 1e38])
+@pytest.mark.parametrize("temperature", [5e-324, 1e-38, 1e38])
 def test_extreme_temperatures_overflow_nothing(temperature):
     logits = Logits(np.array([1.0, 2.0, -1e30], dtype=np.float32))
     logits.temperature(temperature)
 
     assert logits.fork().sample(0.999) in (1, 2)
-    assert not any(value == INF for value in logits.gather([0, 1, 2]))
+    assert 0.0 <= logits.entropy() <= math.log(3) + 1e-6
+    logarithms = logits.fork()
+    logarithms.log_softmax()
+    assert all(value <= 0.0 for value in logarithms.gather([0, 1, 2]))
+    assert all(-INF <= value < INF for value in logits.gather([0, 1, 2]))
 
 
 def test_rows_count_until_they_are_closed():

@@ -22,6 +22,7 @@ from pie_runner.weights import (
     HUGE,
     LOWEST,
     SCALE_BITS,
+    TINY,
     Floats,
     Ids,
     at_least,
@@ -131,7 +132,7 @@ class Logits:
 
     def entropy(self) -> float:
         """Of the softmax, in nats."""
-        shifted = (self._values - self._largest()) * np.float32(1.0 / self._temperature)
+        shifted = self._shifted()
         weights = np.exp(shifted)
         total = float(weights.sum(dtype=np.float64))
         # Impossible tokens contribute nothing; 0 times infinity would be no number.
@@ -176,12 +177,12 @@ class Logits:
             raise BadRequest(f"a temperature is {value}: it must be positive and finite")
         if self._temperature != 1.0:
             self._settle()
-        self._temperature = value
+        self._temperature = max(value, TINY)  # so that one over it is a number too
         self._known = None
 
     def log_softmax(self) -> None:
         """Become natural logarithms of probabilities."""
-        shifted = (self._values - self._largest()) * np.float32(1.0 / self._temperature)
+        shifted = self._shifted()
         shifted -= np.float32(math.log(float(np.exp(shifted).sum(dtype=np.float64))))
         self._own(shifted)
 
@@ -328,6 +329,11 @@ class Logits:
         if self._temperature != 1.0:
             with np.errstate(over="ignore"):
                 self._own(np.minimum(self._values / np.float32(self._temperature), np.float32(HUGE)))
+
+    def _shifted(self) -> Floats:
+        """What values are less than the largest one, at the temperature."""
+        with np.errstate(over="ignore"):
+            return (self._values - self._largest()) * np.float32(1.0 / self._temperature)
 
     def _writable(self) -> Floats:
         self._settle()

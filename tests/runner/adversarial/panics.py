@@ -45,6 +45,16 @@ def place(port: int) -> str:
     return "".join(lines)
 
 
+def texts() -> dict[str, tuple[int, int]]:
+    """Where each text lies, and how long it is, behind `place`."""
+    return {name: (at, len(text)) for name, (at, text) in _TEXTS.items()}
+
+
+def records() -> dict[str, int]:
+    """Where what these functions take as one record lies, once there is all of `setup`."""
+    return {"generation/run.open": _SPEC, "forward/verify": _GUESSES}
+
+
 def text_at(name: str) -> str:
     at, text = _TEXTS[name]
     return f"(i32.const {at}) (i32.const {len(text)})"

@@ -7,20 +7,28 @@ process, or something left behind.
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from collections import Counter
 
 import pytest
 from attacks import Attack
-from hostile import caller, imports
+from garbage import caller
+from hostile import imports
+from message_store import Store
+from pie_wire.capabilities import Capabilities, Grants
 
 BATCH = 8
 CALLS = 4
+RIGHTS = Capabilities(*[Grants(http=["127.0.0.1:*"], filesystem=["scratch"], mcp=["house"], children=True)] * 2)
 
 
 @pytest.fixture(scope="module")
 def program() -> bytes:
-    return caller()
+    """HTTP is asked where nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    return caller(port)
 
 
 def storm(attack: Attack, program: bytes, texts: list[str]) -> Counter[str]:
@@ -28,7 +36,9 @@ def storm(attack: Attack, program: bytes, texts: list[str]) -> Counter[str]:
     world = attack.world
     found: Counter[str] = Counter()
     for at in range(0, len(texts), BATCH):
-        pids = [attack.launch(program, f'"{text}"') for text in texts[at : at + BATCH]]
+        pids = [
+            attack.launch(program, f'"{text}"', capabilities=RIGHTS, mcp=["house"]) for text in texts[at : at + BATCH]
+        ]
         for _ in range(20):
             world.turn()
             if all(world.ended(pid) for pid in pids):
@@ -40,12 +50,16 @@ def storm(attack: Attack, program: bytes, texts: list[str]) -> Counter[str]:
             assert code != "internal", f"{text}: {world.log(pid)[-1]}"
             found[code] += 1
             del world.logs[pid]
+        world.gateway.launches.clear()
     world.run(lambda: world.engine.contexts == 0)
     world.engine.core.check_integrity()
+    runner = world.runner
+    assert [len(runner.processes), runner.live, len(runner.timers), len(runner.children)] == [0, 0, 0, 0]
+    assert runner.post._listening == {}
     return found
 
 
-def test_every_function_with_made_up_values(attack: Attack, program: bytes):
+def test_every_function_with_made_up_values(attack: Attack, store: Store, program: bytes):
     every = imports()
     texts = [f"{seed + 1} 4 {number}" for number in range(len(every)) for seed in range(3)]
 
@@ -55,7 +69,7 @@ def test_every_function_with_made_up_values(attack: Attack, program: bytes):
     assert found.total() == len(texts)
 
 
-def test_some_thousands_of_calls(attack: Attack, program: bytes):
+def test_some_thousands_of_calls(attack: Attack, store: Store, program: bytes):
     found = storm(attack, program, [f"{seed + 1000} {CALLS} 9999" for seed in range(250)])
 
     assert found.total() == 250
@@ -63,7 +77,7 @@ def test_some_thousands_of_calls(attack: Attack, program: bytes):
 
 @pytest.mark.soak
 @pytest.mark.timeout(7200)
-def test_a_million_lives(attack: Attack, program: bytes, capsys: pytest.CaptureFixture[str]):
+def test_a_million_lives(attack: Attack, store: Store, program: bytes, capsys: pytest.CaptureFixture[str]):
     """`PIE_FUZZ_CASES` and `PIE_FUZZ_SEED` take another number and other values."""
     cases = int(os.environ.get("PIE_FUZZ_CASES", "1000000"))
     first = int(os.environ.get("PIE_FUZZ_SEED", "1000000"))
