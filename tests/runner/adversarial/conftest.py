@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 from pie_bakery import prepare_python_runtime
 from pie_runner.wasm.driver import Driver
+from pie_runner.wasm.program import Program
 from pie_runner.wasm.rests import Rests
+from pie_runner.wasm_programs import PYTHON
 from pie_wire.config import pie_home
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -23,6 +25,7 @@ from wasm_world import running_driver, with_programs
 
 @pytest.fixture(scope="session")
 def wasm_driver() -> Iterator[Driver]:
+    prepare_python_runtime(pie_home())
     with running_driver() as driver:
         yield driver
 
@@ -47,16 +50,23 @@ def answering() -> Iterator[int]:
         server.shutdown()
 
 
+@pytest.fixture(scope="session")
+def loaded() -> dict[str, Program]:
+    """The Python component, once it is there: to load it takes longer than most of these tests."""
+    return {}
+
+
 @pytest.fixture
-def attack(world: World, wasm_driver: Driver, tmp_path: Path) -> Iterator[Attack]:
+def attack(world: World, wasm_driver: Driver, loaded: dict[str, Program], tmp_path: Path) -> Iterator[Attack]:
     """After the test nothing may be left, and the next program must run."""
-    prepare_python_runtime(pie_home())
     world.keep_files(tmp_path)
     wasm_driver._rests = Rests()  # what other tests have used up
     with_programs(world, wasm_driver, tmp_path, Slices, memory=64 << 20, cpu_seconds=1.0)
+    world.host._loaded.update(loaded)
     made = Attack(world)
     yield made
     assert made.outcome(b"def main():\n    return 1\n", kind="python") == "return"
+    loaded[PYTHON] = world.host._loaded[PYTHON]
     world.run(0.3)
     assert (world.engine.contexts, world.engine.pages_owned) == (0, 0)
     assert not wasm_driver.fibers
