@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import struct
 import subprocess
 import sys
+from itertools import accumulate, pairwise
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -106,6 +109,27 @@ def test_facts_come_from_the_files(real):
     assert (1, "<|im_start|>") in real.tokenizer.special_tokens
     assert real.eos_ids == [2]
     assert real.stop_ids == [2]
+
+
+def test_the_bytes_of_every_id_are_known(real):
+    packed = base64.b64decode(real.pieces)
+    [count] = struct.unpack_from("<I", packed)
+    lengths = struct.unpack_from(f"<{count}H", packed, 4)
+    ends = accumulate(lengths, initial=4 + 2 * count)
+    pieces = [packed[start:end] for start, end in pairwise(ends)]
+
+    assert count == real.facts.vocab
+    assert sum(lengths) + 4 + 2 * count == len(packed)
+    assert pieces[1] == b"<|im_start|>"
+    for text in ("caf\u00e9 \u4f60\u597d", "\U0001f642 <|im_end|>\n  x"):
+        assert b"".join(pieces[i] for i in real.tokenizer.encode(text)).decode() == text
+
+
+def test_bytes_that_nobody_knows_are_unsupported(real):
+    mute = Model(real.facts, real.tokenizer, None, real.vocabulary, None)
+
+    with pytest.raises(Unsupported, match="decode ids"):
+        _ = mute.pieces
 
 
 def test_models_without_a_usable_tokenizer_are_refused():

@@ -101,6 +101,25 @@ def test_output_and_failures_name_the_authors_file_and_line(wasm):
     assert "ZeroDivisionError" in last.error.message
 
 
+SPELLS = """
+from inferlet import Model
+
+def main(text):
+    model = Model.load()
+    tokenizer = model.tokenizer()
+    pieces = tokenizer.vocabulary
+    return [len(pieces) == model.vocab_size, b"".join(pieces[i] for i in tokenizer.encode(text)).decode()]
+"""
+
+
+def test_a_program_knows_the_bytes_of_tokens(wasm):
+    text = "h\u00e9llo<|end|>"
+
+    last = wasm.outcome(SPELLS, text=json.dumps({"text": text}))
+
+    assert json.loads(last.text) == [True, text], last
+
+
 FETCHES = """
 import asyncio
 from inferlet import PieError, http

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import struct
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, cast
 
@@ -40,7 +42,9 @@ class Model:
         template: ChatTemplate | None,
         vocabulary: Vocabulary,
         follower: LLTokenizer | None,
+        pieces: str = "",
     ) -> None:
+        """`pieces` is what the WIT's `tokenizer.vocabulary` answers; empty if nobody knows."""
         self.facts = facts
         self.tokenizer = tokenizer
         self._template = template
@@ -48,6 +52,7 @@ class Model:
         self.vocabulary = vocabulary
         self.follower = follower
         """What follows grammars; None for a tokenizer that cannot be."""
+        self._pieces = pieces
         eos = self.eos_ids
         self.stop_ids = sorted({*eos, *self._turn_ends()})
 
@@ -61,6 +66,13 @@ class Model:
         if self._template is None:
             raise Unsupported(f"model {self.name} has no chat template: append plain text instead")
         return self._template
+
+    @property
+    def pieces(self) -> str:
+        """The bytes of every id, packed. Raises Unsupported."""
+        if not self._pieces:
+            raise Unsupported(f"the bytes of tokens of model {self.name} are not known: decode ids instead")
+        return self._pieces
 
     @cached_property
     def alphabet(self) -> Alphabet:
@@ -112,7 +124,9 @@ def load_model(facts: ModelFacts, files: Mapping[str, bytes]) -> Model:
         eos.add(named)
     template = ChatTemplate(source, tokens) if source else None
     vocabulary = Vocabulary(files[TOKENIZER].decode(), facts.vocab, sorted(i for i in eos if 0 <= i < facts.vocab))
-    return Model(facts, tokenizer, template, vocabulary, _follower(vocabulary))
+    follower = _follower(vocabulary)
+    pieces = _packed([follower.decode_bytes([i]) for i in range(facts.vocab)]) if follower is not None else ""
+    return Model(facts, tokenizer, template, vocabulary, follower, pieces)
 
 
 def _follower(vocabulary: Vocabulary) -> LLTokenizer | None:
@@ -122,6 +136,14 @@ def _follower(vocabulary: Vocabulary) -> LLTokenizer | None:
     except ValueError as exc:
         log.warning("grammars cannot be followed with this tokenizer", reason=str(exc))
         return None
+
+
+def _packed(pieces: Sequence[bytes]) -> str:
+    """As the WIT's `tokenizer.vocabulary` says; empty if one has more bytes than can be said."""
+    if any(len(piece) > 0xFFFF for piece in pieces):
+        return ""
+    lengths = map(len, pieces)
+    return b64encode(struct.pack(f"<I{len(pieces)}H", len(pieces), *lengths) + b"".join(pieces)).decode()
 
 
 def _json(files: Mapping[str, bytes], name: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import heapq
 import itertools
 import json
 import random
+import struct
 import time
 from base64 import b64decode, b64encode
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from pie_wire.errors import BadRequest, Closed, NotFound, Unsupported
 
 FIRST_TOKEN = 97
 STOP = 0
+VOCABULARY = b64encode(struct.pack("<I256H", 256, *[1] * 256) + bytes(range(256))).decode()
 
 
 @dataclass
@@ -467,6 +469,7 @@ class FakeHost:
             ("model", "[method]tokenizer.encode"): lambda f, t, s: encode(s),
             ("model", "[method]tokenizer.decode"): lambda f, t, ids, skip: text(map(chr, ids)),
             ("model", "[method]tokenizer.special-tokens"): lambda f, t: [(STOP, "<stop>")],
+            ("model", "[method]tokenizer.vocabulary"): lambda f, t: VOCABULARY,
             ("model", "[method]tokenizer.detokenizer"): lambda f, t: Simple(self),
             ("model", "[method]detokenizer.feed"): lambda f, d, ids: text(map(chr, ids)),
             ("model", "[method]detokenizer.finish"): lambda f, d: "",

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import struct
 from collections.abc import Iterable
 from functools import cached_property
+from itertools import accumulate, pairwise
 
 from wit_world.imports import model as raw
 
@@ -80,6 +83,16 @@ class Tokenizer:
         """Parallel lists of ids and their bytes."""
         pairs = self._handle.special_tokens()
         return [id_ for id_, _ in pairs], [text.encode() for _, text in pairs]
+
+    @cached_property
+    def vocabulary(self) -> list[bytes]:
+        """The bytes of every id: none for those that stand for nothing, their text for special tokens."""
+        with host_errors():
+            packed = base64.b64decode(self._handle.vocabulary())
+        [count] = struct.unpack_from("<I", packed)
+        lengths = struct.unpack_from(f"<{count}H", packed, 4)
+        ends = accumulate(lengths, initial=4 + 2 * count)
+        return [packed[start:end] for start, end in pairwise(ends)]
 
     def detokenizer(self) -> Detokenizer:
         """A fresh incremental decoder."""

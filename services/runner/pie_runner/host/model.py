@@ -38,8 +38,13 @@ class ModelHandle:
 class TokenizerHandle:
     """The WIT's `tokenizer`."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self.tokenizer = tokenizer
+    def __init__(self, model: Model) -> None:
+        self.model = model
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """What does the work."""
+        return self.model.tokenizer
 
     def close(self) -> None:
         """Nothing to release."""
@@ -92,10 +97,11 @@ FUNCTIONS: Mapping[str, HostFunction] = {
     "[method]model.vocab-size": reading(ModelHandle, lambda handle: handle.model.facts.vocab),
     "[method]model.stop-ids": reading(ModelHandle, lambda handle: handle.model.stop_ids),
     "[method]model.eos-ids": reading(ModelHandle, lambda handle: handle.model.eos_ids),
-    "[method]model.tokenizer": reading(ModelHandle, lambda handle: TokenizerHandle(handle.model.tokenizer)),
+    "[method]model.tokenizer": reading(ModelHandle, lambda handle: TokenizerHandle(handle.model)),
     "[method]tokenizer.encode": encode,
     "[method]tokenizer.decode": decode,
     "[method]tokenizer.special-tokens": reading(TokenizerHandle, lambda handle: handle.tokenizer.special_tokens),
+    "[method]tokenizer.vocabulary": reading(TokenizerHandle, lambda handle: handle.model.pieces),
     "[method]tokenizer.detokenizer": reading(TokenizerHandle, lambda handle: Detokenizer(handle.tokenizer)),
     "[method]detokenizer.feed": feed,
     "[method]detokenizer.finish": method(Detokenizer.finish),
