@@ -61,7 +61,7 @@ def storm(attack: Attack, program: bytes, texts: list[str]) -> Counter[str]:
 
 def test_every_function_with_made_up_values(attack: Attack, store: Store, program: bytes):
     every = imports()
-    texts = [f"{seed + 1} 4 {number}" for number in range(len(every)) for seed in range(3)]
+    texts = [f"{seed + 1} 4 {number}" for number in range(len(every)) for seed in range(2)]
 
     found = storm(attack, program, texts)
 
@@ -70,9 +70,9 @@ def test_every_function_with_made_up_values(attack: Attack, store: Store, progra
 
 
 def test_some_thousands_of_calls(attack: Attack, store: Store, program: bytes):
-    found = storm(attack, program, [f"{seed + 1000} {CALLS} 9999" for seed in range(250)])
+    found = storm(attack, program, [f"{seed + 1000} {CALLS} 9999" for seed in range(120)])
 
-    assert found.total() == 250
+    assert found.total() == 120
 
 
 @pytest.mark.soak
