@@ -58,7 +58,7 @@ class OwnLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def given(self) -> dict[str, Any]:
         """Those that there are, by name."""
-        return {name: value for name in self.__struct_fields__ if (value := getattr(self, name)) is not None}
+        return _given(self)
 
 
 class TenantLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -75,8 +75,7 @@ class TenantLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def over(self, defaults: TenantLimits) -> TenantLimits:
         """These, and the defaults where there are none."""
-        given = {name: value for name in self.__struct_fields__ if (value := getattr(self, name)) is not None}
-        return msgspec.structs.replace(defaults, **given)
+        return msgspec.structs.replace(defaults, **_given(self))
 
 
 class TenantTable:
@@ -102,6 +101,10 @@ def read_tenants(path: str, defaults: TenantLimits) -> TenantTable:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
         raise BadRequest(f"the table of tenants {path} is not one: {exc}") from exc
     return TenantTable(defaults, {name: _read(path, name, table) for name, table in tree.items()})
+
+
+def _given(limits: msgspec.Struct) -> dict[str, Any]:
+    return {name: value for name, value in msgspec.structs.asdict(limits).items() if value is not None}
 
 
 def _read(path: str, name: str, table: object) -> TenantLimits:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
@@ -170,19 +170,21 @@ class Engines:
 
     def drain(self) -> None:
         """Take what came for runs that are drained: before programs run, which may take long."""
-        for link in self._links.values():
-            if link.session is not None:
-                link.session.drain()
+        for session in self._sessions():
+            session.drain()
 
     def flush(self) -> None:
         """End of a loop turn."""
-        for link in self._links.values():
-            if link.session is not None:
-                link.session.flush()
+        for session in self._sessions():
+            session.flush()
 
     def wasted(self) -> int:
         """Tokens decoded and not consumed, over the living sessions."""
-        return sum(link.session.wasted for link in self._links.values() if link.session is not None)
+        return sum(session.wasted for session in self._sessions())
+
+    def _sessions(self) -> Iterator[Session]:
+        """The living ones."""
+        return (link.session for link in self._links.values() if link.session is not None)
 
     # -- links
 

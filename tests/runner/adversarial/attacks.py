@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from pie_wire.capabilities import Capabilities, Grants
 from pie_wire.messages.common import ProgramKind
 from pie_wire.messages.runner import Kill, Start
 from runner_world import World
 from wasm_world import Programs
+
+RIGHTS = Capabilities(*[Grants(http=["127.0.0.1:*"], filesystem=["scratch"], mcp=["house"], children=True)] * 2)
+"""All that there is to grant, asked for and granted."""
 
 
 class Slices(Programs):

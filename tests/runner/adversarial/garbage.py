@@ -8,12 +8,11 @@ from collections.abc import Sequence
 
 from costs import imported, name_of, segment
 from hostile import ANSWER, HEAP, component, imports
-from panics import data_of_all, made_of_all, place, records, setup, texts
+from panics import OF_CONTEXT, chosen, data_of_all, made, made_of_all, place, records, setup, texts
 
 _TABLE = 4096
 """Where the addresses and sizes of texts that mean something lie."""
 _TEXTS = 16
-_OF_CONTEXT = {f"scheduling/{name}" for name in ("bid", "idle", "suspend", "rent", "balance", "receipts")}
 
 
 def _first(name: str, module_name: str) -> str:
@@ -21,7 +20,7 @@ def _first(name: str, module_name: str) -> str:
     function = name.partition("/")[2]
     if name in records():
         return f"(i32.const {records()[name]})"
-    if name in _OF_CONTEXT or name in ("forward/execute", "forward/compute"):
+    if name in OF_CONTEXT or name in ("forward/execute", "forward/compute"):
         return "(global.get $context)"
     if re.match(r"\[(static|constructor)\]", module_name):
         return "" if name == "model/model.load" else "(global.get $model)"
@@ -33,19 +32,19 @@ def _first(name: str, module_name: str) -> str:
 
 
 def _values(name: str, module_name: str, params: Sequence[str], results: Sequence[str]) -> str:
-    wanted, made = list(params), list[str]()
+    wanted, values = list(params), list[str]()
     if wanted and (first := _first(name, module_name)):
-        made.append(f"(call $held {first})")
+        values.append(f"(call $held {first})")
         wanted = wanted[1:]
     answers = [] if results or not wanted else ["(i32.and (call $i32) (i32.const 0x1fff8))"]
     wanted = wanted[: len(wanted) - len(answers)]
     while wanted:
         if wanted[:2] == ["i32", "i32"]:
-            made.append("(call $pair)")
+            values.append("(call $pair)")
             wanted = wanted[2:]
         else:
-            made.append(f"(call ${wanted.pop(0)})")
-    return " ".join(made + answers)
+            values.append(f"(call ${wanted.pop(0)})")
+    return " ".join(values + answers)
 
 
 def caller(port: int) -> bytes:
@@ -60,9 +59,6 @@ def caller(port: int) -> bytes:
         name = name_of(module, function)
         call = f"(call ${name} {_values(name, function, params, results)})"
         arms.append(f") {f'(drop {call})' if results else call} (return)")
-    blocks = "(block " * len(arms)
-    table = " ".join(str(i) for i in range(len(arms)))
-    dispatch = f"{blocks} (br_table {table} (local.get $which)) {' '.join(arms)}"
     data = place(port)
     known = [*texts().values()]
     pairs = b"".join(struct.pack("<II", *known[at % len(known)]) for at in range(_TEXTS))
@@ -116,7 +112,7 @@ def caller(port: int) -> bytes:
       (local.set $value (i32.add (i32.mul (local.get $value) (i32.const 10)) (local.get $digit)))
       (br $more)))
     (local.get $value))
-  (func $call (param $which i32) {dispatch})
+  {chosen(arms)}
   (func (export "cm32p2||run") (param $text i32) (param $size i32) (result i32)
     (local $count i32) (local $only i32) (local $end i32) (local $seed i32)
     (global.set $at (i32.add (local.get $text) (i32.const 1)))
@@ -128,7 +124,7 @@ def caller(port: int) -> bytes:
     (local.set $only (call $number (local.get $end)))
     (if (i32.and (local.get $seed) (i32.const 1))
       (then {steps})
-      (else {" ".join(_stored(name) for name in ("model", "context"))}))
+      (else {" ".join(made(name, call) for name, call in setup() if name in ("model", "context"))}))
     (block $done (loop $more
       (br_if $done (i32.eqz (local.get $count)))
       (global.set $top (i32.const 131072))
@@ -139,8 +135,3 @@ def caller(port: int) -> bytes:
       (local.set $count (i32.sub (local.get $count) (i32.const 1)))
       (br $more)))
     {ANSWER}))""")
-
-
-def _stored(name: str) -> str:
-    """Makes one of the resources of `setup`."""
-    return f"{dict(setup())[name]} (global.set ${name} (i32.load (i32.const 1028)))"

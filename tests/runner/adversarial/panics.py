@@ -64,6 +64,10 @@ def held(name: str) -> str:
     return f"(global.get ${name})"
 
 
+OF_CONTEXT = frozenset(f"scheduling/{name}" for name in ("bid", "idle", "suspend", "rent", "balance", "receipts"))
+"""Functions outside of `context` that take one first."""
+
+
 def setup() -> list[tuple[str, str]]:
     """What makes a resource of every kind: (name, call). Calls that end with `RET` return a result."""
     model, context, ret = held("model"), held("context"), f"(i32.const {RET})"
@@ -130,40 +134,41 @@ def given(interface: str, function: str, params: list[str], results: list[str]) 
             return call.removeprefix(f"(call ${name} ").removesuffix(")")
     resource = function.partition(".")[0] if "." in function else function.removesuffix("_drop")
     wanted = list(params)
-    made: list[str] = []
+    values: list[str] = []
     static = name.startswith("context/context.") and function.partition(".")[2] in (
         *("open", "take", "delete", "import", "unpin", "prefetch"),
     )
     drops = function.endswith("_drop")
     if static or (not drops and interface in ("adapters", "decoders", "scheduling") and "." not in function and wanted):
-        of_context = interface == "scheduling" and function in ("bid", "idle", "suspend", "rent", "balance", "receipts")
-        made.append(held("context") if of_context else model)
+        values.append(held("context") if name in OF_CONTEXT else model)
     elif "." in function or drops:
-        made.append(held(resource))
+        values.append(held(resource))
     if drops:
-        return made[0]
-    wanted = wanted[len(made) :]
+        return values[0]
+    wanted = wanted[len(values) :]
     if not results and wanted and (len(wanted) % 2 or wanted[-2] != "i32" or interface not in ("log", "runtime")):
         wanted, tail = wanted[:-1], [ret]
     else:
         tail = []
     for at, kind in enumerate(wanted):
         pointer = kind == "i32" and at % 2 == 0 and wanted[at + 1 : at + 2] == ["i32"]
-        made.append(f"(i32.const {_TEXTS['letter'][0]})" if pointer else f"({kind}.const 1)")
-    return " ".join([*made, *tail])
+        values.append(f"(i32.const {_TEXTS['letter'][0]})" if pointer else f"({kind}.const 1)")
+    return " ".join([*values, *tail])
+
+
+def made(name: str, call: str) -> str:
+    """A step of `setup`, which prints where it fails."""
+    if not name:
+        return call
+    if not call.endswith(f"(i32.const {RET}))"):
+        return f"(global.set ${name} {call})"
+    return f"""{call} (if (i32.load8_u (i32.const {RET})) (then (call $log/stdout {text_at("path")})))
+    (global.set ${name} (i32.load (i32.const {RET + 4})))"""
 
 
 def made_of_all() -> tuple[str, str]:
-    """What calls `setup`, and prints where that fails; the globals that keep what it makes."""
-    steps: list[str] = []
-    for name, call in setup():
-        if not name:
-            steps.append(call)
-        elif call.endswith(f"(i32.const {RET}))"):
-            steps.append(f"{call} (if (i32.load8_u (i32.const {RET})) (then (call $log/stdout {text_at('path')})))")
-            steps.append(f"(global.set ${name} (i32.load (i32.const {RET + 4})))")
-        else:
-            steps.append(f"(global.set ${name} {call})")
+    """What calls `setup`; the globals that keep what it makes."""
+    steps = [made(name, call) for name, call in setup()]
     return " ".join(steps), "".join(f"(global ${name} (mut i32) (i32.const 0))" for name, _ in setup() if name)
 
 

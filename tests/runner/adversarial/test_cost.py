@@ -10,16 +10,14 @@ from threading import Thread
 
 import pytest
 import runner_world
-from attacks import Attack
+from attacks import RIGHTS, Attack
 from costs import BEYOND, CASES, name_of, program
 from message_store import Store
 from panics import functions, panicking
 from pie_runner.wasm.fiber import Fiber, Outcome
 from pie_runner.wasm.world import offered_world
-from pie_wire.capabilities import Capabilities, Grants
 from runner_world import World
 
-RIGHTS = Capabilities(*[Grants(http=["127.0.0.1:*"], filesystem=["scratch"], mcp=["house"], children=True)] * 2)
 REPEATS = 2
 USUAL = 0.040
 """Seconds that a call may take here, where other processes run too; alone it is about half of that."""

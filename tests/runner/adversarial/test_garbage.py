@@ -12,15 +12,13 @@ import sys
 from collections import Counter
 
 import pytest
-from attacks import Attack
+from attacks import RIGHTS, Attack
 from garbage import caller
 from hostile import imports
 from message_store import Store
-from pie_wire.capabilities import Capabilities, Grants
 
 BATCH = 8
 CALLS = 4
-RIGHTS = Capabilities(*[Grants(http=["127.0.0.1:*"], filesystem=["scratch"], mcp=["house"], children=True)] * 2)
 
 
 @pytest.fixture(scope="module")

@@ -6,17 +6,15 @@ from __future__ import annotations
 import re
 
 import pytest
-from attacks import Attack
+from attacks import RIGHTS, Attack
 from handles import WAYS, kinds, misusing
 from message_store import Store
 from pie_runner.process import Process
 from pie_runner.wasm.fiber import Fiber
-from pie_wire.capabilities import Capabilities, Grants
 from pie_wire.messages.runner import Deliver
 from test_panics import held
 
 BATCH = 4
-RIGHTS = Capabilities(*[Grants(http=["127.0.0.1:*"], filesystem=["scratch"], mcp=["house"], children=True)] * 2)
 BYSTANDER = b"""
 from inferlet import Context, session
 

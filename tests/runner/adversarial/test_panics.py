@@ -7,15 +7,13 @@ import socket
 from collections.abc import Iterator
 
 import pytest
-from attacks import Attack
+from attacks import RIGHTS, Attack
 from message_store import Store
 from panics import MODES, functions, panicking
 from pie_runner.limits import Usage
 from pie_runner.process import Process
-from pie_wire.capabilities import Capabilities, Grants
 
 BATCH = 4
-RIGHTS = Capabilities(*[Grants(http=["127.0.0.1:*"], filesystem=["scratch"], mcp=["house"], children=True)] * 2)
 ENDS = {
     "returns": {"return"},
     "unreachable": {"trapped"},

@@ -12,10 +12,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from attacks import Attack
+from attacks import RIGHTS, Attack
 from message_store import Store
 from pie_runner.process import Process
-from pie_wire.capabilities import Capabilities, Grants
 from pie_wire.messages.engine import ListAdapters
 from pie_wire.messages.gateway import AskTool
 from pie_wire.messages.runner import Deliver, Kill
@@ -23,7 +22,6 @@ from test_panics import held as held_by
 from waits import CALLS, KINDS, SOURCE, WAITS, Case, parking, waitable
 
 WITHIN = 0.2
-RIGHTS = Grants(http=["127.0.0.1:*"], filesystem=["scratch"], mcp=["house"], children=True)
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +123,7 @@ def kill_in(attack: Attack, store: Store, name: str, case: Case, text: str) -> N
     source = SOURCE.replace("{setup}", case.setup).replace("{body}", case.body).encode()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pie_runner.grammars.matcher.SLOW_SECONDS", -1.0)
-        pid = attack.launch(source, text, "python", capabilities=Capabilities(RIGHTS, RIGHTS), mcp=["house"])
+        pid = attack.launch(source, text, "python", capabilities=RIGHTS, mcp=["house"])
         world.run(lambda: attack.said(pid, "started"))
         world.run(0.2)
         assert not world.ended(pid), world.log(pid)[-1]

@@ -147,7 +147,7 @@ class Driver:
                     break
             if self._background and before_background is not None:
                 before_background()
-                self._moment, self._accounted = time.perf_counter(), time.thread_time()  # not for who runs next to pay
+                self._charge_nobody()
             while self._background:
                 self._run(self._background.popleft())
                 if self._ready or self._moment >= deadline:
@@ -189,7 +189,7 @@ class Driver:
             outcome = fiber.doomed or _overdue(fiber)
         if outcome is not None:
             self._finish(fiber, outcome)
-            self._moment, self._accounted = time.perf_counter(), time.thread_time()  # not for who runs next to pay
+            self._charge_nobody()
         elif fiber.parked is None:
             fiber.last_seconds = max(fiber.last_seconds, 2 * BUSY_SECONDS)
             self._queue(fiber)
@@ -215,6 +215,10 @@ class Driver:
             self._charge_long(fiber, took, now)
         if not fiber.rests_until:
             self._others_ran = now
+
+    def _charge_nobody(self) -> None:
+        """What was done since the last slice is not for who runs next to pay."""
+        self._moment, self._accounted = time.perf_counter(), time.thread_time()
 
     def _charge_long(self, fiber: Fiber, seconds: float, now: float) -> None:
         payer, alone = self._payer(fiber.data), self._is_alone(now)
